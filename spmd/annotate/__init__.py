@@ -1,0 +1,6 @@
+"""What the user wants: specs by name, and hints inside a model. This stage only records."""
+
+from .hint import hint
+from .specs import Specs, annotate
+
+__all__ = ["Specs", "annotate", "hint"]

@@ -1,0 +1,57 @@
+"""``spmd.hint(x, P("tp", None))`` inside a model: an identity operator that carries a spec."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import relax
+from tvm.relax.frontend import nn
+
+from ..sharding import P
+
+HINT = "relax.spmd.hint"
+
+
+def hint(x: Any, spec: P) -> Any:
+    """`x` itself, with the wish that it be sharded as `spec`; `x` is a Relax expression or an ``nn.Tensor``.
+
+    The module stays runnable on one device: the operator legalizes to nothing.
+    """
+    if isinstance(x, nn.Tensor):
+        return nn.op.wrap_nested(hint(x._expr, spec), "hint")  # pyright: ignore[reportPrivateUsage]
+    return tvm.ir.Call(_OP, [x], tvm.ir.make_node("ir.DictAttrs", spec=_write(spec)))
+
+
+def read_hint(call: tvm.ir.Call) -> P:
+    """The spec that a hint carries."""
+    entries = json.loads(call.attrs["spec"])
+    return P(*(... if e == "..." else tuple(e) if isinstance(e, list) else e for e in entries))
+
+
+def _write(spec: P) -> str:
+    return json.dumps(["..." if e is ... else e for e in spec.entries])
+
+
+def _infer_type(call: tvm.ir.Call, _: relax.BlockBuilder) -> Any:
+    return call.args[0].ty
+
+
+def _legalize(_: relax.BlockBuilder, call: tvm.ir.Call) -> Any:
+    return call.args[0]
+
+
+def _register() -> Any:
+    tvm.ir.op._ffi_api.RegisterOp(HINT, "A wish for the sharding of a value.")  # pyright: ignore[reportPrivateUsage]
+    op = tvm.ir.Op.get(HINT)
+    op.set_num_inputs(1)
+    op.add_argument("x", "Tensor", "The value.")
+    op.set_attrs_type_key("ir.DictAttrs")
+    for name, value in (("FInferType", tvm_ffi.convert(_infer_type)), ("FPurity", True), ("FLegalize", tvm_ffi.convert(_legalize))):
+        op.set_attr(name, value)
+    return op
+
+
+_OP = _register()

@@ -1,0 +1,235 @@
+"""What enters and leaves a function that workers run: checked against its signature, cut for each worker, joined again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from numpy.typing import NDArray
+
+from . import layout
+from .collectives.backend import Backend
+from .collectives.combine import view
+from .errors import ShardingError
+from .plan import Leaf, LeafTree, Signature
+from .sharding import Sharding
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Handle:
+    """A value that stays on the workers: `objects` has what each worker of this process holds, by rank.
+
+    It goes into a function as an argument. `tree` is the part of a signature that it was made for; `shape` is that of
+    the global tensor. Both are None where it is not a tensor, such as a KV cache.
+    """
+
+    objects: tuple[Any, ...]
+    backend: Backend = field(repr=False)
+    tree: LeafTree | None = None
+    shape: Shape | None = None
+
+    def numpy(self) -> Array:
+        """The global tensor, joined."""
+        if not isinstance(self.tree, Leaf) or self.tree.sharding is None:
+            raise ShardingError("Handle.numpy", "this is a handle of something that is not one tensor")
+        return joined(self.objects, self.tree.sharding, self.backend)
+
+
+class Binder:
+    """Checks the arguments of one call and cuts them: every error is raised before anything runs."""
+
+    def __init__(self, function: str, signature: Signature, backend: Backend) -> None:
+        self.function, self.signature, self.backend = function, signature, backend
+        self.sizes: dict[str, tuple[int, str]] = {}  # of symbolic dimensions, and which parameter said so
+
+    def bind(self, args: Sequence[Any]) -> list[list[Any]]:
+        """The arguments of each worker of this process, by rank."""
+        params = self.signature.params
+        if len(args) != len(params):
+            names = ", ".join(names_of(param) for param in params)
+            raise ShardingError(f"{self.function}()", f"it takes {len(params)} arguments ({names}), and got {len(args)}")
+        columns = [self._place(tree, arg) for tree, arg in zip(params, args, strict=True)]
+        return [[column[i] for column in columns] for i in range(len(self.backend.ranks))]
+
+    def _place(self, tree: LeafTree, arg: Any) -> Sequence[Any]:
+        if isinstance(arg, Handle):
+            return self._handle(tree, arg)
+        if not isinstance(tree, tuple):
+            return self._leaf(tree, arg)
+        if not isinstance(arg, (tuple, list, tvm_ffi.Array)) or len(arg) != len(tree):
+            got = f"{len(arg)} values" if isinstance(arg, (tuple, list, tvm_ffi.Array)) else kind_of(arg)
+            raise ShardingError(self._where(tree), f"it takes a tuple of {len(tree)} values, and got {got}")
+        columns = [self._place(part, value) for part, value in zip(tree, arg, strict=True)]
+        return [[column[i] for column in columns] for i in range(len(self.backend.ranks))]
+
+    def _leaf(self, leaf: Leaf, arg: Any) -> Sequence[Any]:
+        if leaf.shape is None or leaf.sharding is None:
+            return plain_everywhere(arg, self.backend)
+        array = as_array(arg)
+        if array is None:
+            raise ShardingError(self._where(leaf), f"it takes {described(leaf)}, and got {kind_of(arg)}")
+        self.check(leaf, array.shape, array.dtype.name)
+        return place(array, leaf.sharding, self.backend)
+
+    def _handle(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
+        if handle.backend is not self.backend:
+            raise ShardingError(self._where(tree), "its handle belongs to other workers", "Load it into these.")
+        if handle.tree is tree and not self._is_symbolic(tree):
+            return handle.objects
+        if isinstance(tree, tuple) or tree.shape is None:
+            if isinstance(tree, tuple) and not _alike(tree, handle.tree):
+                way_out = "Load it for this function."
+                raise ShardingError(self._where(tree), "its handle was made for something else", way_out)
+            return handle.objects
+        if not isinstance(handle.tree, Leaf) or handle.shape is None:
+            raise ShardingError(self._where(tree), f"it takes {described(tree)}, and got a handle of an object")
+        self.check(tree, handle.shape, handle.tree.dtype)
+        if handle.tree.sharding != tree.sharding:
+            what = f"it is placed as {tree.sharding}, and its handle as {handle.tree.sharding}"
+            raise ShardingError(self._where(tree), what, "Pass handle.numpy() to move it.")
+        return handle.objects
+
+    def _is_symbolic(self, tree: LeafTree) -> bool:
+        return not isinstance(tree, tuple) and tree.shape is not None and any(isinstance(s, str) for s in tree.shape)
+
+    def check(self, leaf: Leaf, shape: Shape, dtype: str) -> None:
+        """Raise unless a tensor of `shape` and `dtype` fits, along with those checked before."""
+        expected, where = leaf.shape or (), self._where(leaf)
+        known = [size if isinstance(name, str) else name for name, size in zip(expected, shape, strict=False)]
+        fits = len(shape) == len(expected) and known == list(shape)
+        if not fits or dtype != leaf.dtype:
+            raise ShardingError(where, f"it takes {described(leaf)}, and got {dtype} {_text(shape)}")
+        for name, size in zip(expected, shape, strict=True):
+            if isinstance(name, str) and name.isidentifier():  # an expression such as "2 * n" is checked by the program
+                known, said = self.sizes.setdefault(name, (size, leaf.name))
+                if known != size:
+                    what = f"it takes {described(leaf)}, and got {dtype} {_text(shape)}: {name} is {known} in {said!r}"
+                    raise ShardingError(where, what)
+
+    def _where(self, tree: LeafTree) -> str:
+        return f"{self.function}(), parameter {names_of(tree)}"
+
+
+def plain_everywhere(arg: Any, backend: Backend) -> list[Any]:
+    """An argument that is no sharded tensor, the same on every worker: a handle's objects, a copy of a tensor, a value."""
+    if isinstance(arg, Handle):
+        return list(arg.objects)
+    if isinstance(arg, (tuple, list)) and all(isinstance(i, (int, np.integer)) for i in arg):
+        return [tvm.runtime.ShapeTuple([int(i) for i in arg])] * len(backend.ranks)
+    if isinstance(arg, tvm.runtime.Tensor):
+        return place(_host(arg), None, backend)
+    if isinstance(arg, np.ndarray):
+        return place(arg, None, backend)
+    return [arg.item() if isinstance(arg, np.generic) else arg] * len(backend.ranks)
+
+
+def place(array: Array, sharding: Sharding | None, backend: Backend, share: bool = False) -> list[Any]:
+    """`array` cut and put on the device of each worker of this process; None is the whole of it everywhere.
+
+    With `share`, workers on one device hold one copy of what is replicated.
+    """
+    placed: list[Any] = []
+    whole = sharding is None or sharding.is_replicated
+    kept: dict[str, Any] = {}
+    for rank in backend.ranks:
+        device = backend.device(rank)
+        if whole and share and str(device) in kept:
+            placed.append(kept[str(device)])
+            continue
+        part = array if whole or sharding is None else layout.cut(array, sharding, backend.mesh, rank)
+        placed.append(tvm.runtime.tensor(np.ascontiguousarray(part).reshape(part.shape), device))
+        kept[str(device)] = placed[-1]
+    return placed
+
+
+def returned(tree: LeafTree, values: Sequence[Any], backend: Backend, keep: bool) -> Any:
+    """The result of a function from what each worker of this process returned: global arrays, tuples, values, handles.
+
+    With `keep`, tensors stay where they are and come as handles.
+    """
+    if isinstance(tree, tuple):
+        return tuple(returned(part, [value[i] for value in values], backend, keep) for i, part in enumerate(tree))
+    if tree.shape is None or tree.sharding is None:
+        return wrapped(values, backend, keep)
+    if keep:
+        return Handle(tuple(values), backend, tree, _global_shape(values[0].shape, tree.sharding))
+    return joined(values, tree.sharding, backend)
+
+
+def wrapped(values: Sequence[Any], backend: Backend, keep: bool) -> Any:
+    """A result that is no sharded tensor: the first worker's number, text or shape, or a handle of everybody's object."""
+    first = values[0]
+    if first is None or isinstance(first, (bool, int, float, str)):
+        return first
+    if isinstance(first, tvm.runtime.ShapeTuple):
+        return tuple(int(i) for i in first)
+    if isinstance(first, tvm.runtime.Tensor) and not keep:
+        return first.numpy()
+    return Handle(tuple(values), backend)
+
+
+def joined(values: Sequence[Any], sharding: Sharding, backend: Backend) -> Array:
+    """The global array of a tensor that is placed by `sharding`."""
+    if sharding.is_replicated:
+        return values[0].numpy()
+    shards = backend.everyone([_host(value) for value in values])
+    return layout.join(shards, sharding, backend.mesh, _global_shape(shards[0].shape, sharding))
+
+
+def leaves(tree: LeafTree) -> Iterator[Leaf]:
+    """The leaves of a tree, in order."""
+    if isinstance(tree, tuple):
+        for part in tree:
+            yield from leaves(part)
+    else:
+        yield tree
+
+
+def names_of(tree: LeafTree) -> str:
+    """What an error calls a parameter: its name, or the first and last name of a tuple."""
+    found = [repr(leaf.name) for leaf in leaves(tree)]
+    return ", ".join(found) if len(found) < 3 else f"({found[0]}, ..., {found[-1]})"
+
+
+def as_array(value: Any) -> Array | None:
+    """A tensor of any library as a NumPy array; None if it is none."""
+    if isinstance(value, tvm.runtime.Tensor):
+        return _host(value)
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
+        return np.asarray(value)
+    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else None
+
+
+def _host(tensor: Any) -> Array:
+    return view(tensor) if tensor.device.type == "cpu" else tensor.numpy()
+
+
+def _global_shape(shard: Sequence[int], sharding: Sharding) -> Shape:
+    return tuple(int(size) if split is None else split.size for size, split in zip(shard, sharding.dims, strict=True))
+
+
+def _alike(tree: LeafTree, other: LeafTree | None) -> bool:
+    if isinstance(tree, tuple):
+        return isinstance(other, tuple) and len(tree) == len(other) and all(_alike(a, b) for a, b in zip(tree, other, strict=True))
+    return isinstance(other, Leaf) and (tree.shape, tree.dtype, tree.sharding) == (other.shape, other.dtype, other.sharding)
+
+
+def described(leaf: Leaf) -> str:
+    """The dtype and shape of a leaf, for errors."""
+    return f"{leaf.dtype} {_text(leaf.shape or ())}"
+
+
+def _text(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def kind_of(value: Any) -> str:
+    """What an error calls a value that is not what it should be."""
+    return f"{type(value).__name__} {value!r}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"

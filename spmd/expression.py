@@ -1,0 +1,198 @@
+"""Rules as expressions: ``"...m k, k n -> ...m n"`` says which dimensions of an operator's tensors go together.
+
+A word is a *factor*, a range of the iteration space. ``(h d)`` is a merged dimension (h major), ``[a b]`` a concatenated one,
+``1`` or ``()`` a dimension of size 1, ``...`` any number of leading dimensions, broadcast as NumPy does. Splitting a factor
+splits every dimension that holds it; a factor that no output has is reduced, and splitting it leaves a partial.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import ShardingError
+
+Piece = tuple[str, ...]
+"""A product of factors, major first; empty for size 1."""
+Dim = tuple[Piece, ...]
+"""A concatenation of pieces: one for an ordinary dimension."""
+Spec = tuple[Dim, ...]
+Size = int | None
+"""None where a size is symbolic."""
+Shape = tuple[Size, ...]
+
+_TOKEN = re.compile(r"\s*(\.\.\.|[()\[\]1]|[A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the tensors of one operator call go together, and what the lowered call must change.
+
+    `inputs` and `outputs` give one spec a tensor, in the order in which the call holds them, and `sizes` the size of each factor.
+    """
+
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    sizes: Mapping[str, Size]
+    reduce: str | None = "sum"
+    """The kind of partial that splitting a reduced factor leaves; None: a reduced factor stays whole."""
+    whole: frozenset[str] = frozenset()
+    """Factors that the operator must see whole."""
+    linear: tuple[tuple[int, ...], ...] = ()
+    """Sets of inputs in which the operator is linear: all partial sums in, a partial sum out."""
+    zero: Literal["", "any", "all"] = ""
+    """When the result is zero: "any" where one input is (a product), "all" where all are (a sum), "" where nobody knows.
+    Zero padding stays zero through such an operator, and may be summed over."""
+    lookup: tuple[int, int, int] | None = None
+    """(table, indices, axis): the operator reads rows of input `table` along `axis` at the numbers in input `indices`."""
+    shape_args: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Call argument number -> output number whose local shape it must be given."""
+    local_attrs: Callable[[Callable[[str], int]], dict[str, Any]] | None = None
+    """From local factor sizes to the attributes that the local call needs."""
+    scalar_args: Mapping[int, str] = field(default_factory=dict[int, str])
+    """Call argument number -> the factors (``"h r"``) whose local sizes multiply to it."""
+    kernels: str | None = None
+    """Name of the cutter in `lower` that makes the local kernels of this call."""
+    work: Literal["full", "pointwise", "view"] = "full"
+    """What it costs: memory and arithmetic; arithmetic alone, as it is fused into what makes or reads it; nothing."""
+
+    @property
+    def factors(self) -> list[str]:
+        """Every factor, in order of first use."""
+        return list(dict.fromkeys(f for spec in (*self.outputs, *self.inputs) for dim in spec for piece in dim for f in piece))
+
+    @property
+    def reduced(self) -> frozenset[str]:
+        """The factors that no output has."""
+        out = {f for spec in self.outputs for dim in spec for piece in dim for f in piece}
+        return frozenset(f for f in self.factors if f not in out)
+
+    def joint(self) -> list[tuple[str, ...]]:
+        """The factors that can only be split together: the major factors of each concatenated dimension."""
+        group = {f: f for f in self.factors}
+
+        def root(f: str) -> str:
+            while group[f] != f:
+                f = group[f]
+            return f
+
+        for spec in (*self.outputs, *self.inputs):
+            for dim in spec:
+                majors = [next((f for f in piece if self.sizes[f] != 1), None) for piece in dim]
+                for a, b in zip(majors, majors[1:], strict=False):
+                    if a is not None and b is not None:
+                        group[root(b)] = root(a)
+        sets: dict[str, list[str]] = {}
+        for f in self.factors:
+            sets.setdefault(root(f), []).append(f)
+        return [tuple(s) for s in sets.values()]
+
+
+def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Mapping[str, Size] | None = None, **details: Any) -> Rule:
+    """The `Rule` that `text` means for tensors of these shapes; `details` are the other fields of `Rule`.
+
+    `whole` may be given as one string of factors. Raises `ShardingError` when the text does not fit the shapes.
+    """
+    left, arrow, right = text.partition("->")
+    if not arrow:
+        raise ShardingError(f"rule {text!r}", "it has no '->'", "Write inputs -> outputs, such as 'm k, k n -> m n'.")
+    shapes = [list(inputs), list(outputs)]
+    specs = [[_parse(t, text) for t in side.split(",")] if side.strip() or hs else [] for side, hs in zip((left, right), shapes, strict=True)]
+    for side, side_specs, side_shapes in zip(("inputs", "outputs"), specs, shapes, strict=True):
+        if len(side_specs) != len(side_shapes):
+            raise ShardingError(f"rule {text!r}", f"it has {len(side_specs)} {side}, the call has {len(side_shapes)}")
+    known: dict[str, Size] = dict(sizes or {})
+    batch = max((len(shape) - len(spec) + 1 for ss, hs in zip(specs, shapes, strict=True) for spec, shape in zip(ss, hs, strict=True) if spec[:1] == ["..."]), default=0)
+    full = [[_expand(spec, shape, batch, text) for spec, shape in zip(ss, hs, strict=True)] for ss, hs in zip(specs, shapes, strict=True)]
+    _solve([(dim, size) for ss, hs in zip(full, shapes, strict=True) for spec, shape in zip(ss, hs, strict=True) for dim, size in zip(spec, shape, strict=True)], known, text)
+    bound = [tuple(_broadcast(spec, shape, known) for spec, shape in zip(ss, hs, strict=True)) for ss, hs in zip(full, shapes, strict=True)]
+    if isinstance(details.get("whole"), str):
+        details["whole"] = frozenset(details["whole"].split())
+    return Rule(bound[0], bound[1], known, **details)
+
+
+def _parse(text: str, where: str) -> list[Any]:
+    """``"...m (h d)"`` -> ``["...", ((m,),), ((h, d),)]``."""
+    dims: list[Any] = []
+    tokens: list[str] = []
+    at = 0
+    while text[at:].strip():
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise ShardingError(f"rule {where!r}", f"cannot read {text[at:].strip()!r}", "Use names, (a b), [a b], 1 and '...'.")
+        tokens.append(match[1])
+        at = match.end()
+    i = 0
+
+    def piece() -> Piece:
+        nonlocal i
+        token = tokens[i]
+        i += 1
+        if token != "(":
+            return () if token == "1" else (token,)
+        names: list[str] = []
+        while tokens[i] != ")":
+            names.append(tokens[i])
+            i += 1
+        i += 1
+        return tuple(n for n in names if n != "1")
+
+    try:
+        while i < len(tokens):
+            if tokens[i] == "...":
+                dims.append("...")
+                i += 1
+            elif tokens[i] == "[":
+                i += 1
+                pieces: list[Piece] = []
+                while tokens[i] != "]":
+                    pieces.append(piece())
+                i += 1
+                dims.append(tuple(pieces))
+            else:
+                dims.append((piece(),))
+    except IndexError:
+        raise ShardingError(f"rule {where!r}", f"a bracket of {text.strip()!r} is not closed") from None
+    if "..." in dims[1:]:
+        raise ShardingError(f"rule {where!r}", "'...' stands in the middle", "It may only lead.")
+    return dims
+
+
+def _expand(spec: list[Any], shape: Shape, batch: int, text: str) -> Spec:
+    if spec[:1] == ["..."]:
+        extra = len(shape) - len(spec) + 1
+        spec = [*(((f"_{batch - extra + i}",),) for i in range(extra)), *spec[1:]]
+    if len(spec) != len(shape):
+        raise ShardingError(f"rule {text!r}", f"a tensor of {len(shape)} dimensions stands where the rule has {len(spec)}")
+    return tuple(spec)
+
+
+def _solve(dims: list[tuple[Dim, Size]], known: dict[str, Size], text: str) -> None:
+    """Find the size of each factor; several passes, as one dimension may need what another tells."""
+    for dim, size in dims:
+        if len(dim) == 1 and len(dim[0]) == 1:
+            (name,) = dim[0]
+            if name not in known or (known[name] == 1 and name.startswith("_")):
+                known[name] = size
+            elif known[name] != size and None not in (known[name], size) and not (size == 1 and name.startswith("_")):
+                raise ShardingError(f"rule {text!r}", f"factor {name!r} has the sizes {known[name]} and {size}")
+    for _ in range(len(dims)):
+        for dim, size in dims:
+            missing = [f for piece in dim for f in piece if f not in known]
+            if len(dim) == 1 and len(missing) == 1 and size is not None:
+                rest = 1
+                for f in dim[0]:
+                    rest = rest * (known.get(f, 1) or 0)
+                if rest and size % rest == 0:
+                    known[missing[0]] = size // rest
+    for dim, _ in dims:
+        for piece in dim:
+            for f in piece:
+                known.setdefault(f, None)
+
+
+def _broadcast(spec: Spec, shape: Shape, known: Mapping[str, Size]) -> Spec:
+    """A dimension of size 1 that stands for a larger factor holds none of it."""
+    return tuple(((),) if size == 1 and len(dim) == 1 and len(dim[0]) == 1 and known[dim[0][0]] != 1 else dim for dim, size in zip(spec, shape, strict=True))

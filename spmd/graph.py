@@ -1,0 +1,99 @@
+"""The program as values and operators: what the planner decides on and what lowering follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, Union
+
+from .expression import Rule, Shape
+from .sharding import Sharding
+
+T = TypeVar("T")
+Tree = Union[T, tuple["Tree[T]", ...]]
+
+
+@dataclass(eq=False)
+class Value:
+    """One tensor of a function (or an opaque object, such as a KV cache)."""
+
+    name: str
+    function: str
+    """The function that makes it; of a weight, the first that has it."""
+    shape: Shape
+    """Global sizes, None where symbolic. An object's pseudo-dimensions are known only to the rules that use it."""
+    dims: tuple[Any, ...]
+    """The shape as TVM expressions."""
+    dtype: str
+    """Empty for what is no tensor."""
+    kind: str
+    """"tensor", "object" (a KV cache) or "other" (a shape, a number: the same on every worker)."""
+    role: str
+    """"input", "weight", "constant" or "temporary"."""
+    wanted: Sharding | None = None
+    """A hard constraint."""
+    reason: str = ""
+    """Where the constraint comes from."""
+    data: Any = None
+    """The Relax expression of a constant."""
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is a tensor, and not an object or a number."""
+        return self.kind == "tensor"
+
+
+@dataclass(eq=False)
+class Node:
+    """One operator call."""
+
+    op: str
+    name: str
+    """The name of the variable that it is bound to."""
+    function: str
+    rule: Rule
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    binding: Any
+    """The Relax binding that it came from."""
+    no_rule: str = ""
+    """Why it is replicated, when it has no rule."""
+
+
+@dataclass(eq=False)
+class Function:
+    """One public Relax function: its parameters and result as trees of values, its operators in order."""
+
+    name: str
+    params: list[Tree[Value]]
+    num_input: int | None
+    nodes: list[Node] = field(default_factory=list[Node])
+    result: Tree[Value] | None = None
+    at_end: list[tuple[Value, Sharding | None, str]] = field(default_factory=list[tuple[Value, "Sharding | None", str]])
+    """For each leaf of the result, the sharding it must be returned in (None: any) and why."""
+
+
+@dataclass(eq=False)
+class Graph:
+    """All functions of a module that are sharded together."""
+
+    module: Any
+    functions: dict[str, Function]
+    values: list[Value]
+    """Every value once; a weight shared by functions is one value."""
+
+
+def leaves(tree: Tree[T]) -> Iterator[T]:
+    """The leaves of a tree, in order."""
+    if isinstance(tree, tuple):
+        for part in tree:
+            yield from leaves(part)
+    else:
+        yield tree
+
+
+def map_tree(tree: Tree[T], function: Callable[[T], Any]) -> Any:
+    """The same tree with `function` applied to every leaf."""
+    return tuple(map_tree(part, function) for part in tree) if isinstance(tree, tuple) else function(tree)
+
+

@@ -1,0 +1,179 @@
+"""The local call of each operator: the same operator on shards, with local sizes in its arguments, attributes and kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import tvm
+import tvm_ffi
+from tvm import relax, tirx
+
+from .. import collectives
+from ..errors import ShardingError
+from ..expression import Rule, Spec
+from ..graph import Graph, Node
+from ..mesh import Mesh
+from ..plan import Choice
+from ..sharding import Sharding, Split
+from .kernel import local_kernel
+from .kv_cache import local_kernels
+from .reshard import local_dims, mask_padding
+
+if TYPE_CHECKING:
+    from .function import FunctionLowering, Local
+
+
+class CallLowering:
+    """Makes local calls for all functions of a module; equal kernels are made once."""
+
+    def __init__(self, graph: Graph, builder: relax.BlockBuilder, mesh: Mesh) -> None:
+        self.source, self.bb, self.mesh = graph.module, builder, mesh
+        self.kernels: dict[tuple[object, ...], Any] = {}
+        self.globals: dict[str, Any] = {}
+
+    def global_var(self, var: Any) -> Any:
+        """The function of the original module that `var` names, carried over as it is."""
+        if var.name_hint not in self.globals:
+            func = self.source[var]
+            if isinstance(func, relax.Function):
+                func = _carried(func, self)
+            self.globals[var.name_hint] = self.bb.add_func(func, var.name_hint)
+        return self.globals[var.name_hint]
+
+    def emit(self, into: FunctionLowering, node: Node, choice: Choice, taken: list[Local]) -> tuple[Any, bool]:
+        """The local result of an operator, and whether its padding is zero."""
+        splits = dict(choice.splits)
+        taken = self._masked(into, node, splits, choice, taken)
+        zero = _zero_out(node.rule, splits, taken, self.mesh)
+        binding, call = node.binding, node.binding.value
+        operands = iter([t.expr for t in taken])
+        if node.op == "relax.spmd.hint":
+            return taken[0].expr, taken[0].zero
+        if isinstance(binding, relax.MatchCast):
+            shape = local_dims(node.outputs[0].dims, choice.outputs[0], self.mesh)
+            return into.bb.match_cast(taken[0].expr, relax.TensorType(shape, node.outputs[0].dtype)), taken[0].zero
+        if not isinstance(call, tvm.ir.Call):
+            return into.emit(self._carried_expr(into, call, node, operands)), False
+        if node.rule.lookup is not None and node.rule.reduced & set(splits):
+            return self._lookup(into, node, choice, taken), False
+        args = self._args(into, node, choice, call, operands)
+        attrs = call.attrs
+        if splits and node.rule.local_attrs is not None:
+            local = node.rule.local_attrs(lambda f: splits[f].local_size(self.mesh) if f in splits else node.rule.sizes[f] or 0)
+            attrs = tvm.ir.make_node(attrs.__tvm_ffi_type_info__.type_key, **local)
+        types = [self._local_type(node, choice, t) for t in call.ty_args]
+        op = self.global_var(call.op) if isinstance(call.op, tvm.ir.GlobalVar) else call.op
+        return into.bb.emit(tvm.ir.Call(op, args, attrs, types), node.binding.var.name), zero
+
+    def _masked(self, into: FunctionLowering, node: Node, splits: Mapping[str, Split], choice: Choice, taken: list[Local]) -> list[Local]:
+        """Zeros over padding that a reduction would otherwise add."""
+        padded = {f for f in node.rule.reduced if f in splits and splits[f].is_padded(self.mesh)}
+        if not padded or node.rule.lookup is not None:
+            return taken
+        masked: list[Local] = []
+        for spec, value, local in zip(node.rule.inputs, node.inputs, taken, strict=True):
+            if value.is_tensor and not local.zero and _holds(spec, padded):
+                local = type(local)(mask_padding(into.emit, local.expr, into.dims.get(value, value.dims), local.sharding, self.mesh), local.sharding, True)
+            masked.append(local)
+        return masked
+
+    def _args(self, into: FunctionLowering, node: Node, choice: Choice, call: Any, operands: Iterator[Any]) -> list[Any]:
+        rule, splits = node.rule, dict(choice.splits)
+        kernels: Mapping[str, Any] = {}
+        if rule.kernels is not None and splits:
+            counts = [self._product(rule, splits, factors) for factors in rule.scalar_args.values()]
+            where = f"{node.function}: {node.name!r}"
+            made = local_kernels(self.source, call, counts[0], counts[1], where, lookup=into.bound.get, attrs=into.source.attrs)
+            kernels = {name: self.bb.add_func(func, name) for name, func in made.items()}
+        args: list[Any] = []
+        for i, arg in enumerate(call.args):
+            if i == 0 and node.op == "relax.call_tir":
+                args.append(self._kernel(node, splits))
+            elif i in rule.shape_args:
+                dims = local_dims(node.outputs[rule.shape_args[i]].dims, choice.outputs[rule.shape_args[i]], self.mesh)
+                args.append(relax.ShapeExpr(dims))
+            elif splits and i in rule.scalar_args:
+                args.append(relax.prim_value(self._product(rule, splits, rule.scalar_args[i])))
+            else:
+                args.append(into.substitute(arg, operands, kernels))
+        return args
+
+    def _product(self, rule: Rule, splits: Mapping[str, Split], factors: str) -> int:
+        total = 1
+        for f in factors.split():
+            total *= splits[f].local_size(self.mesh) if f in splits else rule.sizes[f] or 0
+        return total
+
+    def _kernel(self, node: Node, splits: dict[str, Split]) -> Any:
+        var = node.binding.value.args[0]
+        key = (var.name_hint, tuple(sorted(splits.items())))
+        if not splits:
+            return self.global_var(var)
+        if key not in self.kernels:
+            self.kernels[key] = self.bb.add_func(local_kernel(self.source[var], len(node.outputs), splits, self.mesh), var.name_hint)
+        return self.kernels[key]
+
+    def _local_type(self, node: Node, choice: Choice, ty: Any) -> Any:
+        outs = iter(zip(node.outputs, choice.outputs, strict=True))
+
+        def local(ty: Any) -> Any:
+            if isinstance(ty, relax.TupleType):
+                return relax.TupleType([local(f) for f in ty.fields])
+            if isinstance(ty, relax.TensorType):
+                value, sharding = next(outs)
+                return relax.TensorType(local_dims(value.dims, sharding, self.mesh), value.dtype)
+            return ty
+
+        return local(ty)
+
+    def _lookup(self, into: FunctionLowering, node: Node, choice: Choice, taken: list[Local]) -> Any:
+        """Rows that this worker does not hold count as zero; the sum over workers is the look-up."""
+        assert node.rule.lookup is not None
+        table_at, indices_at, axis = node.rule.lookup
+        table, indices, emit = taken[table_at].expr, taken[indices_at].expr, into.emit
+        split = choice.inputs[table_at].dims[axis]
+        assert split is not None
+        size, dtype = split.local_size(self.mesh), str(indices.ty.dtype)
+        rank = emit(collectives.axis_index(split.axes[0], self.mesh.axis_size(*split.axes)))
+        first = emit(relax.op.astype(emit(relax.op.multiply(rank, relax.const(size, "int64"))), dtype))
+        here = emit(relax.op.subtract(indices, first))
+        inside = emit(relax.op.logical_and(emit(relax.op.greater_equal(here, relax.const(0, dtype))), emit(relax.op.less(here, relax.const(size, dtype)))))
+        # Indices are clamped: reading outside of the table is undefined.
+        safe = emit(relax.op.where(inside, here, relax.const(0, dtype)))
+        rows = emit(tvm.ir.Call(node.binding.value.op, [table, safe], node.binding.value.attrs))
+        trailing = len(node.inputs[table_at].dims) - axis - 1
+        mask = emit(relax.op.reshape(inside, [*indices.ty.shape.values, *[1] * trailing]))
+        return emit(relax.op.where(mask, rows, emit(relax.op.zeros((), str(rows.ty.dtype)))))
+
+    def _carried_expr(self, into: FunctionLowering, expr: Any, node: Node, operands: Iterator[Any]) -> Any:
+        """An expression with a body of its own (If, a local function), over the local variables."""
+        free = relax.analysis.free_vars(expr)
+        replaced = {var: into.substitute(var, operands) for var in free}
+        return tvm_ffi.structural_mutate(
+            expr, [(tvm.ir.GlobalVar, lambda g, _: self.global_var(g)), (tvm.ir.Var, lambda v, m: replaced[v] if v in replaced else v)]
+        )
+
+
+def _carried(func: relax.Function, calls: CallLowering) -> relax.Function:
+    """A private function, its calls of others carried over too."""
+    return tvm_ffi.structural_mutate(func, [(tvm.ir.GlobalVar, lambda g, _: calls.global_var(g))])
+
+
+def _holds(spec: Spec, factors: set[str]) -> bool:
+    return any(f in factors for dim in spec for piece in dim for f in piece)
+
+
+def _zero_out(rule: Rule, splits: Mapping[str, Split], taken: list[Local], mesh: Mesh) -> bool:
+    """Whether the padding of an operator's result is zero."""
+    if not rule.zero:
+        return False
+    for f, split in splits.items():
+        if not split.is_padded(mesh) or f in rule.reduced:
+            continue
+        holding = [local.zero for spec, local in zip(rule.inputs, taken, strict=True) if _holds(spec, {f})]
+        if not (any(holding) if rule.zero == "any" else len(holding) == len(rule.inputs) and all(holding)):
+            return False
+    return True
+
+

@@ -1,0 +1,132 @@
+"""The Relax code of a conversion: collectives, and the moves around them that put a dimension in the order of its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import relax
+
+from .. import collectives
+from ..conversion import Step
+from ..mesh import Mesh
+from ..sharding import Sharding, Split
+
+Emit = Callable[[Any], Any]
+"""Binds an expression to a new variable and returns it."""
+
+
+def local_dims(dims: Sequence[Any], sharding: Sharding, mesh: Mesh) -> list[Any]:
+    """The local shape as TVM expressions."""
+    return [d if split is None else split.local_size(mesh) for d, split in zip(dims, sharding.dims, strict=True)]
+
+
+def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, value: str) -> Any:
+    """`x`, held in ``step.source``, moved into ``step.target``. `dims` is the global shape, `value` the name for traces."""
+    workers, axis = mesh.axis_size(step.axis), step.axis
+    if step.kind == "all_reduce":
+        return emit(collectives.all_reduce(x, axis, step.reduce, workers, value))
+    here = local_dims(dims, step.source, mesh)
+    if step.kind == "all_gather":
+        return _whole_order(emit, emit(collectives.all_gather(x, axis, step.dim, workers, value)), step.dim, here, _split(step.source, step.dim), mesh)
+    into = step.to_dim if step.kind == "all_to_all" else step.dim
+    split = _split(step.target, into)
+    x = _shard_order(emit, x, into, here, split, mesh)
+    here[into] = split.local_size(mesh) * workers
+    if step.kind == "slice":
+        return _own_part(emit, x, into, here, split.local_size(mesh), axis, workers)
+    if step.kind == "reduce_scatter":
+        return emit(collectives.reduce_scatter(x, axis, step.reduce, into, workers, value))
+    x = emit(collectives.all_to_all(x, axis, into, step.dim, workers, value))
+    here[into] = split.local_size(mesh)
+    return _whole_order(emit, x, step.dim, here, _split(step.source, step.dim), mesh)
+
+
+def adds_padding(step: Step, mesh: Mesh) -> bool:
+    """Whether the step makes zero padding in a dimension that had none."""
+    return step.target.is_padded(mesh)
+
+
+def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, mesh: Mesh) -> Any:
+    """`x` with zeros wherever a shard holds padding. `dims` is the global shape, `x` the local shard."""
+    import numpy as np
+
+    from ..layout import pieces
+
+    dtype = str(x.ty.dtype)
+    for dim, split in enumerate(sharding.dims):
+        if split is None or not split.is_padded(mesh):
+            continue
+        (axis,) = split.axes
+        workers, size = mesh.axis_size(axis), split.local_size(mesh)
+        valid = np.zeros((workers, size), "bool")
+        for worker in range(workers):
+            for _, start, count, _ in pieces(split, Mesh(**{axis: workers}), worker):
+                valid[worker, start : start + count] = True
+        mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(axis, workers)), axis=0))
+        shaped = emit(relax.op.reshape(mine, [size if d == dim else 1 for d in range(len(dims))]))
+        x = emit(relax.op.where(shaped, x, relax.const(np.zeros((), _numpy(dtype)), dtype)))
+    return x
+
+
+def _numpy(dtype: str) -> Any:
+    import ml_dtypes
+    import numpy as np
+
+    return getattr(ml_dtypes, dtype) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
+
+
+def _split(sharding: Sharding, dim: int) -> Split:
+    split = sharding.dims[dim]
+    assert split is not None
+    return split
+
+
+def _own_part(emit: Emit, x: Any, dim: int, here: list[Any], size: int, axis: str, workers: int) -> Any:
+    """The part of dimension `dim`, in shard order, that belongs to this worker."""
+    parts = emit(relax.op.reshape(x, [*here[:dim], workers, size, *here[dim + 1 :]]))
+    return emit(relax.op.take(parts, emit(collectives.axis_index(axis, workers)), axis=dim))
+
+
+def _is_plain(split: Split, mesh: Mesh) -> bool:
+    return len(split.segments) == 1 and not split.is_padded(mesh)
+
+
+def _shard_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
+    """Dimension `dim`, whole and in global order, as the shards of all workers one after another, zero padded."""
+    if _is_plain(split, mesh):
+        return x
+    workers, at, parts = mesh.axis_size(*split.axes), 0, []
+    several = len(split.segments) > 1
+    for segment in split.segments:
+        local = segment.local(workers)
+        part = emit(relax.op.strided_slice(x, [dim], [at], [at + segment.size])) if several else x
+        if local * workers > segment.size:
+            shape = [*here[:dim], local * workers - segment.size, *here[dim + 1 :]]
+            part = emit(relax.op.concat([part, emit(relax.op.zeros(shape, str(x.ty.dtype)))], axis=dim))
+        parts.append(emit(relax.op.reshape(part, [*here[:dim], workers, local, *here[dim + 1 :]])) if several else part)
+        at += segment.size
+    if not several:
+        return parts[0]
+    joined = emit(relax.op.concat(parts, axis=dim + 1))
+    return emit(relax.op.reshape(joined, [*here[:dim], workers * split.local_size(mesh), *here[dim + 1 :]]))
+
+
+def _whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
+    """Dimension `dim`, holding the shards of all workers one after another, in global order and without padding."""
+    if _is_plain(split, mesh):
+        return x
+    workers, local = mesh.axis_size(*split.axes), split.local_size(mesh)
+    if len(split.segments) > 1:
+        x = emit(relax.op.reshape(x, [*here[:dim], workers, local, *here[dim + 1 :]]))
+    at, parts = 0, []
+    for segment in split.segments:
+        size, part = segment.local(workers), x
+        if len(split.segments) > 1:
+            part = emit(relax.op.strided_slice(x, [dim + 1], [at], [at + size]))
+            part = emit(relax.op.reshape(part, [*here[:dim], workers * size, *here[dim + 1 :]]))
+        if size * workers > segment.size:
+            part = emit(relax.op.strided_slice(part, [dim], [0], [segment.size]))
+        parts.append(part)
+        at += size
+    return parts[0] if len(parts) == 1 else emit(relax.op.concat(parts, axis=dim))

@@ -1,0 +1,155 @@
+"""The shardings worth considering for each value, and the strategies worth considering for each operator.
+
+Every factor of every operator proposes itself; a sharding proposed at one end of a value is offered to the operators at its
+other ends, until nothing new comes. So the segments of a fused weight are found where they arise (a split, an attention call)
+and travel back through reshapes and products to the weight.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ..errors import ShardingError
+from ..expression import Rule
+from ..graph import Graph, Node, Value
+from ..mesh import Mesh
+from ..sharding import Segment, Sharding, Split
+from ..strategy import Strategy, complete, partial_strategy, replicate, splits_from, strategy_of
+
+MOST = 32
+"""The most shardings of one value, and strategies of one operator, that are considered."""
+
+
+@dataclass
+class Candidates:
+    """What the planner chooses from; both in a fixed order, replicated first."""
+
+    shardings: dict[Value, list[Sharding]]
+    strategies: dict[Node, list[Strategy]]
+    cut_short: list[str] = field(default_factory=list[str])
+    """Names of values that had more candidates than are considered."""
+
+
+def find_candidates(graph: Graph, mesh: Mesh) -> Candidates:
+    """All candidates for a 1-D mesh."""
+    if len(mesh.axes) != 1:
+        raise ShardingError(f"{mesh}", f"it has {len(mesh.axes)} axes, and the planner takes one", "Use Mesh(tp=N), or mesh=N.")
+    return _Search(graph, mesh).run()
+
+
+class _Search:
+    def __init__(self, graph: Graph, mesh: Mesh) -> None:
+        self.graph, self.mesh = graph, mesh
+        self.axis = next(iter(mesh.axes))
+        self.shardings: dict[Value, dict[Sharding, None]] = {}
+        self.strategies: dict[Node, dict[Strategy, None]] = {}
+        self.uses: dict[Value, list[tuple[Node, bool, int]]] = {v: [] for v in graph.values}
+        self.queue: deque[tuple[Value, Sharding]] = deque()
+        self.cut_short: dict[str, None] = {}
+        # Layers repeat: equal rules are one object here, and what follows from a rule is worked out once.
+        self.rules: dict[tuple[object, ...], Rule] = {}
+        self.canonical: dict[Node, Rule] = {}
+        self.same: dict[Sharding, Sharding] = {}
+        self.made: dict[tuple[object, ...], Strategy | None] = {}
+        self.offers: dict[tuple[object, ...], Strategy | None] = {}
+        self.seeds: dict[int, list[Strategy]] = {}
+
+    def run(self) -> Candidates:
+        nodes = [n for f in self.graph.functions.values() for n in f.nodes]
+        for value in self.graph.values:
+            self.shardings[value] = {}
+            if value.wanted is not None:
+                self._propose(value, value.wanted)
+            elif value.is_tensor:
+                self._propose(value, Sharding.replicated(len(value.shape)))
+        for node in nodes:
+            self._register(node)
+        for node in nodes:
+            for strategy in self._seeds(node):
+                self._consider(node, strategy)
+        while self.queue:
+            value, sharding = self.queue.popleft()
+            for node, is_output, at in self.uses[value]:
+                strategy = self._offer(node, is_output, at, sharding)
+                if strategy is not None:
+                    self._consider(node, strategy)
+        return Candidates(
+            {v: list(s) for v, s in self.shardings.items()}, {n: list(s) for n, s in self.strategies.items()}, list(self.cut_short)
+        )
+
+    def _register(self, node: Node) -> None:
+        rule = node.rule
+        key = (rule.inputs, rule.outputs, tuple(rule.sizes.items()), rule.reduce, rule.whole, rule.linear, rule.lookup)
+        self.canonical[node] = self.rules.setdefault(key, rule)
+        self.strategies[node] = {}
+        for operands, is_output in ((node.inputs, False), (node.outputs, True)):
+            for i, value in enumerate(operands):
+                self.uses[value].append((node, is_output, i))
+
+    def _seeds(self, node: Node) -> list[Strategy]:
+        rule = self.canonical[node]
+        if id(rule) not in self.seeds:
+            found = [replicate(rule)]
+            for group in rule.joint():
+                sizes = [rule.sizes[f] for f in group]
+                if all(s is not None and s > 1 for s in sizes) and not any(f in rule.whole for f in group):
+                    splits = {f: Split((self.axis,), (Segment(rule.sizes[f] or 0),)).normalized(self.mesh) for f in group}
+                    strategy = self._strategy(rule, splits)
+                    if strategy is not None:
+                        found.append(strategy)
+            self.seeds[id(rule)] = found
+        return self.seeds[id(rule)]
+
+    def _strategy(self, rule: Rule, splits: dict[str, Split]) -> Strategy | None:
+        key = (id(rule), tuple(sorted(splits.items())))
+        if key not in self.made:
+            made = strategy_of(rule, splits, self.mesh)
+            if made is not None:
+                made = Strategy(made.splits, tuple(map(self._same, made.inputs)), tuple(map(self._same, made.outputs)))
+            self.made[key] = made
+        return self.made[key]
+
+    def _offer(self, node: Node, is_output: bool, at: int, sharding: Sharding) -> Strategy | None:
+        """The strategy that a sharding of one operand asks for."""
+        rule = self.canonical[node]
+        key = (id(rule), is_output, at, id(sharding))
+        if key not in self.offers:
+            self.offers[key] = self._asked(rule, is_output, at, sharding)
+        return self.offers[key]
+
+    def _asked(self, rule: Rule, is_output: bool, at: int, sharding: Sharding) -> Strategy | None:
+        if sharding.partial:
+            terms = next((t for t in rule.linear if at in t), None)
+            if is_output or terms is None or sharding.partial != ((self.axis, "sum"),) or any(sharding.dims):
+                return None
+            return partial_strategy(rule, terms, self.axis)
+        if sharding.is_replicated:
+            return None
+        splits = splits_from((rule.outputs if is_output else rule.inputs)[at], sharding, rule, self.mesh)
+        return self._strategy(rule, complete(rule, splits, self.mesh)) if splits else None
+
+    def _consider(self, node: Node, strategy: Strategy) -> None:
+        known = self.strategies[node]
+        if strategy in known:
+            return
+        if len(known) >= MOST:
+            self.cut_short[f"{node.function}: {node.name}"] = None
+            return
+        known[strategy] = None
+        for value, sharding in zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True):
+            self._propose(value, sharding)
+
+    def _propose(self, value: Value, sharding: Sharding) -> None:
+        sharding = self._same(sharding)
+        known = self.shardings[value]
+        if sharding in known or (value.wanted is not None and sharding != value.wanted):
+            return
+        if len(known) >= MOST:
+            self.cut_short[f"{value.function}: {value.name}"] = None
+            return
+        known[sharding] = None
+        self.queue.append((value, sharding))
+
+    def _same(self, sharding: Sharding) -> Sharding:
+        return self.same.setdefault(sharding, sharding)

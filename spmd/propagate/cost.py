@@ -1,0 +1,143 @@
+"""Predicted times: roofline for operators, bytes and latency for conversions. Seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+from ..conversion import Step, conversion
+from ..expression import Rule
+from ..graph import Node, Value
+from ..mesh import Mesh
+from ..profile import Profile
+from ..sharding import Sharding, Split
+from ..strategy import Strategy
+
+INFEASIBLE = 1e9
+"""The cost of what cannot be done; finite, so that sums stay comparable."""
+DEFAULT_SIZE = 64
+"""What a symbolic size is taken for when nobody says."""
+_VECTOR = 16
+"""How much faster matrix units are than the vector units that run pointwise operators."""
+_SLICE = 1e-9
+"""A slice sends nothing; it costs just enough not to be made for nothing."""
+
+
+class Cost:
+    """Times under a hardware profile, with `sizes` for symbolic dimensions by name."""
+
+    def __init__(self, mesh: Mesh, profile: Profile, sizes: Mapping[str, int] | None = None) -> None:
+        self.mesh, self.profile, self.sizes = mesh, profile, dict(sizes or {})
+        self._conversions: dict[tuple[Any, ...], float] = {}
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """The planning shape of a value."""
+        return tuple(self.size(d) for d in value.dims)
+
+    def size(self, dim: Any) -> int:
+        """The planning size of one dimension."""
+        if isinstance(dim, int):
+            return dim
+        if isinstance(dim, tirx.IntImm):
+            return int(dim.value)
+        if isinstance(dim, tvm.ir.Var):
+            return self.sizes.get(dim.name, DEFAULT_SIZE)
+        if isinstance(dim, tirx.Cast):
+            return self.size(dim.value)
+        if isinstance(dim, tirx.Add | tirx.Sub | tirx.Mul | tirx.FloorDiv | tirx.FloorMod | tirx.Min | tirx.Max):
+            a, b = self.size(dim.a), self.size(dim.b)
+            kind = type(dim).__name__
+            found = {"Add": a + b, "Sub": a - b, "Mul": a * b, "FloorDiv": a // (b or 1), "FloorMod": a % (b or 1), "Min": min(a, b), "Max": max(a, b)}
+            return max(found[kind], 0)
+        return DEFAULT_SIZE
+
+    def item_bytes(self, value: Value) -> int:
+        """Bytes of one element (sub-byte types round up)."""
+        return (tvm.DataType(value.dtype).bits + 7) // 8 if value.dtype else 0
+
+    def local_bytes(self, shape: tuple[int, ...], item: int, sharding: Sharding) -> int:
+        """Bytes that a worker holds of a tensor in `sharding`."""
+        total = item
+        for size, split in zip(shape, sharding.dims, strict=True):
+            total *= size if split is None else split.local_size(self.mesh)
+        return total
+
+    def step_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
+        """Bytes of the tensor that each worker brings to a collective."""
+        return self.local_bytes(shape, item, step.source)
+
+    def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
+        """The time to take a tensor of the planning `shape` from one sharding to another."""
+        if source == target:
+            return 0.0
+        key = (shape, item, source, target)
+        if key not in self._conversions:
+            self._conversions[key] = self._convert(shape, item, source, target)
+        return self._conversions[key]
+
+    def _convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
+        if not item:  # an object cannot be moved
+            return 0.0 if source.is_replicated and target.is_replicated else INFEASIBLE
+        steps = conversion(source, target, self.mesh)
+        if steps is None:
+            return INFEASIBLE
+        return sum(self.step_time(s, shape, item) for s in steps)
+
+    def step_time(self, step: Step, shape: tuple[int, ...], item: int) -> float:
+        """Ring algorithms: what each worker sends, over the link."""
+        held = self.step_bytes(step, shape, item)
+        workers = self.mesh.axis_size(step.axis)
+        if step.kind == "slice" or workers == 1:
+            return _SLICE + held / workers / self.profile.memory_bandwidth
+        sent = {
+            "all_reduce": 2 * held * (workers - 1) / workers,
+            "reduce_scatter": held * (workers - 1) / workers,
+            "all_gather": held * (workers - 1),
+            "all_to_all": held * (workers - 1) / workers,
+        }[step.kind]
+        return self.profile.link_latency + sent / self.profile.link_bandwidth
+
+    def operator(self, node: Node, strategy: Strategy) -> float:
+        """Roofline time of one operator under a strategy; views are free."""
+        rule = node.rule
+        if rule.work == "view":
+            return 0.0
+        splits = dict(strategy.splits)
+        work = float(self._factor_product(node, splits))
+        if rule.work == "pointwise":
+            return work / (self.profile.flops / _VECTOR)
+        if rule.reduced and rule.lookup is None:
+            work *= 2
+        moved = 0
+        for i, (value, sharding) in enumerate(zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True)):
+            if value.is_tensor:
+                held = self.local_bytes(self.shape(value), self.item_bytes(value), sharding)
+                # A look-up reads the rows that it returns, not the table.
+                moved += 0 if rule.lookup is not None and i == rule.lookup[0] else held
+        return max(work / self.profile.flops, moved / self.profile.memory_bandwidth) + self.profile.kernel_latency
+
+    def _factor_product(self, node: Node, splits: Mapping[str, Split]) -> int:
+        """The size of the local iteration space."""
+        sizes = _planning_sizes(self, node)
+        total = 1
+        for f in node.rule.factors:
+            if node.rule.lookup is not None and f in node.rule.reduced:
+                continue
+            total *= splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
+        return total
+
+
+def _planning_sizes(cost: Cost, node: Node) -> dict[str, int]:
+    """The size of each factor, symbolic ones read off the planning shapes."""
+    rule: Rule = node.rule
+    sizes = {f: s for f, s in rule.sizes.items() if s is not None}
+    for spec, value in zip((*rule.inputs, *rule.outputs), (*node.inputs, *node.outputs), strict=True):
+        if not value.is_tensor:
+            continue
+        for dim, size in zip(spec, value.dims, strict=True):
+            if len(dim) == 1 and len(dim[0]) == 1:
+                sizes.setdefault(dim[0][0], cost.size(size))
+    return sizes

@@ -1,0 +1,218 @@
+"""From a Relax module to a `Graph`: every tensor a value, every call a node with its rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from ..errors import ShardingError
+from ..expression import Dim, Rule, Shape, Size, Spec
+from ..graph import Function, Graph, Node, Tree, Value, leaves, map_tree
+from ..sharding import Sharding
+from .rules import OpCall, kernel_rule, rule_of, static
+
+_PACKED = ("relax.call_dps_packed", "relax.call_pure_packed")
+
+
+def build_graph(mod: tvm.IRModule) -> Graph:
+    """The graph of all public Relax functions of `mod`. Raises `ShardingError` for what cannot be represented."""
+    builder = _Builder(mod)
+    public = [(gv.name_hint, f) for gv, f in mod.functions.items() if isinstance(f, relax.Function) and f.attrs and "global_symbol" in f.attrs]
+    if not public:
+        raise ShardingError("module", "it has no public Relax function", "Give a function a global_symbol (TVMScript does unless private=True).")
+    builder.public = {name for name, _ in public}
+    functions = {name: builder.function(name, f) for name, f in sorted(public, key=lambda item: item[0])}
+    return Graph(mod, functions, builder.finish(functions))
+
+
+class _Builder:
+    def __init__(self, mod: tvm.IRModule) -> None:
+        self.mod = mod
+        self.public: set[str] = set()
+        self.kernels = {gv.name_hint for gv, f in mod.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
+        self.values: list[Value] = []
+        self.weights: dict[tuple[Any, ...], Value] = {}
+        self.states: dict[tuple[str, Size], Value] = {}
+        self.names: dict[str, dict[str, int]] = {}
+        self.tied: dict[Value, Value] = {}
+
+    def function(self, name: str, func: relax.Function) -> Function:
+        num_input = int(func.attrs["num_input"]) if "num_input" in func.attrs else None
+        env: dict[Any, Tree[Value]] = {}
+        params: list[Tree[Value]] = []
+        for i, param in enumerate(func.params):
+            weight = num_input is not None and i >= num_input
+            tree = self._param(param, name, weight, _field_names(func, param))
+            env[param] = tree
+            params.append(tree)
+        made = Function(name, params, num_input)
+        body = func.body
+        if not isinstance(body, relax.SeqExpr):
+            raise ShardingError(f"function {name!r}", "its body is not normalized", "Run relax.transform.Normalize() on the module first.")
+        for block in body.blocks:
+            for binding in block.bindings:
+                env[binding.var] = self._binding(binding, made, env)
+        made.result = self._tree_of(body.body, made, env)
+        return made
+
+    def finish(self, functions: Mapping[str, Function]) -> list[Value]:
+        """Tie opaque states that must be sharded alike, and list every value that is left."""
+        for f in functions.values():
+            f.params = [map_tree(p, self._root) for p in f.params]
+            f.result = map_tree(f.result, self._root) if f.result is not None else None
+            for node in f.nodes:
+                node.inputs = tuple(map(self._root, node.inputs))
+                node.outputs = tuple(map(self._root, node.outputs))
+        return [v for v in self.values if self._root(v) is v]
+
+    def _root(self, value: Value) -> Value:
+        while value in self.tied:
+            value = self.tied[value]
+        return value
+
+    def _new(self, name: str, function: str, ty: Any, role: str) -> Value:
+        tensor = isinstance(ty, relax.TensorType)
+        kind = "tensor" if tensor else "object" if isinstance(ty, relax.AnyType) else "other"
+        taken = self.names.setdefault(function, {})
+        taken[name] = taken.get(name, 0) + 1
+        name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+        dims: tuple[Any, ...] = ()
+        if tensor and ty.ndim != 0:
+            if ty.shape is None or not isinstance(ty.shape, relax.ShapeExpr):
+                raise ShardingError(f"{function}: value {name!r}", f"its shape is not known ({ty})", "Give it a shape with R.match_cast.")
+            dims = tuple(ty.shape.values)
+        dtype = str(ty.dtype) if tensor else ""
+        value = Value(name, function, tuple(static(d) for d in dims), dims, dtype, kind, role)
+        self.values.append(value)
+        return value
+
+    def _param(self, param: Any, function: str, weight: bool, fields: Mapping[int, str]) -> Tree[Value]:
+        def make(ty: Any, name: str, key: tuple[Any, ...]) -> Tree[Value]:
+            if isinstance(ty, relax.TupleType):
+                return tuple(make(f, fields.get(i, f"{name}[{i}]"), (*key, i)) for i, f in enumerate(ty.fields))
+            if weight:
+                value = self._new(name, function, ty, "weight")
+                shared = self.weights.setdefault((*key, value.shape, value.dtype), value)
+                if shared is not value:
+                    self.values.pop()
+                    if "[" in shared.name or ("[" not in name and (len(name), name) < (len(shared.name), shared.name)):
+                        shared.name = name
+                return shared
+            return self._new(name, function, ty, "input")
+
+        return make(param.ty, param.name, (param.name,))
+
+    def _binding(self, binding: Any, made: Function, env: dict[Any, Tree[Value]]) -> Tree[Value]:
+        value = binding.value
+        if isinstance(binding, relax.VarBinding):
+            if not isinstance(value, tvm.ir.Call | relax.If | relax.Function):
+                return self._tree_of(value, made, env)
+        inputs = [leaf for arg in _tensor_args(value) for leaf in leaves(self._tree_of(arg, made, env))]
+        inputs = [v for v in inputs if v.kind != "other"]
+        tree = self._results(binding.var, made.name)
+        node = self._node(binding, made, tuple(inputs), tuple(v for v in leaves(tree) if v.kind != "other"))
+        made.nodes.append(node)
+        for spec, operand in [*zip(node.rule.inputs, node.inputs, strict=True), *zip(node.rule.outputs, node.outputs, strict=True)]:
+            if operand.kind == "object" and spec:
+                self._tie(operand, node.rule.sizes[spec[0][0][0]])
+        return tree
+
+    def _results(self, var: Any, function: str) -> Tree[Value]:
+        def make(ty: Any, name: str) -> Any:
+            if isinstance(ty, relax.TupleType):
+                return tuple(make(f, f"{name}[{i}]") for i, f in enumerate(ty.fields))
+            return self._new(name, function, ty, "temporary")
+
+        return make(var.ty, var.name)
+
+    def _tie(self, state: Value, size: Size) -> None:
+        first = self.states.setdefault(("state", size), state)
+        if self._root(first) is not self._root(state):
+            self.tied[self._root(state)] = self._root(first)
+
+    def _tree_of(self, expr: Any, made: Function, env: dict[Any, Tree[Value]]) -> Tree[Value]:
+        """The values behind an argument; shapes and scalars have none."""
+        if isinstance(expr, tvm.ir.Var) and expr in env:
+            return env[expr]
+        if isinstance(expr, relax.Tuple):
+            return tuple(self._tree_of(f, made, env) for f in expr.fields)
+        if isinstance(expr, relax.TupleGetItem):
+            tree = self._tree_of(expr.tuple_value, made, env)
+            assert isinstance(tree, tuple)
+            return tree[expr.index]
+        if isinstance(expr, tvm.ir.GenericConst) and isinstance(expr.ty, relax.TensorType):
+            value = self._new("constant", made.name, expr.ty, "constant")
+            value.data, value.wanted, value.reason = expr, Sharding.replicated(len(value.shape)), "constants are whole"
+            return value
+        if isinstance(expr, tvm.ir.Call):
+            raise ShardingError(f"{made.name}: {expr}", "a call stands inside another expression", "Run relax.transform.Normalize() on the module first.")
+        return ()
+
+    def _node(self, binding: Any, made: Function, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> Node:
+        call, kernel, why = binding.value, None, ""
+        name = _op_name(call)
+        if isinstance(binding, relax.MatchCast):
+            name = "match_cast"
+        if name == "relax.call_tir" and call.args[0].name_hint in self.kernels:
+            kernel = self.mod[call.args[0]]
+        op = OpCall(name, call, tuple(v.shape for v in inputs), tuple(v.shape for v in outputs), tuple(v.dims for v in inputs), tuple(v.dims for v in outputs), kernel)
+        found: Rule | str | None
+        if name == "relax.call_tir":
+            found = kernel_rule(op)
+        else:
+            found = rule_of(op)
+        if isinstance(found, str):
+            found, why = None, found
+        if found is None:
+            why = why or f"{name} has no rule"
+            if isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar) and call.op.name_hint in self.public:
+                raise ShardingError(f"{made.name}: {binding.var.name!r}", f"it calls the public function {call.op.name_hint!r}", "Make the callee private, or inline it.")
+            found = _whole_rule(op)
+        return Node(name, binding.var.name, made.name, found, inputs, outputs, binding, why)
+
+
+def _field_names(func: relax.Function, param: Any) -> dict[int, str]:
+    """The names that a function gives to the fields of a packed tuple."""
+    names: dict[int, str] = {}
+    if isinstance(param.ty, relax.TupleType):
+        for block in func.body.blocks:
+            for binding in block.bindings:
+                value = getattr(binding, "value", None)
+                if isinstance(value, relax.TupleGetItem) and value.tuple_value.same_as(param):
+                    names.setdefault(value.index, binding.var.name)
+    return names
+
+
+def _op_name(call: Any) -> str:
+    if not isinstance(call, tvm.ir.Call):
+        return type(call).__name__
+    op = call.op
+    if isinstance(op, tvm.ir.Op):
+        return str(call.args[0].global_symbol) if op.name in _PACKED and isinstance(call.args[0], relax.ExternFunc) else op.name
+    return op.name_hint if isinstance(op, tvm.ir.GlobalVar) else str(op)
+
+
+def _tensor_args(value: Any) -> Iterable[Any]:
+    if isinstance(value, tvm.ir.Call):
+        return value.args
+    if isinstance(value, tvm.ir.Var | relax.Tuple | relax.TupleGetItem):
+        return [value]
+    return relax.analysis.free_vars(value)
+
+
+def _whole_rule(op: OpCall) -> Rule:
+    """Every dimension of every tensor whole."""
+    sizes: dict[str, Size] = {}
+
+    def spec(shape: Shape) -> Spec:
+        dims: list[Dim] = []
+        for size in shape:
+            name = f"w{len(sizes)}"
+            sizes[name] = size
+            dims.append(((name,),))
+        return tuple(dims)
+
+    return Rule(tuple(map(spec, op.inputs)), tuple(map(spec, op.outputs)), sizes, whole=frozenset(sizes), reduce=None)

@@ -1,0 +1,177 @@
+"""Placement as an optimum: tables for every (operator strategy, value sharding) pair, solved exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..conversion import conversion
+from ..errors import ShardingError
+from ..expression import Rule
+from ..graph import Graph, Node, Value, map_tree
+from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature
+from ..sharding import Sharding
+from ..strategy import Strategy
+from .candidates import Candidates, find_candidates
+from .cost import INFEASIBLE, Cost
+from .search import Search, Solution
+from .solver import Factor, Table
+
+
+def make_plan(graph: Graph, cost: Cost) -> Plan:
+    """The `Plan` of least predicted time among all that obey the constraints on the graph's values.
+
+    Raises `ShardingError` when the constraints contradict each other.
+    """
+    candidates = find_candidates(graph, cost.mesh)
+    problem = _Problem(graph, candidates, cost)
+    solution = Search(problem.sizes, list(problem.groups.values())).run()
+    problem.check_feasible(solution)
+    return _report(graph, problem, solution)
+
+
+class _Problem:
+    """Variables: the sharding of each value, then the strategy of each operator."""
+
+    def __init__(self, graph: Graph, candidates: Candidates, cost: Cost) -> None:
+        self.graph, self.candidates, self.cost = graph, candidates, cost
+        self.nodes: list[Node] = [n for f in graph.functions.values() for n in f.nodes]
+        self.values = [v for v in graph.values if candidates.shardings[v]]
+        self.number: dict[Value | Node, int] = {x: i for i, x in enumerate((*self.values, *self.nodes))}
+        self.sizes = [len(candidates.shardings[v]) for v in self.values] + [len(candidates.strategies[n]) for n in self.nodes]
+        self._tables: dict[tuple[Any, ...], Table] = {}
+        self.groups: dict[str, list[Factor]] = {name: [] for name in graph.functions}
+        """The tables of each function."""
+        for node in self.nodes:
+            self._node(node)
+        for function in graph.functions.values():
+            for value, wanted, _ in function.at_end:
+                if wanted is not None:
+                    costs = [self._convert(value, s, wanted) for s in candidates.shardings[value]]
+                    self.groups[function.name].append(((self.number[value],), np.array(costs)))
+
+    def _node(self, node: Node) -> None:
+        strategies = self.candidates.strategies[node]
+        at = self.number[node]
+        factors = self.groups[node.function]
+        factors.append(((at,), self._times(node, strategies)))
+        merged: dict[int, Table] = {}
+        for operands, is_output in ((node.inputs, False), (node.outputs, True)):
+            for i, value in enumerate(operands):
+                v = self.number[value]
+                table = self._edge(node.rule, strategies, i, is_output, value)
+                merged[v] = merged[v] + table if v in merged else table
+        factors += [((at, v), table) for v, table in merged.items()]
+
+    def _times(self, node: Node, strategies: Sequence[Strategy]) -> Table:
+        shapes = tuple(self.cost.shape(v) for v in (*node.inputs, *node.outputs))
+        key = ("time", tuple(map(id, strategies)), shapes, node.rule.work)
+        if key not in self._tables:
+            self._tables[key] = np.array([self.cost.operator(node, s) for s in strategies])
+        return self._tables[key]
+
+    def _edge(self, rule: Rule, strategies: Sequence[Strategy], i: int, is_output: bool, value: Value) -> Table:
+        shardings = self.candidates.shardings[value]
+        key = (tuple(map(id, strategies)), tuple(map(id, shardings)), i, is_output, self.cost.shape(value), value.dtype)
+        if key not in self._tables:
+            rows = [[self._convert(value, s.outputs[i], d) if is_output else self._convert(value, d, s.inputs[i]) for d in shardings] for s in strategies]
+            self._tables[key] = np.array(rows)
+        return self._tables[key]
+
+    def _convert(self, value: Value, source: Sharding, target: Sharding) -> float:
+        return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target)
+
+    def check_feasible(self, solution: Solution) -> None:
+        if solution.cost < INFEASIBLE:
+            return
+        for variables, table in (f for factors in self.groups.values() for f in factors):
+            if table[tuple(solution.choice[v] for v in variables)] >= INFEASIBLE:
+                names = [f"{x.function}: {x.name!r}" for x in (*self.values, *self.nodes) if self.number[x] in variables]
+                raise ShardingError(" and ".join(names), "no placement obeys all that is asked of them", "Loosen the specs of the values around them.")
+
+
+def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
+    """The solution as a `Plan`."""
+    cost, candidates = problem.cost, problem.candidates
+    chosen = {v: candidates.shardings[v][solution.choice.get(problem.number[v], 0)] for v in problem.values}
+    choices: dict[str, list[Choice]] = {}
+    collectives: list[Collective] = []
+    predicted: dict[str, float] = {}
+    notes: dict[str, None] = {}
+
+    def convert(function: str, value: Value, source: Sharding, target: Sharding, reason: str, done: set[tuple[Value, Sharding]]) -> None:
+        if source == target or not value.is_tensor or (value, target) in done:
+            return
+        done.add((value, target))
+        shape, item = cost.shape(value), cost.item_bytes(value)
+        for step in conversion(source, target, cost.mesh) or []:
+            predicted[function] += cost.step_time(step, shape, item)
+            if step.kind != "slice":
+                held = cost.step_bytes(step, shape, item)
+                collectives.append(Collective(step.kind, step.axis, held, function, value.name, reason))
+
+    for name, function in graph.functions.items():
+        choices[name], predicted[name] = [], 0.0
+        done: set[tuple[Value, Sharding]] = set()
+        for node in function.nodes:
+            strategy = candidates.strategies[node][solution.choice[problem.number[node]]]
+            predicted[name] += cost.operator(node, strategy)
+            for value, sharding in zip(node.inputs, strategy.inputs, strict=True):
+                reason = f"{value.name!r} is kept as {chosen[value]}, {node.op} {node.name!r} takes it as {sharding}"
+                convert(name, value, chosen[value], sharding, reason, done)
+            for value, sharding in zip(node.outputs, strategy.outputs, strict=True):
+                reason = f"{node.op} makes {value.name!r} as {sharding}, it is kept as {chosen[value]}"
+                convert(name, value, sharding, chosen[value], reason, set())
+            choices[name].append(Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule))
+            if node.no_rule:
+                notes[f"{name}: {node.name!r} is replicated, as {node.no_rule}"] = None
+        for value, wanted, why in function.at_end:
+            if wanted is not None:
+                convert(name, value, chosen[value], wanted, f"{value.name!r} is kept as {chosen[value]}, {why}", done)
+    notes.update(dict.fromkeys(f"{n}: only the first candidates were considered" for n in candidates.cut_short))
+    if solution.gap:
+        notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
+    if solution.conditioned:
+        notes[f"the plan may not be the optimum: {solution.conditioned} variables were fixed before the search"] = None
+
+    def leaf(value: Value) -> Leaf:
+        shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
+        return Leaf(value.name, shape, value.dtype, chosen.get(value) if value.is_tensor else None)
+
+    signatures: dict[str, Signature] = {}
+    for name, function in graph.functions.items():
+        wanted = iter([w for _, w, _ in function.at_end])
+
+        def result(value: Value, wanted: Any = wanted) -> Leaf:
+            end = next(wanted)
+            found = leaf(value)
+            return Leaf(found.name, found.shape, found.dtype, end if end is not None and value.is_tensor else found.sharding)
+
+        params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
+        signatures[name] = Signature(params, map_tree(function.result, result) if function.result is not None else (), function.num_input)
+    own = {v: f"{v.function}.{v.name}" for v in graph.values}
+    return Plan(
+        mesh=cost.mesh,
+        params={v.name: chosen[v] for v in problem.values if v.role == "weight"},
+        inputs={own[v]: chosen[v] for v in problem.values if v.role == "input"},
+        outputs={key: s for name, sig in signatures.items() for key, s in _outputs(name, sig.outputs)},
+        values={own[v]: chosen[v] for v in problem.values if v.role != "weight"},
+        functions=signatures,
+        choices=choices,
+        collectives=collectives,
+        reasons={(v.name if v.role == "weight" else own[v]): v.reason for v in problem.values if v.reason},
+        predicted=predicted,
+        profile=cost.profile.name,
+        width=solution.width,
+        notes=list(notes),
+    )
+
+
+def _outputs(name: str, tree: LeafTree) -> list[tuple[str, Sharding]]:
+    if isinstance(tree, Leaf):
+        return [(name, tree.sharding)] if tree.sharding is not None else []
+    return [pair for i, part in enumerate(tree) for pair in _outputs(f"{name}[{i}]", part)]
+
+

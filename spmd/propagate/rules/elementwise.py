@@ -1,0 +1,50 @@
+"""Operators that compute each element from the elements at the same place, with broadcasting."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ...expression import Rule
+from .registry import OpCall, rule
+
+_UNARY_ZERO = "abs asin asinh atan ceil erf floor negative round sign sin sinh sqrt square tan tanh trunc nn.relu nn.silu nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu6"
+_UNARY = "acos acosh atanh bitwise_not cos cosh exp log logical_not rsqrt sigmoid nn.softplus isfinite isinf isnan clip"
+_BINARY_ZERO = "add subtract multiply maximum minimum bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor left_shift right_shift"
+_BINARY = "divide floor_divide power mod floor_mod log_add_exp equal not_equal less less_equal greater greater_equal"
+
+
+def _relax(names: str) -> list[str]:
+    return [f"relax.{n}" for n in names.split()]
+
+
+def _pointwise(op: OpCall, *, zero: Literal["", "any", "all"], linear: tuple[tuple[int, ...], ...] = ()) -> Rule:
+    return op.bind(", ".join(["..."] * len(op.inputs)) + " -> ...", zero=zero, linear=linear, work="pointwise")
+
+
+@rule(*_relax(_UNARY_ZERO), "relax.spmd.hint", "relax.wrap_param", "relax.stop_lift_params")
+def unary_zero(op: OpCall) -> Rule:
+    """f(0) = 0."""
+    return _pointwise(op, zero="all", linear=((0,),) if op.name in ("relax.negative", "relax.spmd.hint") else ())
+
+
+@rule("relax.astype")
+def astype(op: OpCall) -> Rule:
+    """A cast; not linear, as a sum of rounded terms is not the rounded sum."""
+    return _pointwise(op, zero="all")
+
+
+@rule(*_relax(_UNARY), *_relax(_BINARY), "relax.where")
+def pointwise(op: OpCall) -> Rule:
+    """Nothing more is known than that it goes element by element."""
+    return _pointwise(op, zero="", linear=((0,),) if op.name == "relax.divide" else ())
+
+
+@rule(*_relax(_BINARY_ZERO))
+def binary_zero(op: OpCall) -> Rule:
+    """f(0, 0) = 0; sums are linear in both terms together, products in either."""
+    linear: tuple[tuple[int, ...], ...] = ()
+    if op.name in ("relax.add", "relax.subtract"):
+        linear = ((0, 1),)
+    elif op.name == "relax.multiply":
+        linear = ((0,), (1,))
+    return _pointwise(op, zero="any" if op.name == "relax.multiply" else "all", linear=linear)

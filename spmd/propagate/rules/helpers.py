@@ -1,0 +1,35 @@
+"""Small pieces that several families of rules use."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+from ...expression import Shape
+
+
+def letters(rank: int, skip: str = "") -> list[str]:
+    """`rank` different factor names."""
+    names = [c for c in string.ascii_lowercase if c not in skip] + [f"f{i}" for i in range(rank)]
+    return names[:rank]
+
+
+def axis_of(axis: Any, rank: int) -> int:
+    """`axis` counted from the front."""
+    number = int(axis)
+    return number + rank if number < 0 else number
+
+
+def all_but(shape: Shape, axis: int, name: str) -> list[str]:
+    """Factor names of a tensor whose dimension `axis` is called `name`."""
+    names = letters(len(shape), skip=name)
+    names[axis] = name
+    return names
+
+
+def static(value: Any) -> int | None:
+    """The integer that a TVM expression holds, or None where it is symbolic."""
+    if isinstance(value, int):
+        return value
+    number = getattr(value, "value", None)
+    return number if isinstance(number, int) else None

@@ -1,0 +1,145 @@
+"""Which factors the two shapes of a reshape share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tvm
+import tvm_ffi
+
+from ...expression import Dim, Size, Spec
+from .helpers import static
+
+_Product = tuple[int, tuple[Any, ...]]
+"""A size as a known number times symbolic terms."""
+
+
+def match_shapes(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Spec, Spec, dict[str, Size], frozenset[str]]:
+    """Specs of a reshape's input and output, the sizes of their factors, and the factors that must stay whole.
+
+    Dimensions are taken in order into groups of equal product; within a group of known sizes the common factors are split off,
+    major first, so ``(9*64) -> (9, 64)`` gives ``(h d) -> h d``.
+    """
+    maker = _Factors()
+    ins: list[Dim] = []
+    outs: list[Dim] = []
+    i = j = 0
+    while i < len(source) or j < len(target):
+        a, b = [i], [j]
+        i, j = min(i + 1, len(source)), min(j + 1, len(target))
+        while not _equal(_product(source[a[0] : i]), _product(target[b[0] : j])):
+            left, right = _product(source[a[0] : i]), _product(target[b[0] : j])
+            if i < len(source) and (_divides(left, right) or j == len(target)):
+                i += 1
+            elif j < len(target):
+                j += 1
+            else:
+                break
+        # Trailing dimensions of size 1 go with the group before them.
+        while i < len(source) and static(source[i]) == 1:
+            i += 1
+        while j < len(target) and static(target[j]) == 1:
+            j += 1
+        group_in, group_out = maker.group(source[a[0] : i], target[b[0] : j])
+        ins += group_in
+        outs += group_out
+    return tuple(ins), tuple(outs), maker.sizes, frozenset(maker.whole)
+
+
+class _Factors:
+    def __init__(self) -> None:
+        self.sizes: dict[str, Size] = {}
+        self.whole: set[str] = set()
+
+    def new(self, size: Size) -> str:
+        name = f"f{len(self.sizes)}"
+        self.sizes[name] = size
+        return name
+
+    def group(self, source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[list[Dim], list[Dim]]:
+        """Specs for dimensions whose products agree."""
+        big_in = [d for d in source if static(d) != 1]
+        big_out = [d for d in target if static(d) != 1]
+        if len(big_in) == len(big_out) == 1:
+            one = self.new(static(big_in[0]))
+            names_in, names_out = [(one,)], [(one,)]
+        elif len(big_out) == 1 and len(big_in) > 1:
+            names_in = [(self.new(static(d)),) for d in big_in]
+            names_out = [tuple(n for (n,) in names_in)]
+        elif len(big_in) == 1 and len(big_out) > 1:
+            names_out = [(self.new(static(d)),) for d in big_out]
+            names_in = [tuple(n for (n,) in names_out)]
+        elif all(static(d) is not None for d in (*big_in, *big_out)):
+            names_in, names_out = self._common([static(d) or 0 for d in big_in], [static(d) or 0 for d in big_out])
+        else:
+            names_in, names_out = [self._opaque(d) for d in big_in], [self._opaque(d) for d in big_out]
+        return _place(source, names_in), _place(target, names_out)
+
+    def _opaque(self, size: Any) -> tuple[str, ...]:
+        name = self.new(static(size))
+        self.whole.add(name)
+        return (name,)
+
+    def _common(self, source: list[int], target: list[int]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+        """Split off greatest common factors, major first, until a pair has none; what is left stays whole."""
+        ins: list[tuple[str, ...]] = [() for _ in source]
+        outs: list[tuple[str, ...]] = [() for _ in target]
+        left, right = list(source), list(target)
+        i = j = 0
+        while i < len(left) and j < len(right):
+            shared = math.gcd(left[i], right[j])
+            if shared > 1:
+                name = self.new(shared)
+                ins[i], outs[j] = (*ins[i], name), (*outs[j], name)
+                left[i], right[j] = left[i] // shared, right[j] // shared
+            # Going on is only right where one side of the pair is used up.
+            if left[i] > 1 and right[j] > 1:
+                break
+            if left[i] == 1:
+                i += 1
+            if j < len(right) and right[j] == 1:
+                j += 1
+        for k, rest in enumerate(left):
+            if rest > 1:
+                ins[k] = (*ins[k], *self._opaque(rest))
+        for k, rest in enumerate(right):
+            if rest > 1:
+                outs[k] = (*outs[k], *self._opaque(rest))
+        return ins, outs
+
+
+def _place(dims: tuple[Any, ...], names: list[tuple[str, ...]]) -> list[Dim]:
+    rest = iter(names)
+    return [((),) if static(d) == 1 else (next(rest),) for d in dims]
+
+
+def _product(dims: tuple[Any, ...]) -> _Product:
+    number, terms = 1, []
+    for dim in dims:
+        stack = [dim]
+        while stack:
+            term = stack.pop()
+            value = static(term)
+            if value is not None:
+                number *= value
+            elif isinstance(term, tvm.tirx.Mul):
+                stack += [term.a, term.b]
+            else:
+                terms.append(term)
+    return number, tuple(terms)
+
+
+def _equal(a: _Product, b: _Product) -> bool:
+    return a[0] == b[0] and len(a[1]) == len(b[1]) and _divides(a, b)
+
+
+def _divides(a: _Product, b: _Product) -> bool:
+    """Whether `b` is a multiple of `a`."""
+    rest = list(b[1])
+    for term in a[1]:
+        at = next((k for k, other in enumerate(rest) if tvm_ffi.structural_equal(term, other)), None)
+        if at is None:
+            return False
+        del rest[at]
+    return a[0] != 0 and b[0] % a[0] == 0

@@ -1,0 +1,125 @@
+"""The joint optimum of several functions that share weights.
+
+Layers make a chain and functions make a row, so that eliminating all of them together would need a table over every function at once.
+Instead each function is solved exactly on its own, with the regret of each shared variable for each of its values. The sum of
+the separate optima bounds the joint one from below; fixing every shared variable to the value of least total regret gives a
+solution. Where the two meet, the solution is the optimum. Where they do not, the variable with the most unavoidable regret is branched
+on (branch and bound), at most `MOST_BRANCHES` times; what then remains is reported as a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .solver import Elimination, Factor, Table
+
+MOST_BRANCHES = 64
+_CLOSE = 1e-9
+"""Relative difference at which two costs are the same."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A value for each variable, the cost, and how far from the optimum it can be at most (0: it is the optimum)."""
+
+    choice: dict[int, int]
+    cost: float
+    gap: float
+    width: int
+    conditioned: int
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A branch: shared variables fixed so far, with a lower bound, and the regrets of those still open."""
+
+    bound: float
+    fixed: dict[int, int]
+    regrets: dict[int, Table]
+
+
+class Search:
+    """Minimizes the sum of `groups` of tables; variables in more than one group are shared."""
+
+    def __init__(self, sizes: Sequence[int], groups: Sequence[Sequence[Factor]]) -> None:
+        self.sizes, self.groups = sizes, groups
+        self.members = [sorted({v for variables, _ in factors for v in variables}) for factors in groups]
+        seen: dict[int, int] = {}
+        for members in self.members:
+            for v in members:
+                seen[v] = seen.get(v, 0) + 1
+        self.shared = [v for v in sorted(seen) if seen[v] > 1]
+        self._cache: dict[tuple[int, tuple[tuple[int, int], ...]], tuple[Elimination, dict[int, Table] | None]] = {}
+
+    def run(self) -> Solution:
+        """The best solution found, with its gap."""
+        root = self._node({})
+        best_choice, best = self._complete(root)
+        open_nodes = [root]
+        branches = 0
+        while open_nodes:
+            node = min(open_nodes, key=lambda n: n.bound)
+            if self._same(node.bound, best) or branches >= MOST_BRANCHES:
+                break
+            open_nodes.remove(node)
+            branches += 1
+            v = max(node.regrets, key=lambda u: (float(node.regrets[u].min()), float(np.sort(node.regrets[u])[:2].sum()), -u))
+            for value in range(self.sizes[v]):
+                if node.bound + float(node.regrets[v][value]) >= best and not self._same(best, node.bound):
+                    continue
+                child = self._node({**node.fixed, v: value})
+                choice, cost = self._complete(child)
+                if cost < best:
+                    best_choice, best = choice, cost
+                if child.bound < best and not self._same(child.bound, best) and child.regrets:
+                    open_nodes.append(child)
+        bound = min([n.bound for n in open_nodes if n.bound < best], default=best)
+        gap = 0.0 if self._same(bound, best) else (best - bound) / best
+        solved = [s for s, _ in self._cache.values()]
+        return Solution(best_choice, best, gap, max(s.width for s in solved), max(len(s.conditioned) for s in solved))
+
+    @staticmethod
+    def _same(a: float, b: float) -> bool:
+        return abs(a - b) <= _CLOSE * max(abs(a), abs(b))
+
+    def _node(self, fixed: dict[int, int]) -> _Node:
+        bound = 0.0
+        regrets: dict[int, Table] = {v: np.zeros(self.sizes[v]) for v in self.shared if v not in fixed}
+        for group in range(len(self.groups)):
+            solved, own = self._solve(group, fixed, with_regrets=True)
+            bound += solved.cost
+            for v, regret in own.items():
+                regrets[v] = regrets[v] + regret
+        return _Node(bound, fixed, regrets)
+
+    def _complete(self, node: _Node) -> tuple[dict[int, int], float]:
+        """Every open shared variable at its least total regret, everything else as suits each function best."""
+        fixed = {**node.fixed, **{v: _lowest(r) for v, r in node.regrets.items()}}
+        choice: dict[int, int] = {}
+        cost = 0.0
+        for group in range(len(self.groups)):
+            solved, _ = self._solve(group, fixed, with_regrets=False)
+            cost += solved.cost
+            choice.update(solved.choice)
+        return choice, cost
+
+    def _solve(self, group: int, fixed: Mapping[int, int], *, with_regrets: bool) -> tuple[Elimination, dict[int, Table]]:
+        members = self.members[group]
+        own = {v: fixed[v] for v in members if v in fixed}
+        key = (group, tuple(own.items()))
+        solved, regrets = self._cache.get(key, (None, None))
+        if solved is None:
+            solved = Elimination({v: self.sizes[v] for v in members}, self.groups[group], own)
+        if with_regrets and regrets is None:
+            inside = set(members)
+            regrets = solved.regrets(v for v in self.shared if v in inside and v not in own)
+        self._cache[key] = (solved, regrets)
+        return solved, regrets or {}
+
+
+def _lowest(regret: Table) -> int:
+    """The value of least regret; rounding does not decide between equal ones."""
+    return int(np.argmax(regret <= regret.min() + _CLOSE * max(1e-30, float(np.abs(regret).max()))))

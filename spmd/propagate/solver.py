@@ -1,0 +1,173 @@
+"""Exact minimization of a sum of small tables by variable elimination in a min-degree order.
+
+Dechter, "Bucket elimination: a unifying framework for reasoning" (1999), over the (min, +) semiring.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Table = NDArray[np.float64]
+Factor = tuple[tuple[int, ...], Table]
+"""Variables, and a table with one dimension for each."""
+
+LARGEST_TABLE = 1 << 22
+"""Entries of the largest table that elimination may make (32 MB)."""
+
+
+@dataclass
+class _Bucket:
+    """One eliminated variable: the sum of all tables that held it when its turn came, over ``(*around, variable)``."""
+
+    variable: int
+    around: tuple[int, ...]
+    total: Table
+
+
+class Elimination:
+    """The optimum of ``sum(tables)`` over variables with values ``range(sizes[v])``; ties go to the lowest values.
+
+    `fixed` variables keep the given value. Where a table would grow over `LARGEST_TABLE` entries, variables are fixed greedily first:
+    `conditioned` names them, and the result may then not be the optimum.
+    """
+
+    def __init__(self, sizes: Mapping[int, int], factors: Sequence[Factor], fixed: Mapping[int, int] | None = None) -> None:
+        self.sizes = {v: n for v, n in sizes.items() if not fixed or v not in fixed}
+        self.fixed: dict[int, int] = dict(fixed or {})
+        self.conditioned: list[int] = []
+        self.width = 0
+        self.cost = 0.0
+        self._buckets: list[_Bucket] = []
+        self._touching: dict[int, dict[int, Factor]] = {v: {} for v in self.sizes}
+        self._neighbours: dict[int, set[int]] = {v: set() for v in self.sizes}
+        self._count = 0
+        for variables, table in factors:
+            self._add(*_condition(variables, table, self.fixed))
+        self._run()
+
+    @property
+    def choice(self) -> dict[int, int]:
+        """A value for each variable."""
+        chosen = dict(self.fixed)
+        for bucket in reversed(self._buckets):
+            index = tuple(chosen[u] if n > 1 else 0 for u, n in zip(bucket.around, bucket.total.shape, strict=False))
+            chosen[bucket.variable] = int(np.argmin(bucket.total[index]))
+        return chosen
+
+    def regrets(self, variables: Iterable[int]) -> dict[int, Table]:
+        """For each variable and value, how much more the best solution with that value costs than the best of all."""
+        wanted = set(variables)
+        last = len(self._buckets)
+        turn = {b.variable: i for i, b in enumerate(self._buckets)}
+        # Each bucket sent its minimum to the bucket of its first neighbour; what all others know comes back the same way.
+        found: dict[int, Table] = {}
+        beliefs: dict[int, Table] = {}
+        waiting = [0] * last
+        parents: list[int | None] = []
+        for i, b in enumerate(self._buckets):
+            parent = min((turn[u] for u in b.around), default=None)
+            parents.append(parent)
+            if parent is not None:
+                waiting[parent] += 1
+        for i in range(last - 1, -1, -1):
+            bucket, parent = self._buckets[i], parents[i]
+            belief = bucket.total
+            if parent is not None:
+                outer = self._buckets[parent]
+                scope = (*outer.around, outer.variable)
+                sent = np.min(bucket.total, axis=-1)
+                beyond = beliefs[parent] - _aligned(bucket.around, sent, scope)
+                away = tuple(k for k, u in enumerate(scope) if u not in bucket.around)
+                kept = [u for u in scope if u in bucket.around]
+                belief = belief + _aligned(tuple(kept), np.min(beyond, axis=away), (*bucket.around, bucket.variable))
+                waiting[parent] -= 1
+                if not waiting[parent]:
+                    del beliefs[parent]
+            if waiting[i]:
+                beliefs[i] = belief
+            if bucket.variable in wanted:
+                least = np.min(belief, axis=tuple(range(belief.ndim - 1)))
+                found[bucket.variable] = least - least.min()
+        return found
+
+    def _add(self, variables: tuple[int, ...], table: Table) -> None:
+        if not variables:
+            self.cost += float(table)
+            return
+        self._count += 1
+        for v in variables:
+            self._touching[v][self._count] = (variables, table)
+            self._neighbours[v].update(variables)
+            self._neighbours[v].discard(v)
+
+    def _remove(self, v: int) -> list[Factor]:
+        """Take `v` and all tables that hold it out of the problem."""
+        held = self._touching.pop(v)
+        for key, (variables, _) in held.items():
+            for u in variables:
+                if u != v:
+                    del self._touching[u][key]
+        for u in self._neighbours.pop(v):
+            self._neighbours[u].discard(v)
+        return list(held.values())
+
+    def _run(self) -> None:
+        heap = [(len(around), v) for v, around in self._neighbours.items()]
+        heapq.heapify(heap)
+        while heap:
+            degree, v = heapq.heappop(heap)
+            if v not in self._neighbours or degree != len(self._neighbours[v]):
+                continue
+            around = tuple(sorted(self._neighbours[v]))
+            if self.sizes[v] * int(np.prod([self.sizes[u] for u in around], dtype=float)) > LARGEST_TABLE:
+                changed = self._fix_one(around)
+                changed.append(v)
+            else:
+                self._eliminate(v, around)
+                changed = list(around)
+            for u in changed:
+                heapq.heappush(heap, (len(self._neighbours[u]), u))
+
+    def _eliminate(self, v: int, around: tuple[int, ...]) -> None:
+        self.width = max(self.width, len(around))
+        scope = (*around, v)
+        total: Table = np.zeros([1] * len(around) + [self.sizes[v]])
+        for variables, table in self._remove(v):
+            total = total + _aligned(variables, table, scope)
+        # A dimension stays 1 where no table holds that neighbour.
+        total = np.broadcast_to(total, [self.sizes[u] for u in scope])
+        self._buckets.append(_Bucket(v, around, total))
+        self._add(around, np.min(total, axis=-1))
+
+    def _fix_one(self, among: tuple[int, ...]) -> list[int]:
+        """Fix the neighbour with most neighbours to what its own tables like best."""
+        u = max(among, key=lambda w: (len(self._neighbours[w]), self.sizes[w], -w))
+        around = list(self._neighbours[u])
+        held = self._remove(u)
+        best = int(np.argmin(sum(np.min(t, axis=tuple(i for i, w in enumerate(vs) if w != u)) for vs, t in held)))
+        self.fixed[u] = best
+        self.conditioned.append(u)
+        for variables, table in held:
+            self._add(*_condition(variables, table, {u: best}))
+        return around
+
+
+def _condition(variables: tuple[int, ...], table: Table, fixed: Mapping[int, int]) -> Factor:
+    """The table with some variables at fixed values."""
+    if not any(v in fixed for v in variables):
+        return variables, table
+    index = tuple(fixed[v] if v in fixed else slice(None) for v in variables)
+    return tuple(v for v in variables if v not in fixed), table[index]
+
+
+def _aligned(variables: tuple[int, ...], table: Table, scope: tuple[int, ...]) -> Table:
+    """`table` with its dimensions in the order of `scope`, and size 1 for the variables that it lacks."""
+    ranks = [scope.index(v) for v in variables]
+    moved = table.transpose(sorted(range(len(ranks)), key=ranks.__getitem__))
+    sizes = dict(zip(sorted(ranks), moved.shape, strict=True))
+    return moved.reshape([sizes.get(i, 1) for i in range(len(scope))])

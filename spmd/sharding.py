@@ -1,0 +1,187 @@
+"""Where a tensor lives: for each dimension the mesh axes that split it, and the axes over which the value is partial.
+
+A dimension may be split by *segments*: seen as consecutive pieces, each split evenly, worker r holding the r-th part of every
+piece. One segment is an ordinary split; unequal ones are fused weights such as QKV (``8192|1024|1024``). A segment has a
+*unit*: workers hold whole units (a head, a quantization group), and what does not fill the last worker is padding.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from types import EllipsisType
+
+from .errors import ShardingError
+from .mesh import Mesh
+
+PARTIAL_KINDS = ("sum", "max", "min", "prod")
+_TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@\w+)*)")
+_FIELD = re.compile(r"-|\w+(?:\+\w+)*(?::\d+(?:~\d+)?(?:\|\d+(?:~\d+)?)*)?")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`size` consecutive elements of a dimension, dealt out to workers in whole `unit`s."""
+
+    size: int
+    unit: int = 1
+
+    def local(self, workers: int) -> int:
+        """The elements that each worker holds of this segment, padding included."""
+        return -(-self.size // (self.unit * workers)) * self.unit
+
+
+@dataclass(frozen=True)
+class Split:
+    """How one dimension is split: over which mesh axes (major first), and by which segments."""
+
+    axes: tuple[str, ...]
+    segments: tuple[Segment, ...]
+
+    @property
+    def size(self) -> int:
+        """The global size of the dimension."""
+        return sum(s.size for s in self.segments)
+
+    def local_size(self, mesh: Mesh) -> int:
+        """The size that each worker holds, padding included."""
+        workers = mesh.axis_size(*self.axes)
+        return sum(s.local(workers) for s in self.segments)
+
+    def is_padded(self, mesh: Mesh) -> bool:
+        """Whether some worker holds padding."""
+        return self.local_size(mesh) * mesh.axis_size(*self.axes) != self.size
+
+    def normalized(self, mesh: Mesh) -> Split:
+        """The same placement with the smallest units: where a segment divides evenly, its unit says nothing."""
+        workers = mesh.axis_size(*self.axes)
+        return Split(self.axes, tuple(Segment(s.size) if s.size % (s.unit * workers) == 0 else s for s in self.segments))
+
+    def __str__(self) -> str:
+        plain = len(self.segments) == 1 and self.segments[0].unit == 1
+        sizes = "|".join(f"{s.size}~{s.unit}" if s.unit > 1 else f"{s.size}" for s in self.segments)
+        return "+".join(self.axes) + ("" if plain else f":{sizes}")
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """The placement of one tensor: a `Split` or None (whole) for each dimension, and ``(axis, kind)`` for each partial axis.
+
+    ``str()`` gives ``[tp:8192|1024|1024, -]`` or ``[-, -] sum@tp``; `parse` reads it back.
+    """
+
+    dims: tuple[Split | None, ...]
+    partial: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def replicated(cls, rank: int) -> Sharding:
+        """Every worker holds the whole value."""
+        return cls((None,) * rank)
+
+    @cached_property
+    def is_replicated(self) -> bool:
+        """Whether every worker holds the whole value."""
+        return not self.partial and all(d is None for d in self.dims)
+
+    def axes(self) -> tuple[str, ...]:
+        """Every mesh axis that this sharding uses."""
+        return tuple(a for d in self.dims if d for a in d.axes) + tuple(a for a, _ in self.partial)
+
+    def is_padded(self, mesh: Mesh) -> bool:
+        """Whether some worker holds padding."""
+        return any(d is not None and d.is_padded(mesh) for d in self.dims)
+
+    def normalized(self, mesh: Mesh) -> Sharding:
+        """The same placement in its one canonical form."""
+        return Sharding(tuple(d and d.normalized(mesh) for d in self.dims), self.partial)
+
+    def local_shape(self, shape: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
+        """The shape that each worker holds of a tensor of the global `shape`, padding included."""
+        if len(shape) != len(self.dims):
+            raise ShardingError(f"Sharding {self}", f"a tensor of shape {shape} has {len(shape)} dimensions, not {len(self.dims)}")
+        for i, (size, split) in enumerate(zip(shape, self.dims, strict=True)):
+            if split is not None and split.size != size:
+                raise ShardingError(f"Sharding {self}", f"dimension {i} has size {size}, and the segments add up to {split.size}")
+        return tuple(size if d is None else d.local_size(mesh) for size, d in zip(shape, self.dims, strict=True))
+
+    def __str__(self) -> str:
+        text = "[" + ", ".join("-" if d is None else str(d) for d in self.dims) + "]"
+        return " ".join([text, *(f"{kind}@{axis}" for axis, kind in self.partial)])
+
+    @classmethod
+    def parse(cls, text: str, shape: tuple[int, ...]) -> Sharding:
+        """Read back ``str(sharding)`` for a tensor of the global `shape` (-1 where a size is symbolic)."""
+        match = _TEXT.fullmatch(text)
+        fields = [] if match is None or not match[1] else match[1].split(", ")
+        if match is None or len(fields) != len(shape) or not all(_FIELD.fullmatch(field) for field in fields):
+            raise ShardingError("Sharding.parse", f"{text!r} is no sharding of {len(shape)} dimensions", "It reads like '[tp, -] sum@tp'.")
+        dims: list[Split | None] = []
+        for field, size in zip(fields, shape, strict=True):
+            axes, _, sizes = field.partition(":")
+            pieces = [tuple(map(int, s.split("~"))) for s in sizes.split("|")] if sizes else [(size,)]
+            dims.append(None if field == "-" else Split(tuple(axes.split("+")), tuple(Segment(*p) for p in pieces)))
+        partial = tuple((axis, kind) for kind, axis in (p.split("@") for p in match[2].split()))
+        return cls(tuple(dims), partial)
+
+
+class P:
+    """What a user asks for: one entry a dimension. None is whole, ``"tp"`` splits over an axis, ``("dp", "tp")`` over two
+    (major first), ``("tp", 8192, 1024, 1024)`` by segments; ``...`` stands for all dimensions not named, whole.
+
+    ``P("tp", None)``, ``P(..., "tp")``, ``P(("tp", 8192, 1024, 1024), None)``.
+    """
+
+    def __init__(self, *entries: str | tuple[str | int, ...] | EllipsisType | None) -> None:
+        self.entries = entries
+        if sum(e is ... for e in entries) > 1:
+            raise ShardingError(f"{self}", "'...' may stand only once")
+
+    def sharding(self, shape: tuple[int | None, ...], mesh: Mesh, where: str) -> Sharding:
+        """The `Sharding` that it asks of a tensor of the global `shape` (None where a size is symbolic); `where` is for errors."""
+        entries = list(self.entries)
+        if ... in entries:
+            at = entries.index(...)
+            entries[at : at + 1] = [None] * (len(shape) - len(entries) + 1)
+        if len(entries) != len(shape):
+            raise ShardingError(
+                where, f"{self} has {len(entries)} entries, the value has {len(shape)} dimensions", "Give one entry a dimension, or '...'."
+            )
+        dims = tuple(self._split(e, i, size, mesh, where) for i, (e, size) in enumerate(zip(entries, shape, strict=True)))
+        used = [axis for d in dims if d for axis in d.axes]
+        for axis in used:
+            if used.count(axis) > 1:
+                raise ShardingError(where, f"{self} uses mesh axis {axis!r} twice", "An axis can split one dimension only.")
+        return Sharding(dims).normalized(mesh)
+
+    def _split(self, entry: object, dim: int, size: int | None, mesh: Mesh, where: str) -> Split | None:
+        if entry is None or entry == ():
+            return None
+        items = entry if isinstance(entry, tuple) else (entry,)
+        axes = tuple(i for i in items if isinstance(i, str))
+        sizes = tuple(i for i in items if isinstance(i, int))
+        if len(axes) + len(sizes) != len(items) or not axes:
+            raise ShardingError(
+                where, f"{self} has the entry {entry!r}", "An entry is None, a mesh axis, or a tuple of axes and segment sizes."
+            )
+        for axis in axes:
+            if axis not in mesh.axes:
+                raise ShardingError(where, f"{self} names mesh axis {axis!r}", f"The axes of {mesh} are {', '.join(map(repr, mesh.axes))}.")
+        if size is None:
+            raise ShardingError(
+                where,
+                f"{self} splits dimension {dim}, whose size is symbolic",
+                "Only dimensions of a known size are split; use None there.",
+            )
+        if sizes and sum(sizes) != size:
+            raise ShardingError(where, f"the segments {sizes} of dimension {dim} add up to {sum(sizes)}, and its size is {size}")
+        return Split(axes, tuple(Segment(s) for s in sizes or (size,)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, P) and self.entries == other.entries
+
+    def __hash__(self) -> int:
+        return hash(self.entries)
+
+    def __repr__(self) -> str:
+        return f"P({', '.join('...' if e is ... else repr(e) for e in self.entries)})"

@@ -1,0 +1,193 @@
+"""Running a sharded program: workers, each with a virtual machine, that take and give global arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from . import arguments
+from .arguments import Handle
+from .collectives.backend import Backend, Record, make_backend
+from .collectives.pool import Pool
+from .errors import ShardingError, nearest
+from .mesh import Mesh
+from .plan import Leaf, LeafTree, Plan, Signature
+from .schedules import build
+from .sharding import Sharding
+
+
+class Sharded(Protocol):
+    """What `workers` reads of a sharded module."""
+
+    @property
+    def mod(self) -> Any:
+        """The program of each worker, an IRModule."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh:
+        """The workers."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """Whose `functions` give the signature of each function."""
+        ...
+
+
+def workers(sharded: Sharded | tvm.IRModule, backend: str = "threads", target: Any = "llvm", timeout: float = 60.0) -> Workers:
+    """Compile `sharded` once and start its workers; a plain IRModule gets one worker that holds everything.
+
+    Use it in a `with` statement. `timeout` is the longest, in seconds, that a worker may wait for another.
+    """
+    return Workers(sharded, backend, target, timeout)
+
+
+class Workers:
+    """Running workers. ``w["main"](x, weight)`` takes global arrays and gives global arrays.
+
+    Arguments are NumPy arrays, TVM tensors, numbers, tuples of ints for shapes, tuples for tuple parameters, and handles
+    of what is on the workers already: weights (`load`), opaque results such as a KV cache, results kept (``keep=True``).
+    """
+
+    def __init__(self, sharded: Sharded | tvm.IRModule, backend: str, target: Any, timeout: float) -> None:
+        if isinstance(sharded, tvm.IRModule):
+            mod, self.mesh, self.signatures = sharded, Mesh(tp=1), signatures(sharded)
+        else:
+            mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
+        self.backend = make_backend(backend, self.mesh, timeout)
+        executable = build(mod, target, parallel=self.mesh.size == 1)
+        self._pool = Pool(self.backend)
+        self._machines: dict[int, Any] = {}
+
+        def start(rank: int) -> None:
+            self._machines[rank] = relax.VirtualMachine(executable, self.backend.device(rank))
+
+        self._pool.run("its start", start)
+
+    def __getitem__(self, function: str) -> WorkerFunction:
+        """The function of this name, on all workers."""
+        if function not in self.signatures:
+            raise ShardingError("workers", f"there is no function {function!r}", nearest(function, self.signatures))
+        return WorkerFunction(self, function, self.signatures[function])
+
+    def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool) -> Any:
+        """Run `function` on every worker; see `WorkerFunction`."""
+        bound = arguments.Binder(function, signature, self.backend).bind(args)
+        mine = dict(zip(self.backend.ranks, bound, strict=True))
+        results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]))
+        return arguments.returned(signature.outputs, results, self.backend, keep)
+
+    def load(self, weights: Mapping[str, Any] | Sequence[Any], function: str | None = None) -> tuple[Handle, ...]:
+        """Cut and place weights, by name or in order: one handle for each parameter after `num_input`.
+
+        `function` is whose weights they are; without it, the first function that has the attribute `num_input`.
+        Parameters that are a packed tuple take, and give, one handle for all of it.
+        """
+        if function is None:
+            function = next((name for name, s in self.signatures.items() if s.num_input is not None), None)
+        if function is None:
+            way_out = "Set the function attribute num_input, or pass all arguments to the function itself."
+            raise ShardingError("load", "no function says which of its parameters are weights", way_out)
+        signature = self[function].signature
+        trees = signature.params[signature.num_input or 0 :]
+        leaves = [leaf for tree in trees for leaf in arguments.leaves(tree)]
+        values = _in_order(weights, leaves, function) if isinstance(weights, Mapping) else list(weights)
+        if len(values) != len(leaves):
+            raise ShardingError(f"{function}(), weights", f"it takes {len(leaves)} weights, and got {len(values)}")
+        left = iter(values)
+        return tuple(_load(tree, left, function, signature, self.backend) for tree in trees)
+
+    def call_packed(self, name: str, *args: Any) -> Any:
+        """Call the TVM function registered as `name` on every worker, handles replaced by the worker's own object.
+
+        A number, text or shape comes back from the first worker, anything else as a handle.
+        """
+        function = tvm_ffi.get_global_func(name, allow_missing=True)
+        if function is None:
+            raise ShardingError("call_packed", f"TVM knows no global function {name!r}")
+        columns = [arguments.plain_everywhere(arg, self.backend) for arg in args]
+        mine = {rank: [column[i] for column in columns] for i, rank in enumerate(self.backend.ranks)}
+        return arguments.wrapped(self._pool.run(name, lambda rank: function(*mine[rank])), self.backend, keep=True)
+
+    def trace(self, rank: int | None = None) -> tuple[Record, ...]:
+        """The collectives of the last run on worker `rank`, by default the first of this process."""
+        return self._pool.communicator(self.backend.ranks[0] if rank is None else rank).trace()
+
+    def close(self) -> None:
+        """Stop the workers. Handles are of no use after it."""
+        self._machines.clear()
+        self._pool.close()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class WorkerFunction:
+    """One function of the program, on all workers."""
+
+    def __init__(self, owner: Workers, name: str, signature: Signature) -> None:
+        self._owner, self.name, self.signature = owner, name, signature
+
+    def __call__(self, *args: Any, keep: bool = False) -> Any:
+        """Cut `args`, run, and join the results; with `keep`, results stay on the workers as handles."""
+        return self._owner.call(self.name, self.signature, args, keep)
+
+    def __repr__(self) -> str:
+        return f"<{self.name!r} on the workers of {self._owner.mesh}>"
+
+
+def signatures(mod: tvm.IRModule) -> dict[str, Signature]:
+    """The signatures of a module for one worker: everything replicated."""
+    found: dict[str, Signature] = {}
+    for variable, function in mod.functions_items():
+        if isinstance(function, relax.Function) and function.attrs and "global_symbol" in function.attrs:
+            params = tuple(_tree(param.name, param.ty) for param in function.params)
+            number = function.attrs.get("num_input", None)
+            outputs = _tree(variable.name_hint, function.ret_ty)
+            found[variable.name_hint] = Signature(params, outputs, None if number is None else int(number))
+    return found
+
+
+def _tree(name: str, ty: Any) -> LeafTree:
+    if isinstance(ty, relax.TupleType):
+        return tuple(_tree(f"{name}.{i}", field) for i, field in enumerate(ty.fields))
+    if isinstance(ty, relax.TensorType) and ty.shape is not None and isinstance(ty.shape, relax.ShapeExpr):
+        sizes = tuple(int(s) if isinstance(s, tvm.tirx.IntImm) else str(s) for s in ty.shape.values)
+        return Leaf(name, sizes, str(ty.dtype), Sharding.replicated(len(sizes)))
+    return Leaf(name, None, str(getattr(ty, "dtype", "object")), None)
+
+
+def _load(tree: LeafTree, weights: Iterator[Any], function: str, signature: Signature, backend: Backend) -> Handle:
+    """The next weight, or a packed tuple of the next ones, cut and placed."""
+    if isinstance(tree, tuple):
+        parts = [_load(part, weights, function, signature, backend) for part in tree]
+        packed = [tvm_ffi.convert([p.objects[i] for p in parts]) for i in range(len(backend.ranks))]
+        return Handle(tuple(packed), backend, tree)
+    weight = next(weights)
+    array = arguments.as_array(weight)
+    if array is None or tree.sharding is None:
+        what = f"it takes {arguments.described(tree)}, and got {arguments.kind_of(weight)}"
+        raise ShardingError(f"{function}(), weight {tree.name!r}", what)
+    arguments.Binder(function, signature, backend).check(tree, array.shape, array.dtype.name)
+    return Handle(tuple(arguments.place(array, tree.sharding, backend, share=True)), backend, tree, array.shape)
+
+
+def _in_order(weights: Mapping[str, Any], leaves: Sequence[Leaf], function: str) -> list[Any]:
+    """The values of `weights` in the order of `leaves`."""
+    names = dict.fromkeys(leaf.name for leaf in leaves)
+    missing, unexpected = [n for n in names if n not in weights], [w for w in weights if w not in names]
+    if missing or unexpected:
+        odd, why = (missing, "is missing") if missing else (unexpected, "is no weight of it")
+        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+        near = nearest(odd[0], (unexpected or weights) if missing else names)
+        raise ShardingError(f"{function}(), weights", f"{odd[0]!r} {why}{more}", near)
+    return [weights[name] for name in names]
