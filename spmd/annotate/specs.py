@@ -33,8 +33,8 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
     for pattern, spec in specs.items():
         if not isinstance(spec, P):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", "Write P('tp', None).")
-        hits = [n for n in names if fnmatchcase(n, pattern)]
-        ending = [n for n in results if fnmatchcase(n, pattern)]
+        hits = [n for n in names if n == pattern or fnmatchcase(n, pattern)]
+        ending = [n for n in results if n == pattern or fnmatchcase(n, pattern)]
         if not hits and not ending:
             raise ShardingError(f"specs[{pattern!r}]", "it matches no weight, input, value or result", nearest(pattern, [*names, *results]))
         for name in hits:

@@ -18,3 +18,9 @@ def filled_like(op: OpCall) -> Rule:
     """Shaped like the first input; the fill value, where there is one, has rank 0."""
     names = " ".join(letters(len(op.outputs[0])))
     return op.bind(f"{names}{', ' if len(op.inputs) > 1 else ''} -> {names}", zero="all" if op.name == "relax.zeros_like" else "")
+
+
+@rule("relax.arange")
+def arange(op: OpCall) -> Rule:
+    """Consecutive numbers: each worker makes all of them."""
+    return op.bind("-> n", whole="n")

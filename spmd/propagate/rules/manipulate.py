@@ -44,7 +44,7 @@ def split(op: OpCall) -> Rule:
     def local(size: Callable[[str], int]) -> dict[str, Any]:
         sizes = [size(p) for p in parts]
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-        return {"indices_or_sections": tirx.IntImm("int64", len(sizes)) if len(set(sizes)) == 1 else ends, "axis": axis}
+        return {"indices_or_sections": tirx.IntImm("int64", len(sizes)) if len(set(sizes)) == 1 else [tirx.IntImm("int64", e) for e in ends], "axis": axis}
 
     local_attrs = local if all(o[axis] is not None for o in op.outputs) else None
     return op.bind(f"{whole} -> {outs}", zero="all", linear=_LINEAR, local_attrs=local_attrs, work="view")
@@ -71,6 +71,12 @@ def match_cast(_: OpCall) -> str:
 def broadcast_to(op: OpCall) -> Rule:
     """NumPy's broadcasting to a given shape."""
     return op.bind("... -> ...", zero="all", linear=_LINEAR, shape_args={1: 0}, work="view")
+
+
+@rule("relax.triu", "relax.tril")
+def triangle(op: OpCall) -> Rule:
+    """Which elements are kept depends on their place in the last two dimensions."""
+    return op.bind("...a b -> ...a b", whole="a b", zero="all", linear=_LINEAR)
 
 
 @rule("relax.repeat")

@@ -1,0 +1,1 @@
+"""Whole models, written with the public names of spmd only."""

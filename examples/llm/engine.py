@@ -1,0 +1,130 @@
+"""Runs the model on one worker or several: the cache, the prompt, and one token after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from tvm.runtime import ShapeTuple
+
+import spmd
+
+from .config import LlamaConfig
+from .errors import ModelError
+from .model import build_module
+from .sampling import Sampler
+
+METHODS = ("embed", "prefill", "decode", "create_paged_kv_cache")
+PAGE_SIZE, PREFILL_CHUNK = 16, 512
+SEQUENCE = 0
+"""The number of the one sequence in the cache."""
+
+
+class Engine:
+    """One conversation on the workers of `spmd.workers(...)`.
+
+    workers: the running program, sharded or not; weights: {name: global array}; max_seq_len: tokens that fit.
+    """
+
+    def __init__(self, workers: Any, weights: Mapping[str, np.ndarray], max_seq_len: int = 2048):
+        self.workers, self.max_seq_len = workers, max_seq_len
+        self.params = workers.load(weights, "prefill")
+        sizes = (1, max_seq_len, PREFILL_CHUNK, PAGE_SIZE, 0)
+        self.cache = workers["create_paged_kv_cache"](*(ShapeTuple([size]) for size in sizes))
+        self.ids: list[int] = []
+        workers.call_packed("vm.builtin.kv_state_add_sequence", self.cache, SEQUENCE)
+
+    def rewind(self, length: int) -> None:
+        """Keeps the first `length` tokens in the cache and forgets the rest."""
+        surplus = len(self.ids) - length
+        if surplus > 0:
+            self.workers.call_packed("vm.builtin.kv_state_popn", self.cache, SEQUENCE, surplus)
+            del self.ids[length:]
+
+    def feed(self, ids: list[int]) -> np.ndarray:
+        """Appends tokens to the sequence; the logits (vocab,) in float32 after the last of them.
+
+        Raises ModelError if the cache is full.
+        """
+        if len(self.ids) + len(ids) > self.max_seq_len:
+            tokens = f"{len(self.ids) + len(ids)} tokens do not fit into the cache of {self.max_seq_len}"
+            raise ModelError("the conversation", tokens, "Shorten it, or raise --max-seq-len.")
+        logits = np.empty(0, "float32")
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            chunk = ids[start : start + PREFILL_CHUNK]
+            embed = self.workers["embed"](np.array(chunk, "int32"), *self.params)[None]
+            step = self.workers["decode" if len(chunk) == 1 else "prefill"]
+            lengths = ShapeTuple([SEQUENCE]), ShapeTuple([len(chunk)])
+            self.workers.call_packed("vm.builtin.kv_state_begin_forward", self.cache, *lengths)
+            logits, self.cache = step(embed, self.cache, *self.params)
+            self.workers.call_packed("vm.builtin.kv_state_end_forward", self.cache)
+            self.ids += chunk
+        return logits.reshape(-1)
+
+    def prompt(self, ids: list[int]) -> np.ndarray:
+        """Makes the sequence equal to `ids`, keeping what the cache has of it; the logits (vocab,) after the last."""
+        kept = 0
+        for old, new in zip(self.ids, ids[:-1], strict=False):
+            if old != new:
+                break
+            kept += 1
+        self.rewind(kept)
+        return self.feed(ids[kept:])
+
+    def generate(
+        self,
+        prompt: list[int],
+        sampler: Callable[[np.ndarray], int] | None = None,
+        max_tokens: int = 256,
+        stop_ids: Collection[int] = (),
+        logits_out: list[np.ndarray] | None = None,
+    ) -> Iterator[int]:
+        """Tokens that follow `prompt`, greedy unless a sampler is given; ends at a stop token, which is not given out.
+
+        `logits_out` receives the logits behind every choice.
+        """
+        choose = sampler or Sampler()
+        logits = self.prompt(prompt)
+        for count in range(1, max_tokens + 1):
+            if logits_out is not None:
+                logits_out.append(logits)
+            token = choose(logits)
+            if token in stop_ids:
+                return
+            yield token
+            if count == max_tokens or len(self.ids) == self.max_seq_len:
+                return
+            logits = self.feed([token])
+
+    def score(self, prompt: list[int], answer: list[int]) -> np.ndarray:
+        """The logits (len(answer), vocab) before each token of a given answer, step by step as generation does."""
+        steps = [self.prompt(prompt)]
+        steps += [self.feed([token]) for token in answer[:-1]]
+        return np.stack(steps)
+
+
+def check_shards(config: LlamaConfig, num_shards: int) -> None:
+    """Raises ModelError if the attention heads cannot be spread over `num_shards` workers."""
+    most = config.num_key_value_heads
+    if not 1 <= num_shards <= most:
+        what = f"{num_shards} workers cannot share the {most} key/value heads of this model"
+        raise ModelError("--num-shards", what, f"Each worker needs one: use 1 to {most}.")
+
+
+def shard(config: LlamaConfig, num_shards: int, target: str = "llvm") -> Any:
+    """What `spmd.workers` runs: the plain IRModule for one worker, else a ShardedModule.
+
+    Raises ModelError for too many shards, and spmd.ShardingError if the model cannot be sharded.
+    """
+    check_shards(config, num_shards)
+    mod, _ = build_module(config, target, METHODS)
+    return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards)
+
+
+@contextmanager
+def start(program: Any, weights: Mapping[str, np.ndarray], *, target: str = "llvm", max_seq_len: int = 2048) -> Iterator[Engine]:
+    """Compiles what `shard` returns, starts its workers, places the weights, and gives an engine."""
+    with spmd.workers(program, backend="threads", target=target) as workers:
+        yield Engine(workers, weights, max_seq_len)

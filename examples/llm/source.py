@@ -1,0 +1,144 @@
+"""One model on disk, a GGUF file or a Hugging Face folder: its configuration, weights and tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .config import LlamaConfig
+from .errors import ModelError
+from .tokenizer import ChatTokenizer, tokenizer_from_gguf, tokenizer_from_hf
+from .weights import assemble, gguf_name, unpermute
+
+COMPLETE = "Give a complete Hugging Face folder, or a .gguf file."
+
+
+class Source(Protocol):
+    """What a model on disk answers; each raises ModelError where the files do not hold it."""
+
+    config: LlamaConfig
+
+    def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]: ...
+
+    def tokenizer(self) -> ChatTokenizer: ...
+
+
+def open_model(path: str | Path) -> Source:
+    """The model at `path`: a `.gguf` file, or a folder with config.json. Raises ModelError with the way out."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        way_out = "Give a .gguf file or a Hugging Face folder, or run: python -m examples.llm.fetch"
+        raise ModelError(path, "there is no such file or folder", way_out)
+    if path.is_dir():
+        return FolderSource(path)
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(path, "this is not a GGUF file", "Give a .gguf file or a Hugging Face folder.")
+    return GGUFSource(path)
+
+
+class GGUFSource:
+    """A GGUF file; quantized tensors are made float when they are read."""
+
+    def __init__(self, path: Path):
+        import gguf  # takes a second to import: only those who open a GGUF file pay
+
+        self.path = path
+        try:
+            reader = gguf.GGUFReader(path)
+        except (ValueError, IndexError, KeyError) as error:
+            raise ModelError(path, f"the file is broken ({error})", "Download it again.") from error
+        self.metadata: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.config = LlamaConfig.from_gguf(self.metadata, self.tensors, str(path))
+
+    def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]:
+        """{name: array} as model.build_module orders them, fused, q and k rows in Hugging Face's order."""
+        return assemble(self.config.with_dtype(dtype), self._read, str(self.path))
+
+    def _read(self, name: str) -> np.ndarray:
+        from gguf.quants import dequantize
+
+        tensor = self.tensors.get(gguf_name(name))
+        if tensor is None:
+            raise ModelError(self.path, f"tensor '{gguf_name(name)}' is missing", "Download the file again.")
+        try:
+            array = dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            what = f"tensor '{tensor.name}' is {tensor.tensor_type.name}, which cannot be read"
+            raise ModelError(self.path, what, "Use a file of another quantization.") from error
+        if name.endswith("q_proj.weight"):
+            return unpermute(array, self.config.num_attention_heads)
+        if name.endswith("k_proj.weight"):
+            return unpermute(array, self.config.num_key_value_heads)
+        return array
+
+    def tokenizer(self) -> ChatTokenizer:
+        """The tokenizer and chat template that the metadata describe."""
+        return tokenizer_from_gguf(self.metadata, str(self.path))
+
+
+@dataclass
+class FolderSource:
+    """A Hugging Face folder: config.json, model*.safetensors (with or without an index), tokenizer.json."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.config = LlamaConfig.from_hf(self._json("config.json"), str(self.path / "config.json"))
+
+    def _json(self, name: str) -> dict[str, Any]:
+        """The contents of one JSON file; raises ModelError if it is missing or broken."""
+        file = self.path / name
+        if not file.exists():
+            raise ModelError(self.path, f"there is no {name} in it", COMPLETE)
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(file, f"this is not valid JSON ({error})", "Download it again.") from error
+
+    def files(self) -> list[Path]:
+        """The safetensors files, from the index where there is one; raises ModelError if one is missing."""
+        if (self.path / "model.safetensors.index.json").exists():
+            names = sorted(set(self._json("model.safetensors.index.json")["weight_map"].values()))
+        else:
+            names = sorted(file.name for file in self.path.glob("model*.safetensors"))
+        if not names:
+            raise ModelError(self.path, "there is no model*.safetensors in it", COMPLETE)
+        for name in names:
+            if not (self.path / name).exists():
+                raise ModelError(self.path, f"there is no {name} in it, which its index names", COMPLETE)
+        return [self.path / name for name in names]
+
+    def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]:
+        """{name: array} as model.build_module orders them, q/k/v and gate/up fused."""
+        import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16, which safetensors asks for by name)
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            handles = [safe_open(file, framework="numpy") for file in self.files()]
+        except SafetensorError as error:
+            raise ModelError(self.path, f"its weights are broken ({error})", "Download them again.") from error
+        owner = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+
+        def read(name: str) -> np.ndarray:
+            if name not in owner:
+                raise ModelError(self.path, f"there is no tensor '{name}' in it", COMPLETE)
+            return owner[name].get_tensor(name)
+
+        return assemble(self.config.with_dtype(dtype), read, str(self.path))
+
+    def tokenizer(self) -> ChatTokenizer:
+        """tokenizer.json with the chat template of tokenizer_config.json or chat_template.jinja."""
+        if not (self.path / "tokenizer.json").exists():
+            raise ModelError(self.path, "there is no tokenizer.json in it", COMPLETE)
+        settings = self._json("tokenizer_config.json") if (self.path / "tokenizer_config.json").exists() else {}
+        template = self.path / "chat_template.jinja"
+        if template.exists():
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+        generation = "generation_config.json" if (self.path / "generation_config.json").exists() else "config.json"
+        return tokenizer_from_hf(self.path / "tokenizer.json", settings, self._json(generation).get("eos_token_id"))

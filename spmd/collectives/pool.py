@@ -1,0 +1,144 @@
+"""Threads that stay: one for each worker of this process, which runs what it is given with its communicator at hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from .backend import Backend, CollectiveError, Communicator, set_communicator
+
+Task = Callable[[int], Any]  # takes the rank
+
+
+class WorkerError(RuntimeError):
+    """A worker failed: the first that did, by `rank`; its error, with its traceback, is the cause."""
+
+    def __init__(self, rank: int, what: str, error: BaseException) -> None:
+        self.rank = rank
+        super().__init__(f"worker {rank} failed in {what}: {type(error).__name__}: {error}")
+
+
+class Pool:
+    """The workers of `backend` that live in this process, waiting for something to run."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.broken = ""  # why nothing runs any more
+        self._outbox: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+        self._inboxes: dict[int, SimpleQueue[Task | None]] = {rank: SimpleQueue() for rank in backend.ranks}
+        self._communicators: dict[int, Communicator] = {}
+        self._busy = threading.Lock()
+        self._threads = [
+            threading.Thread(
+                target=_serve,
+                args=(backend, rank, self._communicators, inbox, self._outbox),
+                name=f"spmd-worker-{rank}",
+                daemon=True,
+            )
+            for rank, inbox in self._inboxes.items()
+        ]
+        weakref.finalize(self, _dismiss, list(self._inboxes.values()))
+        for thread in self._threads:
+            thread.start()
+        try:
+            self._collect("its start")
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, what: str, task: Task) -> list[Any]:
+        """What ``task(rank)`` returns on each worker of this process, in the order of their ranks.
+
+        Raises WorkerError, with all others released, if one fails; `what` names the task there.
+        """
+        with self._busy:
+            if self.broken:
+                raise RuntimeError(f"{what} cannot run: {self.broken}")
+            self.backend.begin()
+            for inbox in self._inboxes.values():
+                inbox.put(task)
+            return self._collect(what)
+
+    def communicator(self, rank: int) -> Communicator:
+        """The communicator of worker `rank`, of this process."""
+        return self._communicators[rank]
+
+    def close(self) -> None:
+        """Stop the threads; a second time does nothing."""
+        if self.broken == "the workers are closed":
+            return
+        stuck, self.broken = self.broken, "the workers are closed"
+        _dismiss(list(self._inboxes.values()))
+        for thread in self._threads:
+            thread.join(0.0 if stuck else self.backend.timeout)
+        self.backend.close()
+
+    def _collect(self, what: str) -> list[Any]:
+        results: dict[int, Any] = {}
+        errors: dict[int, BaseException] = {}
+        deadline: float | None = None
+        try:
+            while len(results) + len(errors) < len(self._inboxes):
+                if deadline is not None and time.monotonic() > deadline:
+                    absent = [str(rank) for rank in self._inboxes if rank not in results and rank not in errors]
+                    self.broken = f"worker {', '.join(absent)} did not come back from {what} after another failed"
+                    break
+                try:
+                    # not for longer: a signal does not end every wait, and Ctrl-C has to be seen
+                    rank, result, error = self._outbox.get(timeout=0.2)
+                except Empty:
+                    continue
+                if error is None:
+                    results[rank] = result
+                else:
+                    errors[rank] = error
+                    deadline = deadline or time.monotonic() + self.backend.timeout
+        except BaseException:  # Ctrl-C in the caller: let nobody run on
+            self.broken = f"{what} was interrupted"
+            for communicator in self._communicators.values():
+                communicator.abort("was interrupted by the caller")
+            raise
+        if errors:
+            # who was released because another failed says less than the other
+            rank = min(errors, key=lambda r: (isinstance(errors[r], CollectiveError), r))
+            raise WorkerError(rank, what, errors[rank]) from errors[rank]
+        return [results[rank] for rank in self._inboxes]
+
+
+def _serve(
+    backend: Backend,
+    rank: int,
+    communicators: dict[int, Communicator],
+    inbox: SimpleQueue[Task | None],
+    outbox: SimpleQueue[tuple[int, Any, BaseException | None]],
+) -> None:
+    """The life of a worker. It knows nothing of its pool, so that a pool that nobody holds can go."""
+    try:
+        communicator = communicators[rank] = backend.communicator(rank)
+    except BaseException as error:
+        outbox.put((rank, None, error))
+        return
+    outbox.put((rank, None, None))
+    set_communicator(communicator)
+    while (task := inbox.get()) is not None:
+        communicator.calls = []
+        result, problem = None, None
+        try:
+            result = task(rank)
+            communicator.finish()
+        except BaseException as error:
+            communicator.abort(f"failed with {type(error).__name__}: {error}")
+            problem = error
+        outbox.put((rank, result, problem))
+        del task, result, problem  # hold no tensors while waiting for the next
+    set_communicator(None)
+    communicator.close()
+
+
+def _dismiss(inboxes: list[SimpleQueue[Task | None]]) -> None:
+    for inbox in inboxes:
+        inbox.put(None)

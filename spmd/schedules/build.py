@@ -1,0 +1,64 @@
+"""`build`: a whole-model Relax module to an executable, for any target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from spmd.schedules.producers import FuseProducers
+from spmd.schedules.scheduling import CPUSchedules
+from spmd.schedules.targets import TargetLike, is_cpu, resolve
+from spmd.schedules.widen import WidenHalf
+
+
+def build(
+    mod: tvm.IRModule,
+    target: TargetLike = "llvm",
+    *,
+    parallel: bool = False,
+) -> Any:
+    """Compile `mod`, which stays as it is, to an executable for `relax.VirtualMachine`.
+
+    `target`: see `targets.resolve`. `parallel` (CPU): spread outer loops over TVM's thread pool; each calling thread
+    has a pool of its own, so leave it off where several workers share the machine.
+    Raises ValueError for a target that cannot be compiled for.
+    """
+    resolved = resolve(target)
+    copy = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
+    return tvm.compile(copy, resolved, relax_pipeline=pipeline(resolved, parallel=parallel))
+
+
+def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
+    """Relax's default pipeline for `target`, plus: weights' producers fused into matmuls, and loops on CPU."""
+
+    @tvm.transform.module_pass(opt_level=0, name="spmd.schedules.pipeline")
+    def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        with target:
+            return tvm.transform.Sequential(_passes(target, parallel))(mod)
+
+    return run
+
+
+def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
+    stages = _stages(target)
+    passes = [*stages.library_dispatch_passes(target)]
+    for step in stages.legalize_passes(target):
+        if step.info.name == "FuseOps":
+            passes.append(FuseProducers())
+        passes.append(step)
+    if is_cpu(target):
+        passes += [WidenHalf(), CPUSchedules(parallel=parallel)]
+    return passes + [*stages.dataflow_lower_passes(target), *stages.finalize_passes(target)]
+
+
+def _stages(target: Target) -> Any:
+    """The module that lists Relax's default passes for `target` (`relax.pipeline` misses two of them on CUDA)."""
+    backend = relax.backend
+    if is_cpu(target):
+        return backend.cpu_generic.pipeline
+    if "adreno" in target.keys:
+        return backend.adreno.pipeline
+    return {"cuda": backend.cuda, "rocm": backend.rocm}.get(target.kind.name, backend.gpu_generic).pipeline

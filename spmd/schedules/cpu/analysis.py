@@ -1,0 +1,209 @@
+"""What the CPU rules ask about a PrimFunc: its blocks, which iterator walks memory, what may be inlined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import TensorRegion
+from tvm.s_tir import Schedule, ScheduleError
+from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
+from tvm.s_tir.dlight.base import ScheduleRule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.target import Target
+
+# Operations that cost tens of cycles: computed once for each value, never again by every reader.
+_COSTLY = frozenset(
+    f"tirx.{name}"
+    for name in (
+        "exp exp2 exp10 log log2 log10 log1p pow tanh sigmoid erf sin cos tan asin acos atan atan2 sinh cosh "
+        "asinh acosh atanh call_extern call_pure_extern"
+    ).split()
+)
+
+
+@dataclass
+class Kernel:
+    """A PrimFunc being scheduled: `blocks` in program order, normalized (one loop to one iterator)."""
+
+    sch: Schedule
+    blocks: list[SBlockInfo] = field(default_factory=list)
+
+    @property
+    def reductions(self) -> list[SBlockInfo]:
+        """The blocks that reduce something."""
+        return [block for block in self.blocks if block.is_reduction()]
+
+
+class CPURule(ScheduleRule):
+    """A rule of ours: schedules one normalized `Kernel`, or says that it does not apply."""
+
+    def __init__(self, parallel: bool = False):
+        self.parallel = parallel
+
+    def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> Schedule | None:
+        """The schedule of `func` for CPU `target`, or None."""
+        if "cpu" not in target.keys:
+            return None
+        kernel = normalized(func)
+        return kernel.sch if kernel is not None and self.schedule(kernel) else None
+
+    def schedule(self, kernel: Kernel) -> bool:
+        """Transform `kernel.sch`; False where the rule does not apply. A ScheduleError means False, too."""
+        raise NotImplementedError
+
+    def parallelize(self, sch: Schedule, loop: LoopRV) -> None:
+        """Spread `loop` over the thread pool, where the caller asked for that."""
+        if self.parallel and not is_unit(sch.get(loop).extent):
+            sch.parallel(loop)
+
+
+def normalized(func: tirx.PrimFunc) -> Kernel | None:
+    """`func` with one loop for each block iterator, or None if its loops cannot be written so."""
+    sch = Schedule(func)
+    if not _has_only_plain_blocks(sch):
+        return None
+    blocks = normalize_prim_func(sch)
+    return Kernel(sch, blocks) if blocks else None
+
+
+def _has_only_plain_blocks(sch: Schedule) -> bool:
+    """Normalizing drops what it does not know (opaque blocks, annotated or bound loops): don't let it."""
+    root = sch.mod["main"].body
+    plain = isinstance(root, s_tir.SBlockRealize)
+
+    def see_loop(loop: tirx.For) -> None:
+        nonlocal plain
+        plain &= loop.kind == tirx.ForKind.SERIAL and not loop.annotations
+
+    def see_block(block: s_tir.SBlock) -> None:
+        nonlocal plain
+        plain &= not block.match_buffers and all(it.iter_type in (0, 2) for it in block.iter_vars)
+
+    tvm_ffi.structural_walk(root, [(tirx.For, see_loop), (s_tir.SBlock, see_block)])
+    return plain
+
+
+def inline_cheap(kernel: Kernel, keep: Iterable[str] = ()) -> None:
+    """Inline spatial blocks into their readers, save those in `keep` and costly ones that would be recomputed."""
+    kept = set(keep)
+    sch, remaining = kernel.sch, []
+    for info in kernel.blocks:
+        if info.is_reduction() or info.name in kept or not _worth_inlining(sch, info):
+            remaining.append(info)
+            continue
+        try:
+            sch.compute_inline(info.block_rv)
+        except ScheduleError:
+            remaining.append(info)
+    kernel.blocks = remaining
+
+
+def _worth_inlining(sch: Schedule, info: SBlockInfo) -> bool:
+    consumers = sch.get_consumers(info.block_rv)
+    if not consumers or not is_costly(sch.get(info.block_rv)):
+        return bool(consumers)
+    own = [iterator.dom for iterator in info.iters]
+    readers = [[it.dom.extent for it in sch.get(c).iter_vars] for c in consumers]
+    return len(readers) == 1 and len(readers[0]) == len(own) and all(map(same, own, readers[0]))
+
+
+def inline_epilogues(kernel: Kernel) -> None:
+    """Merge elementwise blocks after the last reduction into one."""
+    sch = kernel.sch
+    for info in list(kernel.blocks):
+        if info.is_reduction() or not sch.get_producers(info.block_rv):
+            continue
+        producers = sch.get_producers(info.block_rv)
+        if any(is_reduction_block(sch.get(p)) for p in producers):
+            continue
+        try:
+            sch.reverse_compute_inline(info.block_rv)
+        except ScheduleError:
+            continue
+        kernel.blocks.remove(info)
+
+
+def is_reduction_block(block: s_tir.SBlock) -> bool:
+    """Whether some iterator of `block` is reduced."""
+    return any(it.iter_type == tirx.IterVar.CommReduce for it in block.iter_vars)
+
+
+def is_costly(node: object) -> bool:
+    """Whether evaluating `node` (a block or an expression) calls a transcendental function."""
+    found = False
+
+    def see(call: tvm.ir.Call) -> None:
+        nonlocal found
+        found |= isinstance(call.op, tvm.ir.Op) and call.op.name in _COSTLY
+
+    tvm_ffi.structural_walk(node, (tvm.ir.Call, see))
+    return found
+
+
+def is_unit(extent: object) -> bool:
+    """Whether an extent is known to be 1."""
+    return isinstance(extent, int | tirx.IntImm) and int(extent) == 1
+
+
+def same(left: object, right: object) -> bool:
+    """Whether two extents are known to be equal."""
+    return tvm_ffi.structural_equal(constant(left) or left, constant(right) or right)
+
+
+def constant(extent: object) -> int | None:
+    """The extent as a number, or None where it is symbolic."""
+    return int(extent) if isinstance(extent, int | tirx.IntImm) else None
+
+
+def divisor(extent: object, limit: int) -> int:
+    """The largest divisor of a known extent that is not above `limit`; 1 for a symbolic extent."""
+    size = constant(extent)
+    if size is None:
+        return 1
+    return next(d for d in range(min(limit, max(size, 1)), 0, -1) if size % d == 0)
+
+
+def variables(node: object) -> set[tirx.Var]:
+    """The variables that occur in an expression or a list of them."""
+    found: set[tirx.Var] = set()
+    tvm_ffi.structural_walk(node, (tirx.Var, found.add))
+    return found
+
+
+def region_variables(region: TensorRegion) -> set[tirx.Var]:
+    """The variables that occur in the bounds of a read or written region."""
+    found: set[tirx.Var] = set()
+    for bound in region.region:
+        found |= variables(bound.min)
+    return found
+
+
+def contiguous_variable(block: s_tir.SBlock) -> tirx.Var | None:
+    """The iterator along which the block's largest operand lies contiguous in memory, if there is one."""
+    own = [it.var for it in block.iter_vars]
+    widest, result = 0, None
+    for read in block.reads:
+        used = region_variables(read)
+        walked = [it for it in block.iter_vars if it.var in used and not is_unit(it.dom.extent)]
+        if len(walked) <= widest or not read.region:
+            continue
+        inner = variables(read.region[-1].min)
+        candidates = [var for var in own if var in inner]
+        widest, result = len(walked), candidates[0] if len(candidates) == 1 else None
+    return result
+
+
+def names(sch: Schedule, blocks: Iterable[SBlockRV]) -> list[str]:
+    """The blocks' names, which are unique: two handles of one block do not compare equal."""
+    return [sch.get(block).name_hint for block in blocks]
+
+
+def loops_of(sch: Schedule, block: SBlockRV, chosen: Sequence[tirx.Var]) -> list[LoopRV]:
+    """The loops of a normalized block that drive the iterators `chosen`, in that order."""
+    loops = sch.get_loops(block)
+    by_var = {it.var: loop for it, loop in zip(sch.get(block).iter_vars, loops, strict=True)}
+    return [by_var[var] for var in chosen]

@@ -1,0 +1,264 @@
+"""Matrix products with several rows on both sides: register tiles, blocked for the second-level cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir import TensorLoad, TensorRegion
+from tvm.s_tir import Schedule, ScheduleError
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.target import Target
+
+from spmd.schedules.cpu.analysis import (
+    CPURule,
+    Kernel,
+    constant,
+    contiguous_variable,
+    divisor,
+    inline_cheap,
+    inline_epilogues,
+    is_unit,
+    loops_of,
+    names,
+    region_variables,
+    variables,
+)
+
+BLOCK_BYTES = 512 * 1024  # of the right operand, kept in the second-level cache while all rows pass by
+PACK_ROWS = 16  # from so many rows on, copying a strip of W out of its pages costs less than missing the TLB
+
+
+@dataclass
+class Product:
+    """C[batch, m, n] += A[batch, m, k] * B[batch, n, k], or B[batch, k, n]; iterators of the block, outermost first."""
+
+    m: tirx.Var
+    n: tirx.Var
+    k: list[tirx.Var]
+    outer: list[tirx.Var]  # batch iterators that index the right operand
+    inner: list[tirx.Var]  # batch iterators that only the left operand has
+    right: int  # which read is the right operand
+    transposed: bool  # whether k, not n, is contiguous in it
+    bytes: int  # of one element of the right operand
+
+
+class Matmul(CPURule):
+    """`x @ W^T` by tiles of dot products along k, `x @ W` by tiles of outer products along n; any number of rows."""
+
+    def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> Schedule | None:
+        """The schedule of `func` for CPU `target`, or None."""
+        self.lanes = vector_bits(target) // 32
+        return super().apply(func, target, tunable)
+
+    def schedule(self, kernel: Kernel) -> bool:
+        """Declines anything but one product with cheap steps before it and elementwise ones after it."""
+        sch = kernel.sch
+        if len(kernel.reductions) != 1:
+            return False
+        main = kernel.reductions[0].block_rv
+        if recognize(sch.get(main)) is None:
+            return False
+        keep = [name for name in names(sch, sch.get_producers(main)) if not is_move(sch.get(sch.get_sblock(name)))]
+        inline_cheap(kernel, keep)
+        inline_epilogues(kernel)
+        product = recognize(sch.get(main))
+        after = [b for b in kernel.blocks if kernel.reductions[0].name in names(sch, sch.get_producers(b.block_rv))]
+        before = list(sch.get_producers(main))
+        if product is None or len(after) > 1 or len(kernel.blocks) != 1 + len(after) + len(before):
+            return False
+        self._tile(sch, main, product, before, after[0].block_rv if after else None)
+        return True
+
+    def _tile(
+        self, sch: Schedule, main: SBlockRV, product: Product, before: list[SBlockRV], epilogue: SBlockRV | None
+    ) -> None:
+        self._lay_out(sch, main, product)
+        product = recognize(sch.get(main)) or product
+        rows, columns = self._tile_sizes(sch.get(main), product)
+        padded = self._pad(sch, main, product, rows, columns)
+        if padded:
+            if epilogue is not None:
+                sch.compute_inline(sch.get_consumers(main)[0])
+            for producer in before:
+                if sch.get(main).name_hint not in names(sch, sch.get_consumers(producer)):
+                    sch.compute_inline(producer)  # into the block that pads its result
+        product = recognize(sch.get(main)) or product
+        m, n = loops_of(sch, main, [product.m, product.n])
+        k, outer, inner = (loops_of(sch, main, v) for v in (product.k, product.outer, product.inner))
+        m_tile, m_in = sch.split(m, [None, rows])
+        n_block, n_tile, n_in = sch.split(n, [None, self._tiles_in_block(sch, n, k, product, columns), columns])
+        sch.reorder(*outer, n_block, *inner, m_tile, n_tile, *k, m_in, n_in)
+        self._bring_near(sch, main, product, n_block)
+        depth = len(outer) + len(inner) + 3
+        written = self._write_out(sch, main, None if padded else epilogue, n_tile)
+        # The tile becomes registers only if every loop over it is unrolled or vectorized.
+        leaving = [loop for loop in sch.get_loops(written)[depth:] if not is_unit(sch.get(loop).extent)]
+        for tile in ([m_in, n_in], leaving):
+            if tile and not product.transposed and not is_unit(sch.get(tile[-1]).extent):
+                tile.append(self._vectors(sch, tile.pop(), columns))
+            for loop in tile:
+                sch.unroll(loop)
+        start = sch.get_loops(sch.decompose_reduction(main, k[0]))[depth:]
+        if not product.transposed:
+            sch.vectorize(start.pop())
+        for loop in start:
+            sch.unroll(loop)
+        self.parallelize(sch, sch.fuse(*outer, n_block) if outer else n_block)
+
+    def _tile_sizes(self, block: s_tir.SBlock, product: Product) -> tuple[int, int]:
+        """Rows and columns of a register tile; the accumulators are half of the registers or fewer."""
+        extents = {it.var: it.dom.extent for it in block.iter_vars}
+        few = 4 if self.lanes >= 16 else 2
+        m, n = constant(extents[product.m]), constant(extents[product.n])
+        rows = few if m is None or m > 2 * few else max(divisor(m, few), min(few, 2))
+        wide = 4 if product.transposed else 2 * self.lanes  # a tile above 1 KiB would not be put on the stack
+        if n is None:
+            return rows, 4 if product.transposed else self.lanes
+        columns = divisor(n, wide)
+        if columns >= min(n, wide // 4, 8):
+            return rows, columns
+        return rows, min(wide, 1 << (n - 1).bit_length())  # an awkward size: pad it
+
+    def _pad(self, sch: Schedule, main: SBlockRV, product: Product, rows: int, columns: int) -> bool:
+        """Fill rows (and columns, if symbolic) up to whole tiles, with zeros in copies; False if none were needed."""
+        block = sch.get(main)
+        padding = []
+        for it in block.iter_vars:
+            tile = rows if it.var.same_as(product.m) else columns if it.var.same_as(product.n) else 1
+            size = constant(it.dom.extent)
+            padding.append(tile if size is None or size % tile else 1)
+        if all(p == 1 for p in padding):
+            return False
+        sch.pad_einsum(main, padding)
+        return True
+
+    def _lay_out(self, sch: Schedule, main: SBlockRV, product: Product) -> None:
+        """Keep a decoded right operand with k innermost, if that is how its source lies in memory."""
+        source = sch.get(main).reads[product.right].source
+        for producer in sch.get_producers(main):
+            block = sch.get(producer)
+            walked, rank = contiguous_variable(block), len(source.shape)
+            if not block.writes[0].source.same_as(source) or product.transposed or walked is None or rank < 2:
+                continue
+            if walked in variables(block.writes[0].region[-2].min):
+                swap = [*range(rank - 2), rank - 1, rank - 2]
+                sch.transform_layout(producer, ("write", 0), lambda *index: [index[i] for i in swap])
+
+    def _vectors(self, sch: Schedule, loop: LoopRV, columns: int) -> LoopRV:
+        """The loop over the vectors that the columns of a tile make, their lanes vectorized."""
+        vectors, lane = sch.split(loop, [None, divisor(columns, self.lanes)])
+        sch.vectorize(lane)
+        return vectors
+
+    def _tiles_in_block(self, sch: Schedule, n: LoopRV, k: list[LoopRV], product: Product, columns: int) -> int:
+        if not product.transposed:
+            return 1
+        depth = 1
+        for loop in k:
+            depth *= constant(sch.get(loop).extent) or 1024
+        fit = max(1, min(64, BLOCK_BYTES // (depth * product.bytes)) // columns)
+        size = constant(sch.get(n).extent)
+        return divisor(size // columns, fit) if size is not None else fit
+
+    def _bring_near(self, sch: Schedule, main: SBlockRV, product: Product, at: LoopRV) -> None:
+        """Decode the right operand a block at a time; copy it together if it lies in many pages."""
+        block = sch.get(main)
+        source = block.reads[product.right].source
+        decoded = False
+        for producer in sch.get_producers(main):
+            if sch.get(producer).writes[0].source.same_as(source):
+                sch.compute_at(producer, at, preserve_unit_loops=True)
+                if product.transposed:
+                    sch.reorder(*reversed(sch.get_loops(producer)[-2:]))
+                decoded = True
+        rows = next(constant(it.dom.extent) for it in block.iter_vars if it.var.same_as(product.m))
+        if not decoded and not product.transposed and (rows is None or rows >= PACK_ROWS):
+            sch.compute_at(sch.cache_read(main, product.right, "global"), at)
+
+    def _write_out(self, sch: Schedule, main: SBlockRV, epilogue: SBlockRV | None, at: LoopRV) -> SBlockRV:
+        """Accumulate a tile in registers, write it once; the block that writes."""
+        written = sch.cache_write(main, 0, "global")
+        sch.reverse_compute_at(written, at, preserve_unit_loops=True)
+        if epilogue is not None:
+            try:
+                sch.reverse_compute_at(epilogue, at)
+            except ScheduleError:  # not elementwise in the product: it runs on its own afterwards
+                pass
+        return written
+
+
+def recognize(block: s_tir.SBlock) -> Product | None:
+    """The product that a reduction block computes, or None if it is none, or has one row or one column only."""
+    right = right_read(block)
+    if right is None:
+        return None
+    written, big = _written(block)
+    used = region_variables(block.reads[right])
+    last = next(v for v in reversed(written) if v in big)
+    m = next((v for v in reversed(written) if v in big and v not in used), None)
+    if m is None:
+        return None
+    spatial = [it.var for it in block.iter_vars if it.iter_type == tirx.IterVar.DataPar]
+    rest = [v for v in spatial if not v.same_as(m) and not v.same_as(last)]
+    return Product(
+        m=m,
+        n=last,
+        k=[it.var for it in block.iter_vars if it.iter_type == tirx.IterVar.CommReduce],
+        outer=[v for v in rest if v in used],
+        inner=[v for v in rest if v not in used],
+        right=right,
+        transposed=last not in variables(block.reads[right].region[-1].min),
+        bytes=max(1, block.reads[right].source.dtype.bits // 8),
+    )
+
+
+def right_read(block: s_tir.SBlock) -> int | None:
+    """Which read of a block `c[.., m, n] += a[.., m, k] * b[.., n, k]` is b, None for any other block."""
+    k = {it.var for it in block.iter_vars if it.iter_type == tirx.IterVar.CommReduce}
+    reads = list(block.reads)
+    if len(reads) != 2 or len(block.writes) != 1 or not k or not _multiplies(block):
+        return None
+    if not all(_is_point(region) for region in [*reads, *block.writes]):
+        return None
+    used = [region_variables(region) for region in reads]
+    written, big = _written(block)
+    last = next((v for v in reversed(written) if v in big), None)
+    sides = [i for i in (0, 1) if last in used[i] and last not in used[1 - i]]
+    deep = {v for v in k if v in big}
+    return sides[0] if len(sides) == 1 and all(deep <= u for u in used) else None
+
+
+def _written(block: s_tir.SBlock) -> tuple[list[tirx.Var], set[tirx.Var]]:
+    """The iterators that index the output, in order, and those that are not known to be 1."""
+    own = [it.var for it in block.iter_vars]
+    order = [v for bound in block.writes[0].region for v in own if v in variables(bound.min)]
+    return order, {it.var for it in block.iter_vars if not is_unit(it.dom.extent)}
+
+
+def _multiplies(block: s_tir.SBlock) -> bool:
+    """Whether the body is `c = c + a * b`, with or without casts."""
+    value = block.body.value if isinstance(block.body, tirx.BufferStore) else None
+    if not isinstance(value, tirx.Add) or not isinstance(value.a, TensorLoad):
+        return False
+    factors = [value.b.a, value.b.b] if isinstance(value.b, tirx.Mul) else []
+    bare = [f.value if isinstance(f, tirx.Cast) else f for f in factors]
+    return len(bare) == 2 and all(isinstance(f, TensorLoad) for f in bare)
+
+
+def _is_point(region: TensorRegion) -> bool:
+    return all(is_unit(bound.extent) for bound in region.region)
+
+
+def is_move(block: s_tir.SBlock) -> bool:
+    """Whether a block only copies: a transpose, a reshape, a broadcast."""
+    return isinstance(block.body, tirx.BufferStore) and isinstance(block.body.value, TensorLoad)
+
+
+def vector_bits(target: Target) -> int:
+    """The width of the target's vector registers."""
+    width = tvm.get_global_func("target.llvm_get_vector_width", allow_missing=True)
+    return int(width(target)) if width is not None and target.kind.name == "llvm" else 128
+
+
