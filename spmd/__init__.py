@@ -10,4 +10,18 @@ from .propagate import rule
 from .sharding import P, Sharding
 from .workers import workers
 
-__all__ = ["Mesh", "P", "Plan", "Profile", "ShardedModule", "Sharding", "ShardingError", "hint", "lower", "plan", "rule", "shard", "workers"]
+__all__ = [
+    "Mesh",
+    "P",
+    "Plan",
+    "Profile",
+    "ShardedModule",
+    "Sharding",
+    "ShardingError",
+    "hint",
+    "lower",
+    "plan",
+    "rule",
+    "shard",
+    "workers",
+]

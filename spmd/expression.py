@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from .errors import ShardingError
@@ -81,7 +82,7 @@ class Rule:
         for spec in (*self.outputs, *self.inputs):
             for dim in spec:
                 majors = [next((f for f in piece if self.sizes[f] != 1), None) for piece in dim]
-                for a, b in zip(majors, majors[1:], strict=False):
+                for a, b in pairwise(majors):
                     if a is not None and b is not None:
                         group[root(b)] = root(a)
         sets: dict[str, list[str]] = {}
@@ -99,14 +100,33 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
     if not arrow:
         raise ShardingError(f"rule {text!r}", "it has no '->'", "Write inputs -> outputs, such as 'm k, k n -> m n'.")
     shapes = [list(inputs), list(outputs)]
-    specs = [[_parse(t, text) for t in side.split(",")] if side.strip() or hs else [] for side, hs in zip((left, right), shapes, strict=True)]
+    specs = [
+        [_parse(t, text) for t in side.split(",")] if side.strip() or hs else [] for side, hs in zip((left, right), shapes, strict=True)
+    ]
     for side, side_specs, side_shapes in zip(("inputs", "outputs"), specs, shapes, strict=True):
         if len(side_specs) != len(side_shapes):
             raise ShardingError(f"rule {text!r}", f"it has {len(side_specs)} {side}, the call has {len(side_shapes)}")
     known: dict[str, Size] = dict(sizes or {})
-    batch = max((len(shape) - len(spec) + 1 for ss, hs in zip(specs, shapes, strict=True) for spec, shape in zip(ss, hs, strict=True) if spec[:1] == ["..."]), default=0)
+    batch = max(
+        (
+            len(shape) - len(spec) + 1
+            for ss, hs in zip(specs, shapes, strict=True)
+            for spec, shape in zip(ss, hs, strict=True)
+            if spec[:1] == ["..."]
+        ),
+        default=0,
+    )
     full = [[_expand(spec, shape, batch, text) for spec, shape in zip(ss, hs, strict=True)] for ss, hs in zip(specs, shapes, strict=True)]
-    _solve([(dim, size) for ss, hs in zip(full, shapes, strict=True) for spec, shape in zip(ss, hs, strict=True) for dim, size in zip(spec, shape, strict=True)], known, text)
+    _solve(
+        [
+            (dim, size)
+            for ss, hs in zip(full, shapes, strict=True)
+            for spec, shape in zip(ss, hs, strict=True)
+            for dim, size in zip(spec, shape, strict=True)
+        ],
+        known,
+        text,
+    )
     bound = [tuple(_broadcast(spec, shape, known) for spec, shape in zip(ss, hs, strict=True)) for ss, hs in zip(full, shapes, strict=True)]
     if isinstance(details.get("whole"), str):
         details["whole"] = frozenset(details["whole"].split())
@@ -195,4 +215,7 @@ def _solve(dims: list[tuple[Dim, Size]], known: dict[str, Size], text: str) -> N
 
 def _broadcast(spec: Spec, shape: Shape, known: Mapping[str, Size]) -> Spec:
     """A dimension of size 1 that stands for a larger factor holds none of it."""
-    return tuple(((),) if size == 1 and len(dim) == 1 and len(dim[0]) == 1 and known[dim[0][0]] != 1 else dim for dim, size in zip(spec, shape, strict=True))
+    return tuple(
+        ((),) if size == 1 and len(dim) == 1 and len(dim[0]) == 1 and known[dim[0][0]] != 1 else dim
+        for dim, size in zip(spec, shape, strict=True)
+    )

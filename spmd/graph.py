@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
 from .expression import Rule, Shape
 from .sharding import Sharding
 
 T = TypeVar("T")
-Tree = Union[T, tuple["Tree[T]", ...]]
+Tree = T | tuple["Tree[T]", ...]
 
 
 @dataclass(eq=False)
@@ -23,7 +23,7 @@ class Value:
     shape: Shape
     """Global sizes, None where symbolic. An object's pseudo-dimensions are known only to the rules that use it."""
     dims: tuple[Any, ...]
-    """The shape as TVM expressions."""
+    """The shape with symbolic sizes as TVM expressions."""
     dtype: str
     """Empty for what is no tensor."""
     kind: str
@@ -34,6 +34,8 @@ class Value:
     """A hard constraint."""
     reason: str = ""
     """Where the constraint comes from."""
+    packed: bool = False
+    """Whether it is a field of a packed tuple, named by those who unpack it."""
     data: Any = None
     """The Relax expression of a constant."""
 
@@ -95,5 +97,3 @@ def leaves(tree: Tree[T]) -> Iterator[T]:
 def map_tree(tree: Tree[T], function: Callable[[T], Any]) -> Any:
     """The same tree with `function` applied to every leaf."""
     return tuple(map_tree(part, function) for part in tree) if isinstance(tree, tuple) else function(tree)
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import tvm
@@ -208,7 +209,7 @@ class _Reader:
         cuts = sorted(node.divisors, reverse=True)
         if not cuts:
             return [node.size]
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in pairwise(cuts):
             if a % b:
                 raise Unreadable(f"it divides one index by both {a} and {b}")
         assert node.size is not None
@@ -248,7 +249,9 @@ class _Reader:
             if not reduced:
                 continue
             stmt = realize.block.body
-            read_again = any(stmt.buffer.same_as(region.source) for other in self.blocks if other is not realize for region in other.block.reads)
+            read_again = any(
+                stmt.buffer.same_as(region.source) for other in self.blocks if other is not realize for region in other.block.reads
+            )
             kind = {tirx.Add: "sum", tirx.Max: "max", tirx.Min: "min", tirx.Mul: "prod"}.get(type(stmt.value))
             at_end = stmt.buffer in list(self.func.params)[-self.outputs :] and not read_again and self.outputs == 1
             if at_end and kind is not None and isinstance(stmt.value.a, tvm.ir.TensorLoad) and stmt.value.a.source.same_as(stmt.buffer):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 
-from . import annotate as annotating
-from . import lower as lowering
-from . import propagate as propagating
-from .annotate import Specs
+from .annotate import Specs, annotate
 from .layout import Array
+from .lower import lower_graph, partition
 from .mesh import Mesh
 from .plan import Plan
 from .profile import Profile, profile_of
+from .propagate import Cost, build_graph, make_plan
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ShardedModule:
 
     def partition(self, weights: Mapping[str, Array] | Sequence[Array], rank: int | None = None) -> Any:
         """``{name: array}`` (or a sequence in parameter order) cut into one such dict a worker, or that of worker `rank`."""
-        return lowering.partition(self.plan, weights, rank)
+        return partition(self.plan, weights, rank)
 
 
 def shard(
@@ -49,11 +50,11 @@ def shard(
     `sizes` gives symbolic sizes by name for that prediction (64 where it does not).
     Raises `ShardingError` for bad specs and for modules that cannot be represented.
     """
-    cost = propagating.Cost(Mesh.of(mesh), profile_of(profile), sizes)
-    graph = propagating.build_graph(mod)
-    annotating.annotate(graph, cost.mesh, specs)
-    decided = propagating.make_plan(graph, cost)
-    return ShardedModule(lowering.lower_graph(graph, decided), decided)
+    cost = Cost(Mesh.of(mesh), profile_of(profile), sizes)
+    graph = build_graph(mod)
+    annotate(graph, cost.mesh, specs)
+    decided = make_plan(graph, cost)
+    return ShardedModule(lower_graph(graph, decided), decided)
 
 
 def plan(
@@ -65,12 +66,24 @@ def plan(
     sizes: Mapping[str, int] | None = None,
 ) -> Plan:
     """The first half of `shard`: where each tensor lives, and why."""
-    cost = propagating.Cost(Mesh.of(mesh), profile_of(profile), sizes)
-    graph = propagating.build_graph(mod)
-    annotating.annotate(graph, cost.mesh, specs)
-    return propagating.make_plan(graph, cost)
+    cost = Cost(Mesh.of(mesh), profile_of(profile), sizes)
+    graph = build_graph(mod)
+    annotate(graph, cost.mesh, specs)
+    return make_plan(graph, cost)
 
 
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`."""
-    return lowering.lower_graph(propagating.build_graph(mod), plan)
+    return lower_graph(build_graph(mod), plan)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Nothing that a plan is made of is garbage before it is done, and looking for it takes a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

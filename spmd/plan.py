@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
 
 from .errors import ShardingError, nearest
 from .mesh import Mesh
@@ -24,7 +23,7 @@ class Leaf:
     sharding: Sharding | None
 
 
-LeafTree = Union[Leaf, tuple["LeafTree", ...]]
+LeafTree = Leaf | tuple["LeafTree", ...]
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,9 @@ class Plan:
         if name in self.reasons:
             lines.append(f"  because {self.reasons[name]}")
         bare = name.split(".", 1)[-1]
-        lines += [f"  {c.kind} over {c.axis}, {c.bytes} bytes, in {c.function}: {c.reason}" for c in self.collectives if c.value in (name, bare)]
+        lines += [
+            f"  {c.kind} over {c.axis}, {c.bytes} bytes, in {c.function}: {c.reason}" for c in self.collectives if c.value in (name, bare)
+        ]
         return "\n".join(lines)
 
     def _summary(self) -> str:

@@ -48,5 +48,7 @@ def profile_of(profile: Profile | str) -> Profile:
     if isinstance(profile, Profile):
         return profile
     if profile not in _PROFILES:
-        raise ShardingError("profile", f"there is no hardware profile {profile!r}", f"Known: {', '.join(_PROFILES)}; or pass a spmd.Profile.")
+        raise ShardingError(
+            "profile", f"there is no hardware profile {profile!r}", f"Known: {', '.join(_PROFILES)}; or pass a spmd.Profile."
+        )
     return _PROFILES[profile]

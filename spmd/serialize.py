@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any, ForwardRef, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .mesh import Mesh
 
@@ -19,7 +21,7 @@ def dumps(value: Any) -> str:
 
 def loads(kind: type[T], text: str) -> T:
     """The dataclass `kind` that `dumps` wrote."""
-    return _decode(kind, json.loads(text))
+    return _decode(kind, json.loads(text), {})
 
 
 def _encode(value: Any) -> Any:
@@ -32,22 +34,25 @@ def _encode(value: Any) -> Any:
     return [_encode(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _decode(kind: Any, raw: Any) -> Any:
+def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
+    """`raw` as a `kind`, whose forward references are looked up in `names`."""
+    if isinstance(kind, ForwardRef | str):  # a type that holds itself, such as a tree, keeps its name inside
+        kind = names[kind if isinstance(kind, str) else kind.__forward_arg__]
     origin, args = get_origin(kind), get_args(kind)
     if kind is Mesh:
         return Mesh(**raw)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        return kind(**{f.name: _decode(hints[f.name], raw[f.name]) for f in dataclasses.fields(kind)})
+        hints, names = get_type_hints(kind), vars(sys.modules[kind.__module__])
+        return kind(**{f.name: _decode(hints[f.name], raw[f.name], names) for f in dataclasses.fields(kind)})
     if origin in (Union, types.UnionType):
-        return None if raw is None else _decode(_member(args, raw), raw)
+        return None if raw is None else _decode(_member(args, raw), raw, names)
     if origin is tuple:
         if len(args) == 2 and args[1] is ...:
-            return tuple(_decode(args[0], r) for r in raw)
-        return tuple(_decode(a, r) for a, r in zip(args, raw, strict=True))
+            return tuple(_decode(args[0], r, names) for r in raw)
+        return tuple(_decode(a, r, names) for a, r in zip(args, raw, strict=True))
     if origin is dict:
-        return {k: _decode(args[1], v) for k, v in raw.items()}
-    return [_decode(args[0], r) for r in raw] if origin is list else raw
+        return {k: _decode(args[1], v, names) for k, v in raw.items()}
+    return [_decode(args[0], r, names) for r in raw] if origin is list else raw
 
 
 def _member(members: tuple[Any, ...], raw: Any) -> Any:

@@ -74,6 +74,14 @@ class Sharding:
     dims: tuple[Split | None, ...]
     partial: tuple[tuple[str, str], ...] = ()
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Shardings are looked up all the time; the hash of their parts is worked out once."""
+        return hash((self.dims, self.partial))
+
     @classmethod
     def replicated(cls, rank: int) -> Sharding:
         """Every worker holds the whole value."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .expression import Dim, Piece, Rule, Spec
 from .mesh import Mesh
 from .sharding import Segment, Sharding, Split
-from .expression import Dim, Piece, Rule, Spec
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
             value = results[path]
             sharding = spec.sharding(value.shape, mesh, f"specs[{pattern!r}] on {path!r}")
             if path in ends and ends[path][1] != sharding:
-                raise ShardingError(path, f"specs[{ends[path][0]!r}] asks for {ends[path][1]}, specs[{pattern!r}] for {sharding}", "Keep one of them.")
+                raise ShardingError(
+                    path, f"specs[{ends[path][0]!r}] asks for {ends[path][1]}, specs[{pattern!r}] for {sharding}", "Keep one of them."
+                )
             ends[path] = (pattern, sharding)
     for f in graph.functions.values():
         free = f.num_input is None

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax
 
 from .. import collectives
-from ..errors import ShardingError
 from ..expression import Rule, Spec
 from ..graph import Graph, Node
 from ..mesh import Mesh
 from ..plan import Choice
-from ..sharding import Sharding, Split
+from ..sharding import Split
 from .kernel import local_kernel
 from .kv_cache import local_kernels
 from .reshard import local_dims, mask_padding
@@ -74,7 +73,9 @@ class CallLowering:
         masked: list[Local] = []
         for spec, value, local in zip(node.rule.inputs, node.inputs, taken, strict=True):
             if value.is_tensor and not local.zero and _holds(spec, padded):
-                local = type(local)(mask_padding(into.emit, local.expr, into.dims.get(value, value.dims), local.sharding, self.mesh), local.sharding, True)
+                local = type(local)(
+                    mask_padding(into.emit, local.expr, into.dims.get(value, value.dims), local.sharding, self.mesh), local.sharding, True
+                )
             masked.append(local)
         return masked
 
@@ -138,7 +139,11 @@ class CallLowering:
         rank = emit(collectives.axis_index(split.axes[0], self.mesh.axis_size(*split.axes)))
         first = emit(relax.op.astype(emit(relax.op.multiply(rank, relax.const(size, "int64"))), dtype))
         here = emit(relax.op.subtract(indices, first))
-        inside = emit(relax.op.logical_and(emit(relax.op.greater_equal(here, relax.const(0, dtype))), emit(relax.op.less(here, relax.const(size, dtype)))))
+        inside = emit(
+            relax.op.logical_and(
+                emit(relax.op.greater_equal(here, relax.const(0, dtype))), emit(relax.op.less(here, relax.const(size, dtype)))
+            )
+        )
         # Indices are clamped: reading outside of the table is undefined.
         safe = emit(relax.op.where(inside, here, relax.const(0, dtype)))
         rows = emit(tvm.ir.Call(node.binding.value.op, [table, safe], node.binding.value.attrs))
@@ -151,7 +156,7 @@ class CallLowering:
         free = relax.analysis.free_vars(expr)
         replaced = {var: into.substitute(var, operands) for var in free}
         return tvm_ffi.structural_mutate(
-            expr, [(tvm.ir.GlobalVar, lambda g, _: self.global_var(g)), (tvm.ir.Var, lambda v, m: replaced[v] if v in replaced else v)]
+            expr, [(tvm.ir.GlobalVar, lambda g, _: self.global_var(g)), (tvm.ir.Var, lambda v, _: replaced.get(v, v))]
         )
 
 
@@ -175,5 +180,3 @@ def _zero_out(rule: Rule, splits: Mapping[str, Split], taken: list[Local], mesh:
         if not (any(holding) if rule.zero == "any" else len(holding) == len(rule.inputs) and all(holding)):
             return False
     return True
-
-

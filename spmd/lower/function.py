@@ -77,7 +77,9 @@ class FunctionLowering:
 
     def _other(self, expr: Any) -> Any:
         if expr not in self.others:
-            raise ShardingError(f"function {self.function.name!r}", "it returns a shape or a number inside a tuple", "Return it as a tensor, or alone.")
+            raise ShardingError(
+                f"function {self.function.name!r}", "it returns a shape or a number inside a tuple", "Return it as a tensor, or alone."
+            )
         return self.others[expr]
 
     def emit(self, expr: Any) -> Any:
@@ -145,7 +147,11 @@ class FunctionLowering:
     def _convert(self, value: Value, local: Local, target: Sharding) -> Local:
         steps = conversion(local.sharding, target, self.mesh)
         if steps is None:
-            raise ShardingError(f"{self.function.name}: {value.name!r}", f"there is no way from {local.sharding} to {target}", "Make a new plan with spmd.plan().")
+            raise ShardingError(
+                f"{self.function.name}: {value.name!r}",
+                f"there is no way from {local.sharding} to {target}",
+                "Make a new plan with spmd.plan().",
+            )
         expr, zero = local.expr, local.zero
         for step in steps:
             expr = emit_step(self.emit, expr, step, self.dims.get(value, value.dims), self.mesh, value.name)
@@ -155,7 +161,11 @@ class FunctionLowering:
 
     def _node(self, node: Node, choice: Choice) -> None:
         if (choice.op, choice.name) != (node.op, node.name):
-            raise ShardingError(f"plan for {self.function.name!r}", f"it has {choice.op} {choice.name!r} where the module has {node.op} {node.name!r}", "Plan this module with spmd.plan().")
+            raise ShardingError(
+                f"plan for {self.function.name!r}",
+                f"it has {choice.op} {choice.name!r} where the module has {node.op} {node.name!r}",
+                "Plan this module with spmd.plan().",
+            )
         taken = [self._take(v, s) for v, s in zip(node.inputs, choice.inputs, strict=True)]
         result, zero = self.calls.emit(self, node, choice, taken)
         made = list(self._leaves(result, node.binding.var))
@@ -163,7 +173,8 @@ class FunctionLowering:
             if value.kind == "object":
                 self._hold(value, Local(expr, sharding, True))
                 continue
-            self._check(node, value, sharding, expr)
+            if not sharding.is_replicated or choice.splits:
+                self._check(node, value, sharding, expr)
             local = Local(expr, sharding, zero or not sharding.is_padded(self.mesh))
             kept = self._kept(value)
             self.held[value, sharding] = local
@@ -186,7 +197,11 @@ class FunctionLowering:
         wanted = local_dims(value.dims, sharding, self.mesh)
         shape = expr.ty.shape
         if shape is None or (wanted and not tvm_ffi.structural_equal(relax.ShapeExpr(wanted), shape)):
-            raise ShardingError(f"{self.function.name}: {node.op} {node.name!r}", f"its local call gives {expr.ty}, and the rule says {wanted}", "The rule of this operator is wrong; replicate it by a rule that returns None.")
+            raise ShardingError(
+                f"{self.function.name}: {node.op} {node.name!r}",
+                f"its local call gives {expr.ty}, and the rule says {wanted}",
+                "The rule of this operator is wrong; replicate it by a rule that returns None.",
+            )
 
     def substitute(self, expr: Any, taken: Iterator[Any], kernels: Mapping[str, Any] | None = None) -> Any:
         """An argument of the original call with the local tensors, in order, in the place of the global ones.

@@ -18,12 +18,20 @@ def lower_graph(graph: Graph, plan: Plan) -> tvm.IRModule:
     The graph's module is not changed. Raises `ShardingError` when the plan was made for another module.
     """
     if list(plan.functions) != list(graph.functions):
-        raise ShardingError("plan", f"it is for the functions {list(plan.functions)}, the module has {list(graph.functions)}", "Plan this module with spmd.plan().")
+        raise ShardingError(
+            "plan",
+            f"it is for the functions {list(plan.functions)}, the module has {list(graph.functions)}",
+            "Plan this module with spmd.plan().",
+        )
     builder = relax.BlockBuilder()
     calls = CallLowering(graph, builder, plan.mesh)
     for name, function in graph.functions.items():
         if len(plan.choices[name]) != len(function.nodes):
-            raise ShardingError(f"plan for {name!r}", f"it has {len(plan.choices[name])} operators, the module has {len(function.nodes)}", "Plan this module with spmd.plan().")
+            raise ShardingError(
+                f"plan for {name!r}",
+                f"it has {len(plan.choices[name])} operators, the module has {len(function.nodes)}",
+                "Plan this module with spmd.plan().",
+            )
         FunctionLowering(builder, function, graph.module[name], plan, calls).run()
     lowered = builder.finalize()
     return lowered.with_attrs(dict(graph.module.attrs.items())) if graph.module.attrs else lowered

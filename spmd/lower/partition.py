@@ -37,7 +37,9 @@ def partition(plan: Plan, weights: Mapping[str, Array] | Sequence[Array], rank: 
     leaves = weight_leaves(plan)
     if not isinstance(weights, Mapping):
         if len(weights) != len(leaves):
-            raise ShardingError("partition", f"{len(weights)} weights for {len(leaves)} parameters", "Pass one a parameter, or a dict by name.")
+            raise ShardingError(
+                "partition", f"{len(weights)} weights for {len(leaves)} parameters", "Pass one a parameter, or a dict by name."
+            )
         weights = dict(zip(leaves, weights, strict=True))
     for name in weights:
         if name not in leaves:
@@ -55,4 +57,8 @@ def _check(leaf: Leaf, array: Array) -> None:
     shape = leaf.shape or ()
     fits = len(shape) == array.ndim and all(isinstance(s, str) or s == n for s, n in zip(shape, array.shape, strict=True))
     if not fits or str(array.dtype) != leaf.dtype:
-        raise ShardingError("partition", f"weight {leaf.name!r} is {array.dtype}{list(array.shape)}, the module has {leaf.dtype}{list(shape)}", "Convert it first.")
+        raise ShardingError(
+            "partition",
+            f"weight {leaf.name!r} is {array.dtype}{list(array.shape)}, the module has {leaf.dtype}{list(shape)}",
+            "Convert it first.",
+        )

@@ -28,7 +28,9 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
         return emit(collectives.all_reduce(x, axis, step.reduce, workers, value))
     here = local_dims(dims, step.source, mesh)
     if step.kind == "all_gather":
-        return _whole_order(emit, emit(collectives.all_gather(x, axis, step.dim, workers, value)), step.dim, here, _split(step.source, step.dim), mesh)
+        return _whole_order(
+            emit, emit(collectives.all_gather(x, axis, step.dim, workers, value)), step.dim, here, _split(step.source, step.dim), mesh
+        )
     into = step.to_dim if step.kind == "all_to_all" else step.dim
     split = _split(step.target, into)
     x = _shard_order(emit, x, into, here, split, mesh)

@@ -42,8 +42,9 @@ class _Search:
     def __init__(self, graph: Graph, mesh: Mesh) -> None:
         self.graph, self.mesh = graph, mesh
         self.axis = next(iter(mesh.axes))
-        self.shardings: dict[Value, dict[Sharding, None]] = {}
-        self.strategies: dict[Node, dict[Strategy, None]] = {}
+        # Equal shardings and strategies are one object here, so that identity is equality.
+        self.shardings: dict[Value, dict[int, Sharding]] = {}
+        self.strategies: dict[Node, dict[int, Strategy]] = {}
         self.uses: dict[Value, list[tuple[Node, bool, int]]] = {v: [] for v in graph.values}
         self.queue: deque[tuple[Value, Sharding]] = deque()
         self.cut_short: dict[str, None] = {}
@@ -51,6 +52,7 @@ class _Search:
         self.rules: dict[tuple[object, ...], Rule] = {}
         self.canonical: dict[Node, Rule] = {}
         self.same: dict[Sharding, Sharding] = {}
+        self.strategy: dict[tuple[object, ...], Strategy] = {}
         self.made: dict[tuple[object, ...], Strategy | None] = {}
         self.offers: dict[tuple[object, ...], Strategy | None] = {}
         self.seeds: dict[int, list[Strategy]] = {}
@@ -60,9 +62,9 @@ class _Search:
         for value in self.graph.values:
             self.shardings[value] = {}
             if value.wanted is not None:
-                self._propose(value, value.wanted)
+                self._propose(value, self._same(value.wanted))
             elif value.is_tensor:
-                self._propose(value, Sharding.replicated(len(value.shape)))
+                self._propose(value, self._same(Sharding.replicated(len(value.shape))))
         for node in nodes:
             self._register(node)
         for node in nodes:
@@ -75,7 +77,7 @@ class _Search:
                 if strategy is not None:
                     self._consider(node, strategy)
         return Candidates(
-            {v: list(s) for v, s in self.shardings.items()}, {n: list(s) for n, s in self.strategies.items()}, list(self.cut_short)
+            {v: list(s.values()) for v, s in self.shardings.items()}, {n: list(s.values()) for n, s in self.strategies.items()}, list(self.cut_short)
         )
 
     def _register(self, node: Node) -> None:
@@ -90,7 +92,7 @@ class _Search:
     def _seeds(self, node: Node) -> list[Strategy]:
         rule = self.canonical[node]
         if id(rule) not in self.seeds:
-            found = [replicate(rule)]
+            found = [self._interned(replicate(rule))]
             for group in rule.joint():
                 sizes = [rule.sizes[f] for f in group]
                 if all(s is not None and s > 1 for s in sizes) and not any(f in rule.whole for f in group):
@@ -105,9 +107,7 @@ class _Search:
         key = (id(rule), tuple(sorted(splits.items())))
         if key not in self.made:
             made = strategy_of(rule, splits, self.mesh)
-            if made is not None:
-                made = Strategy(made.splits, tuple(map(self._same, made.inputs)), tuple(map(self._same, made.outputs)))
-            self.made[key] = made
+            self.made[key] = self._interned(made) if made is not None else None
         return self.made[key]
 
     def _offer(self, node: Node, is_output: bool, at: int, sharding: Sharding) -> Strategy | None:
@@ -123,7 +123,7 @@ class _Search:
             terms = next((t for t in rule.linear if at in t), None)
             if is_output or terms is None or sharding.partial != ((self.axis, "sum"),) or any(sharding.dims):
                 return None
-            return partial_strategy(rule, terms, self.axis)
+            return self._interned(partial_strategy(rule, terms, self.axis))
         if sharding.is_replicated:
             return None
         splits = splits_from((rule.outputs if is_output else rule.inputs)[at], sharding, rule, self.mesh)
@@ -131,25 +131,29 @@ class _Search:
 
     def _consider(self, node: Node, strategy: Strategy) -> None:
         known = self.strategies[node]
-        if strategy in known:
+        if id(strategy) in known:
             return
         if len(known) >= MOST:
             self.cut_short[f"{node.function}: {node.name}"] = None
             return
-        known[strategy] = None
+        known[id(strategy)] = strategy
         for value, sharding in zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True):
             self._propose(value, sharding)
 
     def _propose(self, value: Value, sharding: Sharding) -> None:
-        sharding = self._same(sharding)
         known = self.shardings[value]
-        if sharding in known or (value.wanted is not None and sharding != value.wanted):
+        if id(sharding) in known or (value.wanted is not None and sharding != value.wanted):
             return
         if len(known) >= MOST:
             self.cut_short[f"{value.function}: {value.name}"] = None
             return
-        known[sharding] = None
+        known[id(sharding)] = sharding
         self.queue.append((value, sharding))
+
+    def _interned(self, strategy: Strategy) -> Strategy:
+        inputs, outputs = tuple(map(self._same, strategy.inputs)), tuple(map(self._same, strategy.outputs))
+        key = (strategy.splits, strategy.partial_through, tuple(map(id, inputs)), tuple(map(id, outputs)))
+        return self.strategy.setdefault(key, Strategy(strategy.splits, inputs, outputs, strategy.partial_through))
 
     def _same(self, sharding: Sharding) -> Sharding:
         return self.same.setdefault(sharding, sharding)

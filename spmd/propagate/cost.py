@@ -31,11 +31,16 @@ class Cost:
 
     def __init__(self, mesh: Mesh, profile: Profile, sizes: Mapping[str, int] | None = None) -> None:
         self.mesh, self.profile, self.sizes = mesh, profile, dict(sizes or {})
+        self._shapes: dict[Value, tuple[int, ...]] = {}
+        self._items: dict[str, int] = {"": 0}
         self._conversions: dict[tuple[Any, ...], float] = {}
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The planning shape of a value."""
-        return tuple(self.size(d) for d in value.dims)
+        found = self._shapes.get(value)
+        if found is None:
+            found = self._shapes[value] = tuple(self.size(d) for d in value.dims)
+        return found
 
     def size(self, dim: Any) -> int:
         """The planning size of one dimension."""
@@ -50,13 +55,23 @@ class Cost:
         if isinstance(dim, tirx.Add | tirx.Sub | tirx.Mul | tirx.FloorDiv | tirx.FloorMod | tirx.Min | tirx.Max):
             a, b = self.size(dim.a), self.size(dim.b)
             kind = type(dim).__name__
-            found = {"Add": a + b, "Sub": a - b, "Mul": a * b, "FloorDiv": a // (b or 1), "FloorMod": a % (b or 1), "Min": min(a, b), "Max": max(a, b)}
+            found = {
+                "Add": a + b,
+                "Sub": a - b,
+                "Mul": a * b,
+                "FloorDiv": a // (b or 1),
+                "FloorMod": a % (b or 1),
+                "Min": min(a, b),
+                "Max": max(a, b),
+            }
             return max(found[kind], 0)
         return DEFAULT_SIZE
 
     def item_bytes(self, value: Value) -> int:
         """Bytes of one element (sub-byte types round up)."""
-        return (tvm.DataType(value.dtype).bits + 7) // 8 if value.dtype else 0
+        if value.dtype not in self._items:
+            self._items[value.dtype] = (tvm.DataType(value.dtype).bits + 7) // 8
+        return self._items[value.dtype]
 
     def local_bytes(self, shape: tuple[int, ...], item: int, sharding: Sharding) -> int:
         """Bytes that a worker holds of a tensor in `sharding`."""

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from ..errors import ShardingError
 from ..expression import Dim, Rule, Shape, Size, Spec
 from ..graph import Function, Graph, Node, Tree, Value, leaves, map_tree
+from ..kernel import Kernel
 from ..sharding import Sharding
 from .rules import OpCall, kernel_rule, rule_of, static
 
@@ -20,9 +22,13 @@ _PACKED = ("relax.call_dps_packed", "relax.call_pure_packed")
 def build_graph(mod: tvm.IRModule) -> Graph:
     """The graph of all public Relax functions of `mod`. Raises `ShardingError` for what cannot be represented."""
     builder = _Builder(mod)
-    public = [(gv.name_hint, f) for gv, f in mod.functions.items() if isinstance(f, relax.Function) and f.attrs and "global_symbol" in f.attrs]
+    public = [
+        (gv.name_hint, f) for gv, f in mod.functions.items() if isinstance(f, relax.Function) and f.attrs and "global_symbol" in f.attrs
+    ]
     if not public:
-        raise ShardingError("module", "it has no public Relax function", "Give a function a global_symbol (TVMScript does unless private=True).")
+        raise ShardingError(
+            "module", "it has no public Relax function", "Give a function a global_symbol (TVMScript does unless private=True)."
+        )
     builder.public = {name for name, _ in public}
     functions = {name: builder.function(name, f) for name, f in sorted(public, key=lambda item: item[0])}
     return Graph(mod, functions, builder.finish(functions))
@@ -37,16 +43,19 @@ class _Builder:
         self.weights: dict[tuple[Any, ...], Value] = {}
         self.states: dict[tuple[str, Size], Value] = {}
         self.names: dict[str, dict[str, int]] = {}
+        self.rules: dict[tuple[object, ...] | None, Rule | str | None] = {}
+        self.readings: dict[str, Kernel | str] = {}
         self.tied: dict[Value, Value] = {}
 
     def function(self, name: str, func: relax.Function) -> Function:
         num_input = int(func.attrs["num_input"]) if "num_input" in func.attrs else None
-        env: dict[Any, Tree[Value]] = {}
+        # Keyed by hash, the identity of a variable: TVM makes a new Python object each time that one is looked at.
+        env: dict[int, Tree[Value]] = {}
         params: list[Tree[Value]] = []
         for i, param in enumerate(func.params):
             weight = num_input is not None and i >= num_input
-            tree = self._param(param, name, weight, _field_names(func, param))
-            env[param] = tree
+            tree = self._param(param, name, weight)
+            env[hash(param)] = tree
             params.append(tree)
         made = Function(name, params, num_input)
         body = func.body
@@ -54,7 +63,7 @@ class _Builder:
             raise ShardingError(f"function {name!r}", "its body is not normalized", "Run relax.transform.Normalize() on the module first.")
         for block in body.blocks:
             for binding in block.bindings:
-                env[binding.var] = self._binding(binding, made, env)
+                env[hash(binding.var)] = self._binding(binding, made, env)
         made.result = self._tree_of(body.body, made, env)
         return made
 
@@ -83,33 +92,33 @@ class _Builder:
         if tensor and ty.ndim != 0:
             if ty.shape is None or not isinstance(ty.shape, relax.ShapeExpr):
                 raise ShardingError(f"{function}: value {name!r}", f"its shape is not known ({ty})", "Give it a shape with R.match_cast.")
-            dims = tuple(ty.shape.values)
+            dims = tuple(d if (n := static(d)) is None else n for d in ty.shape.values)
         dtype = str(ty.dtype) if tensor else ""
-        value = Value(name, function, tuple(static(d) for d in dims), dims, dtype, kind, role)
+        value = Value(name, function, tuple(d if isinstance(d, int) else None for d in dims), dims, dtype, kind, role)
         self.values.append(value)
         return value
 
-    def _param(self, param: Any, function: str, weight: bool, fields: Mapping[int, str]) -> Tree[Value]:
+    def _param(self, param: Any, function: str, weight: bool) -> Tree[Value]:
         def make(ty: Any, name: str, key: tuple[Any, ...]) -> Tree[Value]:
             if isinstance(ty, relax.TupleType):
-                return tuple(make(f, fields.get(i, f"{name}[{i}]"), (*key, i)) for i, f in enumerate(ty.fields))
+                return tuple(make(f, f"{name}[{i}]", (*key, i)) for i, f in enumerate(ty.fields))
             if weight:
                 value = self._new(name, function, ty, "weight")
                 shared = self.weights.setdefault((*key, value.shape, value.dtype), value)
                 if shared is not value:
                     self.values.pop()
-                    if "[" in shared.name or ("[" not in name and (len(name), name) < (len(shared.name), shared.name)):
-                        shared.name = name
                 return shared
             return self._new(name, function, ty, "input")
 
         return make(param.ty, param.name, (param.name,))
 
-    def _binding(self, binding: Any, made: Function, env: dict[Any, Tree[Value]]) -> Tree[Value]:
+    def _binding(self, binding: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
         value = binding.value
-        if isinstance(binding, relax.VarBinding):
-            if not isinstance(value, tvm.ir.Call | relax.If | relax.Function):
-                return self._tree_of(value, made, env)
+        if isinstance(binding, relax.VarBinding) and not isinstance(value, tvm.ir.Call | relax.If | relax.Function):
+            tree = self._tree_of(value, made, env)
+            if isinstance(tree, Value) and tree.role == "weight":
+                self._rename(tree, binding.var.name)
+            return tree
         inputs = [leaf for arg in _tensor_args(value) for leaf in leaves(self._tree_of(arg, made, env))]
         inputs = [v for v in inputs if v.kind != "other"]
         tree = self._results(binding.var, made.name)
@@ -119,6 +128,12 @@ class _Builder:
             if operand.kind == "object" and spec:
                 self._tie(operand, node.rule.sizes[spec[0][0][0]])
         return tree
+
+    @staticmethod
+    def _rename(weight: Value, name: str) -> None:
+        """A field of a packed tuple is named by the shortest of the names that functions give it."""
+        if "[" in weight.name or (weight.packed and (len(name), name) < (len(weight.name), weight.name)):
+            weight.name, weight.packed = name, True
 
     def _results(self, var: Any, function: str) -> Tree[Value]:
         def make(ty: Any, name: str) -> Any:
@@ -133,10 +148,10 @@ class _Builder:
         if self._root(first) is not self._root(state):
             self.tied[self._root(state)] = self._root(first)
 
-    def _tree_of(self, expr: Any, made: Function, env: dict[Any, Tree[Value]]) -> Tree[Value]:
+    def _tree_of(self, expr: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
         """The values behind an argument; shapes and scalars have none."""
-        if isinstance(expr, tvm.ir.Var) and expr in env:
-            return env[expr]
+        if isinstance(expr, tvm.ir.Var):
+            return env.get(hash(expr), ())
         if isinstance(expr, relax.Tuple):
             return tuple(self._tree_of(f, made, env) for f in expr.fields)
         if isinstance(expr, relax.TupleGetItem):
@@ -148,8 +163,20 @@ class _Builder:
             value.data, value.wanted, value.reason = expr, Sharding.replicated(len(value.shape)), "constants are whole"
             return value
         if isinstance(expr, tvm.ir.Call):
-            raise ShardingError(f"{made.name}: {expr}", "a call stands inside another expression", "Run relax.transform.Normalize() on the module first.")
+            raise ShardingError(
+                f"{made.name}: {expr}", "a call stands inside another expression", "Run relax.transform.Normalize() on the module first."
+            )
         return ()
+
+    def _rule_key(self, op: OpCall) -> tuple[object, ...] | None:
+        """Calls with equal keys have equal rules; None where a rule may look at more than these."""
+        call = op.call
+        if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name in _PACKED:
+            return None
+        attrs = None if call.attrs is None else tvm_ffi.StructuralKey(call.attrs)
+        skip = tvm.ir.Var | relax.Tuple | relax.TupleGetItem | relax.ShapeExpr | tvm.ir.GenericConst
+        args = tuple(a.name_hint if isinstance(a, tvm.ir.GlobalVar) else tvm_ffi.StructuralKey(a) for a in call.args if not isinstance(a, skip))
+        return (op.name, attrs, args, tuple(map(_dims_key, op.input_dims)), tuple(map(_dims_key, op.output_dims)))
 
     def _node(self, binding: Any, made: Function, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> Node:
         call, kernel, why = binding.value, None, ""
@@ -158,32 +185,39 @@ class _Builder:
             name = "match_cast"
         if name == "relax.call_tir" and call.args[0].name_hint in self.kernels:
             kernel = self.mod[call.args[0]]
-        op = OpCall(name, call, tuple(v.shape for v in inputs), tuple(v.shape for v in outputs), tuple(v.dims for v in inputs), tuple(v.dims for v in outputs), kernel)
+        op = OpCall(
+            name,
+            call,
+            tuple(v.shape for v in inputs),
+            tuple(v.shape for v in outputs),
+            tuple(v.dims for v in inputs),
+            tuple(v.dims for v in outputs),
+            kernel,
+        )
+        key = self._rule_key(op)
         found: Rule | str | None
-        if name == "relax.call_tir":
-            found = kernel_rule(op)
+        if key in self.rules:
+            found = self.rules[key]
         else:
-            found = rule_of(op)
+            found = kernel_rule(op, self.readings) if name == "relax.call_tir" else rule_of(op)
+            if key is not None:
+                self.rules[key] = found
         if isinstance(found, str):
             found, why = None, found
         if found is None:
             why = why or f"{name} has no rule"
             if isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar) and call.op.name_hint in self.public:
-                raise ShardingError(f"{made.name}: {binding.var.name!r}", f"it calls the public function {call.op.name_hint!r}", "Make the callee private, or inline it.")
+                raise ShardingError(
+                    f"{made.name}: {binding.var.name!r}",
+                    f"it calls the public function {call.op.name_hint!r}",
+                    "Make the callee private, or inline it.",
+                )
             found = _whole_rule(op)
         return Node(name, binding.var.name, made.name, found, inputs, outputs, binding, why)
 
 
-def _field_names(func: relax.Function, param: Any) -> dict[int, str]:
-    """The names that a function gives to the fields of a packed tuple."""
-    names: dict[int, str] = {}
-    if isinstance(param.ty, relax.TupleType):
-        for block in func.body.blocks:
-            for binding in block.bindings:
-                value = getattr(binding, "value", None)
-                if isinstance(value, relax.TupleGetItem) and value.tuple_value.same_as(param):
-                    names.setdefault(value.index, binding.var.name)
-    return names
+def _dims_key(dims: tuple[Any, ...]) -> tuple[object, ...]:
+    return tuple(d if isinstance(d, int) else hash(d) if isinstance(d, tvm.ir.Var) else tvm_ffi.StructuralKey(d) for d in dims)
 
 
 def _op_name(call: Any) -> str:

@@ -76,7 +76,10 @@ class _Problem:
         shardings = self.candidates.shardings[value]
         key = (tuple(map(id, strategies)), tuple(map(id, shardings)), i, is_output, self.cost.shape(value), value.dtype)
         if key not in self._tables:
-            rows = [[self._convert(value, s.outputs[i], d) if is_output else self._convert(value, d, s.inputs[i]) for d in shardings] for s in strategies]
+            rows = [
+                [self._convert(value, s.outputs[i], d) if is_output else self._convert(value, d, s.inputs[i]) for d in shardings]
+                for s in strategies
+            ]
             self._tables[key] = np.array(rows)
         return self._tables[key]
 
@@ -89,7 +92,9 @@ class _Problem:
         for variables, table in (f for factors in self.groups.values() for f in factors):
             if table[tuple(solution.choice[v] for v in variables)] >= INFEASIBLE:
                 names = [f"{x.function}: {x.name!r}" for x in (*self.values, *self.nodes) if self.number[x] in variables]
-                raise ShardingError(" and ".join(names), "no placement obeys all that is asked of them", "Loosen the specs of the values around them.")
+                raise ShardingError(
+                    " and ".join(names), "no placement obeys all that is asked of them", "Loosen the specs of the values around them."
+                )
 
 
 def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
@@ -124,7 +129,9 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
             for value, sharding in zip(node.outputs, strategy.outputs, strict=True):
                 reason = f"{node.op} makes {value.name!r} as {sharding}, it is kept as {chosen[value]}"
                 convert(name, value, sharding, chosen[value], reason, set())
-            choices[name].append(Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule))
+            choices[name].append(
+                Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule)
+            )
             if node.no_rule:
                 notes[f"{name}: {node.name!r} is replicated, as {node.no_rule}"] = None
         for value, wanted, why in function.at_end:
@@ -173,5 +180,3 @@ def _outputs(name: str, tree: LeafTree) -> list[tuple[str, Sharding]]:
     if isinstance(tree, Leaf):
         return [(name, tree.sharding)] if tree.sharding is not None else []
     return [pair for i, part in enumerate(tree) for pair in _outputs(f"{name}[{i}]", part)]
-
-

@@ -1,20 +1,21 @@
 """The joint optimum of several functions that share weights.
 
 Layers make a chain and functions make a row, so that eliminating all of them together would need a table over every function at once.
-Instead each function is solved exactly on its own, with the regret of each shared variable for each of its values. The sum of
-the separate optima bounds the joint one from below; fixing every shared variable to the value of least total regret gives a
-solution. Where the two meet, the solution is the optimum. Where they do not, the variable with the most unavoidable regret is branched
-on (branch and bound), at most `MOST_BRANCHES` times; what then remains is reported as a gap.
+Instead each function is solved exactly on its own; the sum of these optima bounds the joint one from below. Where what most functions
+want of the shared variables costs the others nothing, the bound is met. Else the regrets of each shared variable, added up over
+the functions, say what to give it, and the one with the most unavoidable regret is branched on (branch and bound), at most
+`MOST_BRANCHES` times; what then remains between bound and solution is reported as a gap.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .solver import Elimination, Factor, Table
+from .solver import Elimination, Factor, Sums, Table
 
 MOST_BRANCHES = 64
 _CLOSE = 1e-9
@@ -52,10 +53,14 @@ class Search:
             for v in members:
                 seen[v] = seen.get(v, 0) + 1
         self.shared = [v for v in sorted(seen) if seen[v] > 1]
+        self._sums: Sums = {}
         self._cache: dict[tuple[int, tuple[tuple[int, int], ...]], tuple[Elimination, dict[int, Table] | None]] = {}
 
     def run(self) -> Solution:
         """The best solution found, with its gap."""
+        agreed = self._agreement()
+        if agreed is not None:
+            return agreed
         root = self._node({})
         best_choice, best = self._complete(root)
         open_nodes = [root]
@@ -77,9 +82,24 @@ class Search:
                 if child.bound < best and not self._same(child.bound, best) and child.regrets:
                     open_nodes.append(child)
         bound = min([n.bound for n in open_nodes if n.bound < best], default=best)
-        gap = 0.0 if self._same(bound, best) else (best - bound) / best
+        return self._solution(best_choice, best, 0.0 if self._same(bound, best) else (best - bound) / best)
+
+    def _agreement(self) -> Solution | None:
+        """The solution when what most functions want, each on its own, costs the others nothing: nothing can be better."""
+        wishes = [self._solve(group, {}, with_regrets=False)[0] for group in range(len(self.groups))]
+        bound = sum(solved.cost for solved in wishes)
+        votes: dict[int, Counter[int]] = {v: Counter() for v in self.shared}
+        for choice in (solved.choice for solved in wishes):
+            for v in self.shared:
+                if v in choice:
+                    votes[v][choice[v]] += 1
+        fixed = {v: max(sorted(count), key=count.__getitem__) for v, count in votes.items()}
+        choice, cost = self._complete(_Node(bound, {}, {}), fixed)
+        return self._solution(choice, cost, 0.0) if self._same(bound, cost) else None
+
+    def _solution(self, choice: dict[int, int], cost: float, gap: float) -> Solution:
         solved = [s for s, _ in self._cache.values()]
-        return Solution(best_choice, best, gap, max(s.width for s in solved), max(len(s.conditioned) for s in solved))
+        return Solution(choice, cost, gap, max(s.width for s in solved), max(len(s.conditioned) for s in solved))
 
     @staticmethod
     def _same(a: float, b: float) -> bool:
@@ -95,15 +115,20 @@ class Search:
                 regrets[v] = regrets[v] + regret
         return _Node(bound, fixed, regrets)
 
-    def _complete(self, node: _Node) -> tuple[dict[int, int], float]:
-        """Every open shared variable at its least total regret, everything else as suits each function best."""
-        fixed = {**node.fixed, **{v: _lowest(r) for v, r in node.regrets.items()}}
+    def _complete(self, node: _Node, fixed: dict[int, int] | None = None) -> tuple[dict[int, int], float]:
+        """Shared variables as `fixed`, or at their least total regret; everything else as suits each function best."""
+        if fixed is None:
+            fixed = {**node.fixed, **{v: _lowest(r) for v, r in node.regrets.items()}}
         choice: dict[int, int] = {}
         cost = 0.0
         for group in range(len(self.groups)):
-            solved, _ = self._solve(group, fixed, with_regrets=False)
+            solved, _ = self._solve(group, node.fixed, with_regrets=False)
+            own = solved.choice
+            if any(own[v] != value for v, value in fixed.items() if v in own):
+                solved, _ = self._solve(group, fixed, with_regrets=False)
+                own = solved.choice
             cost += solved.cost
-            choice.update(solved.choice)
+            choice.update(own)
         return choice, cost
 
     def _solve(self, group: int, fixed: Mapping[int, int], *, with_regrets: bool) -> tuple[Elimination, dict[int, Table]]:
@@ -112,7 +137,7 @@ class Search:
         key = (group, tuple(own.items()))
         solved, regrets = self._cache.get(key, (None, None))
         if solved is None:
-            solved = Elimination({v: self.sizes[v] for v in members}, self.groups[group], own)
+            solved = Elimination({v: self.sizes[v] for v in members}, self.groups[group], own, self._sums)
         if with_regrets and regrets is None:
             inside = set(members)
             regrets = solved.regrets(v for v in self.shared if v in inside and v not in own)

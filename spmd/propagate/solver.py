@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 Table = NDArray[np.float64]
 Factor = tuple[tuple[int, ...], Table]
 """Variables, and a table with one dimension for each."""
+
+Sums = dict[tuple[Any, ...], tuple[Table, Table, Any]]
+"""Sums of tables made before, their minima, and the tables (which must live as long as their ids are keys)."""
 
 LARGEST_TABLE = 1 << 22
 """Entries of the largest table that elimination may make (32 MB)."""
@@ -33,16 +37,19 @@ class Elimination:
     """The optimum of ``sum(tables)`` over variables with values ``range(sizes[v])``; ties go to the lowest values.
 
     `fixed` variables keep the given value. Where a table would grow over `LARGEST_TABLE` entries, variables are fixed greedily first:
-    `conditioned` names them, and the result may then not be the optimum.
+    `conditioned` names them, and the result may then not be the optimum. `sums` is shared by problems with the same tables.
     """
 
-    def __init__(self, sizes: Mapping[int, int], factors: Sequence[Factor], fixed: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, sizes: Mapping[int, int], factors: Sequence[Factor], fixed: Mapping[int, int] | None = None, sums: Sums | None = None
+    ) -> None:
         self.sizes = {v: n for v, n in sizes.items() if not fixed or v not in fixed}
         self.fixed: dict[int, int] = dict(fixed or {})
         self.conditioned: list[int] = []
         self.width = 0
         self.cost = 0.0
         self._buckets: list[_Bucket] = []
+        self._sums: Sums = sums if sums is not None else {}
         self._touching: dict[int, dict[int, Factor]] = {v: {} for v in self.sizes}
         self._neighbours: dict[int, set[int]] = {v: set() for v in self.sizes}
         self._count = 0
@@ -55,8 +62,7 @@ class Elimination:
         """A value for each variable."""
         chosen = dict(self.fixed)
         for bucket in reversed(self._buckets):
-            index = tuple(chosen[u] if n > 1 else 0 for u, n in zip(bucket.around, bucket.total.shape, strict=False))
-            chosen[bucket.variable] = int(np.argmin(bucket.total[index]))
+            chosen[bucket.variable] = int(bucket.total[tuple(chosen[u] for u in bucket.around)].argmin())
         return chosen
 
     def regrets(self, variables: Iterable[int]) -> dict[int, Table]:
@@ -69,7 +75,7 @@ class Elimination:
         beliefs: dict[int, Table] = {}
         waiting = [0] * last
         parents: list[int | None] = []
-        for i, b in enumerate(self._buckets):
+        for b in self._buckets:
             parent = min((turn[u] for u in b.around), default=None)
             parents.append(parent)
             if parent is not None:
@@ -135,14 +141,18 @@ class Elimination:
 
     def _eliminate(self, v: int, around: tuple[int, ...]) -> None:
         self.width = max(self.width, len(around))
-        scope = (*around, v)
-        total: Table = np.zeros([1] * len(around) + [self.sizes[v]])
-        for variables, table in self._remove(v):
-            total = total + _aligned(variables, table, scope)
-        # A dimension stays 1 where no table holds that neighbour.
-        total = np.broadcast_to(total, [self.sizes[u] for u in scope])
+        place = {u: i for i, u in enumerate((*around, v))}
+        held = [(tuple(place[u] for u in variables), table) for variables, table in self._remove(v)]
+        # Layers repeat, and so do sums of the same tables.
+        key = (len(place), tuple((id(table), at) for at, table in held))
+        if key not in self._sums:
+            total: Table = np.zeros([self.sizes[u] for u in place])
+            for at, table in held:
+                total += _spread(table, at, len(place))
+            self._sums[key] = (total, total.min(axis=-1), held)
+        total, least, _ = self._sums[key]
         self._buckets.append(_Bucket(v, around, total))
-        self._add(around, np.min(total, axis=-1))
+        self._add(around, least)
 
     def _fix_one(self, among: tuple[int, ...]) -> list[int]:
         """Fix the neighbour with most neighbours to what its own tables like best."""
@@ -167,7 +177,15 @@ def _condition(variables: tuple[int, ...], table: Table, fixed: Mapping[int, int
 
 def _aligned(variables: tuple[int, ...], table: Table, scope: tuple[int, ...]) -> Table:
     """`table` with its dimensions in the order of `scope`, and size 1 for the variables that it lacks."""
-    ranks = [scope.index(v) for v in variables]
-    moved = table.transpose(sorted(range(len(ranks)), key=ranks.__getitem__))
-    sizes = dict(zip(sorted(ranks), moved.shape, strict=True))
-    return moved.reshape([sizes.get(i, 1) for i in range(len(scope))])
+    return _spread(table, tuple(scope.index(v) for v in variables), len(scope))
+
+
+def _spread(table: Table, at: tuple[int, ...], rank: int) -> Table:
+    """`table` with dimension i moved to place ``at[i]`` of `rank`, and size 1 elsewhere."""
+    if len(at) > 1 and any(a > b for a, b in zip(at, at[1:], strict=False)):
+        order = sorted(range(len(at)), key=at.__getitem__)
+        table, at = table.transpose(order), tuple(at[i] for i in order)
+    shape = [1] * rank
+    for place, size in zip(at, table.shape, strict=True):
+        shape[place] = size
+    return table.reshape(shape)

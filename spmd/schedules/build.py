@@ -51,7 +51,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         passes.append(step)
     if is_cpu(target):
         passes += [WidenHalf(), CPUSchedules(parallel=parallel)]
-    return passes + [*stages.dataflow_lower_passes(target), *stages.finalize_passes(target)]
+    return [*passes, *stages.dataflow_lower_passes(target), *stages.finalize_passes(target)]
 
 
 def _stages(target: Target) -> Any:

@@ -5,14 +5,17 @@ FuseOps fuses what follows a matmul, never what precedes it: a transposed weight
 
 from __future__ import annotations
 
+from typing import Any
+
 import tvm
 import tvm_ffi
 from tvm import relax, s_tir, tirx
 from tvm.ir import GlobalVar
 from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visitor
+from tvm.s_tir import Schedule
 
 from spmd.schedules.cpu.analysis import is_costly
-from spmd.schedules.cpu.matmul import right_read
+from spmd.schedules.cpu.matmul import is_move, right_read
 
 INJECTIVE, MATMUL = 2, 4  # op_pattern: kInjective and below read each input at most once per output; kOutEWiseFusable
 NAME = "fused_weight"
@@ -39,7 +42,7 @@ class FuseProducers:
         functions = {}
         for name, func in fused.functions_items():
             new = isinstance(func, tirx.PrimFunc) and name.name_hint not in before and NAME in name.name_hint
-            functions[name] = func.with_attr("op_pattern", MATMUL) if new else func
+            functions[name] = _merge_moves(func).with_attr("op_pattern", MATMUL) if new else func
         return tvm.IRModule(functions, attrs=fused.attrs, global_infos=fused.global_infos)
 
 
@@ -99,9 +102,7 @@ class _Uses(PyExprVisitor):
         if var not in self.bound or var in self._elsewhere or not self.is_producer(self.bound[var]):
             return False
         users = self._users.get(var, [])
-        return bool(users) and all(
-            self.right_operand(user) is not None or self.absorbed(self._owner[user]) for user in users
-        )
+        return bool(users) and all(self.right_operand(user) is not None or self.absorbed(self._owner[user]) for user in users)
 
 
 @mutator
@@ -145,9 +146,7 @@ class _Grouper(PyExprMutator):
         return [*dict.fromkeys(before), var]
 
 
-def _group(
-    chain: list[tuple[relax.Var, relax.Call]], matmul: relax.Call
-) -> tuple[relax.Function, list[relax.Expr]]:
+def _group(chain: list[tuple[relax.Var, relax.Call]], matmul: relax.Call) -> tuple[relax.Function, list[relax.Expr]]:
     """A primitive function of the producers and their matmul, and the arguments to call it with."""
     made: dict[relax.Expr, relax.Var] = {}
     params: dict[relax.Expr, relax.Var] = {}
@@ -157,6 +156,10 @@ def _group(
         fields = [made[arg] if arg in made else _parameter(params, arg) for arg in call.args[1].fields]
         return relax.Call(call.op, [call.args[0], relax.Tuple(fields)], call.attrs, call.ty_args)
 
+    absorbed = [var for var, _ in chain]
+    for arg in matmul.args[1].fields:
+        if arg not in absorbed:
+            _parameter(params, arg)  # in the order of the matmul: activations first
     for var, call in chain:
         local = relax.DataflowVar(var.name, var.ty)
         bindings.append(relax.VarBinding(local, inside(call)))
@@ -174,7 +177,17 @@ def _parameter(params: dict[relax.Expr, relax.Var], arg: relax.Expr) -> relax.Va
     return params[arg]
 
 
-def _is_plain_call_tir(call: object) -> bool:
+def _merge_moves(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Read through transposes at once; what decodes stays a step of its own, so that a schedule can place it."""
+    sch = Schedule(func)
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        if is_move(sch.get(block)) and sch.get_consumers(block):
+            sch.compute_inline(block)
+    merged = sch.mod["main"]
+    return merged if "global_symbol" in (func.attrs or {}) else merged.without_attr("global_symbol")
+
+
+def _is_plain_call_tir(call: Any) -> bool:
     return (
         isinstance(call, relax.Call)
         and call.op == _CALL_TIR
@@ -184,7 +197,7 @@ def _is_plain_call_tir(call: object) -> bool:
     )
 
 
-def _pattern(func: object) -> int | None:
+def _pattern(func: Any) -> int | None:
     """The annotated op_pattern of an unscheduled PrimFunc."""
     if not isinstance(func, tirx.PrimFunc) or not func.attrs or func.attrs.get("tirx.is_scheduled", False):
         return None
@@ -192,12 +205,12 @@ def _pattern(func: object) -> int | None:
     return None if pattern is None else int(pattern)
 
 
-def _is_cheap_injective(func: object) -> bool:
+def _is_cheap_injective(func: Any) -> bool:
     pattern = _pattern(func)
     return pattern is not None and pattern <= INJECTIVE and not is_costly(func.body)
 
 
-def _right_operand(func: object) -> int | None:
+def _right_operand(func: Any) -> int | None:
     """Which parameter is the right operand, of a PrimFunc that is one product and nothing else."""
     if _pattern(func) != MATMUL:
         return None

@@ -15,7 +15,7 @@ from spmd.schedules.cpu.matmul import right_read
 WIDE = "float32"
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
 _COMPARISONS = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)
-_FUNCTIONS = frozenset(f"tirx.{n}" for n in "exp exp2 log sqrt rsqrt tanh sigmoid erf sin cos fabs pow".split())
+_FUNCTIONS = frozenset(f"tirx.{n}" for n in ["exp", "exp2", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos", "fabs", "pow"])
 
 
 @tvm.transform.module_pass(opt_level=0, name="spmd.WidenHalf")
@@ -213,14 +213,10 @@ def _copy(to: tirx.Var, source: tirx.Var) -> tirx.Stmt:
     """Loops over one block: `to[...] = cast(source[...])`."""
     loops = [tirx.Var(f"i{i}", str(getattr(s.ty, "dtype", "int64"))) for i, s in enumerate(to.shape)]
     inner = [tirx.Var(f"v{i}", str(loop.ty.dtype)) for i, loop in enumerate(loops)]
-    iters = [
-        tirx.IterVar(tvm.ir.Range(0, size), var, tirx.IterVar.DataPar) for size, var in zip(to.shape, inner, strict=True)
-    ]
+    iters = [tirx.IterVar(tvm.ir.Range(0, size), var, tirx.IterVar.DataPar) for size, var in zip(to.shape, inner, strict=True)]
     point = [tvm.ir.Range.from_min_extent(var, 1) for var in inner]
     store = tirx.BufferStore(to, tirx.Cast(str(to.dtype), tirx.BufferLoad(source, inner)), inner)
-    block = s_tir.SBlock(
-        iters, [tirx.BufferRegion(source, point)], [tirx.BufferRegion(to, point)], f"{to.name}_cast", store
-    )
+    block = s_tir.SBlock(iters, [tirx.BufferRegion(source, point)], [tirx.BufferRegion(to, point)], f"{to.name}_cast", store)
     nest: tirx.Stmt = s_tir.SBlockRealize(loops, True, block)
     for loop, size in reversed(list(zip(loops, to.shape, strict=True))):
         nest = tirx.For(loop, 0, size, tirx.ForKind.SERIAL, nest)

@@ -28,7 +28,9 @@ _TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e
 """Largest difference relative to the largest magnitude of a result: what another order of a sum explains."""
 
 
-def simulate(sharded: ShardedModule | tvm.IRModule, run: Run | None = None, *, seed: int = 0, sizes: Mapping[str, int] | None = None) -> Any:
+def simulate(
+    sharded: ShardedModule | tvm.IRModule, run: Run | None = None, *, seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> Any:
     """Run a program on simulated workers in this process and return what it gives.
 
     Without `run`, every function is called once on random arguments (`random_arguments`): ``{function: result}``.
@@ -105,18 +107,22 @@ def _compare(where: str, expected: Any, found: Any, tolerance: float | None, sha
 
 def _compare_arrays(where: str, expected: Array, found: Array, tolerance: float | None, sharded: ShardedModule) -> None:
     name = expected.dtype.name
-    assert expected.shape == found.shape and name == found.dtype.name, f"{where}: {name}{expected.shape} against {found.dtype.name}{found.shape}"
+    assert expected.shape == found.shape and name == found.dtype.name, (
+        f"{where}: {name}{expected.shape} against {found.dtype.name}{found.shape}"
+    )
     if name not in _TOLERANCE:
         wrong = int(np.sum(expected != found))
         assert not wrong, f"{where}: {wrong} of {expected.size} elements differ\n{sharded.plan.explain()}"
         return
     a, b = expected.astype("float64"), found.astype("float64")
     finite = np.isfinite(a)
-    assert np.array_equal(finite, np.isfinite(b)) and np.array_equal(a[~finite], b[~finite], equal_nan=True), f"{where}: infinities or NaNs differ\n{sharded.plan.explain()}"
+    assert np.array_equal(finite, np.isfinite(b)) and np.array_equal(a[~finite], b[~finite], equal_nan=True), (
+        f"{where}: infinities or NaNs differ\n{sharded.plan.explain()}"
+    )
     if not finite.any():
         return
     difference = float(np.max(np.abs(a[finite] - b[finite])))
     allowed = (tolerance if tolerance is not None else _TOLERANCE[name]) * max(float(np.max(np.abs(a[finite]))), 1e-30)
-    assert difference <= allowed, f"{where}: the largest difference is {difference:.3g}, at most {allowed:.3g} was expected\n{sharded.plan.explain()}"
-
-
+    assert difference <= allowed, (
+        f"{where}: the largest difference is {difference:.3g}, at most {allowed:.3g} was expected\n{sharded.plan.explain()}"
+    )

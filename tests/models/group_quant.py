@@ -39,9 +39,7 @@ def quantize(weight: npt.NDArray[np.float16]) -> tuple[npt.NDArray[np.uint32], n
     return packed, scale
 
 
-def dequantize(
-    q_weight: npt.NDArray[np.uint32], q_scale: npt.NDArray[np.float16], columns: int
-) -> npt.NDArray[np.float16]:
+def dequantize(q_weight: npt.NDArray[np.uint32], q_scale: npt.NDArray[np.float16], columns: int) -> npt.NDArray[np.float16]:
     """Unpack `(q_weight, q_scale)` into `[rows, columns]`: what the dequantize kernel computes, bit for bit."""
     shifts = np.arange(PER_WORD, dtype=np.uint32) * BITS
     levels = (q_weight[..., None] >> shifts) & np.uint32(2**BITS - 1)

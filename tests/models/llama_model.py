@@ -155,9 +155,7 @@ class LlamaForCausalLM(nn.Module):
         x = op.tensor_expr_op(last, "index", [self.model(x, cache)])
         return self.get_logits(x), cache
 
-    def batch_prefill(
-        self, x: nn.Tensor, logit_positions: nn.Tensor, cache: PagedKVCache
-    ) -> tuple[nn.Tensor, PagedKVCache]:
+    def batch_prefill(self, x: nn.Tensor, logit_positions: nn.Tensor, cache: PagedKVCache) -> tuple[nn.Tensor, PagedKVCache]:
         x = op.take(self.model(x, cache), logit_positions, axis=1)
         return self.get_logits(x), cache
 

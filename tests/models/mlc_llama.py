@@ -21,9 +21,7 @@ TINY = LlamaConfig(hidden=128, intermediate=256, heads=8, kv_heads=4, layers=2, 
 
 SIZES = ("max_batch_size", "max_total_seq_len", "prefill_chunk_size", "page_size", "support_sliding_window")
 FORWARD = ("prefill", "decode", "batch_prefill", "batch_decode", "batch_verify")
-HIDDEN = tuple(
-    f"{name}_to_last_hidden_states" for name in ("prefill", "decode", "batch_prefill", "batch_decode", "batch_verify")
-)
+HIDDEN = tuple(f"{name}_to_last_hidden_states" for name in ("prefill", "decode", "batch_prefill", "batch_decode", "batch_verify"))
 WITHOUT_WEIGHTS = ("batch_select_last_hidden_states", "create_paged_kv_cache", "softmax_with_temperature")
 FUNCTIONS = (
     *("embed", "get_logits", "batch_select_last_hidden_states"),
@@ -132,12 +130,7 @@ def hand_written(config: LlamaConfig, n: int, quantization: Quantization = "q0f1
         "mlp.down_proj": Shard(1),
     }
     kinds = ("weight",) if quantization == "q0f16" else ("q_weight", "q_scale")
-    return {
-        f"model.layers.{i}.{name}.{kind}": shard
-        for i in range(config.layers)
-        for name, shard in layer.items()
-        for kind in kinds
-    }
+    return {f"model.layers.{i}.{name}.{kind}": shard for i in range(config.layers) for name, shard in layer.items() for kind in kinds}
 
 
 def hand_written_collectives(config: LlamaConfig, function: str) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 from spmd import schedules
+from spmd.schedules.cpu import Fallback
 from tests.schedules.kernels import mlp, normal, scheduled
 
 GPUS = [
@@ -21,7 +22,6 @@ GPUS = [
     {"kind": "opencl"},
     {"kind": "metal"},
     {"kind": "webgpu"},
-    {"kind": "rocm", "mcpu": "gfx1100"},
 ]
 
 
@@ -79,17 +79,23 @@ def test_same_module_same_kernels() -> None:
     assert all(first[name].script() == second[name].script() for name in first)
 
 
-def test_equal_structures_are_scheduled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tirx.PrimFunc] = []
-    real = schedules.CPUSchedules._schedule
-    monkeypatch.setattr(schedules.CPUSchedules, "_schedule", lambda self, f, t: calls.append(f) or real(self, f, t))
-    one, other = tvm.ir.GlobalVar("one"), tvm.ir.GlobalVar("other")
+class Counting(Fallback):
+    calls = 0
+
+    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool) -> tvm.s_tir.Schedule | None:
+        self.calls += 1
+        return super().apply(func, target, tunable)
+
+
+def test_equal_structures_are_scheduled_once() -> None:
+    rule, one, other = Counting(), tvm.ir.GlobalVar("one"), tvm.ir.GlobalVar("other")
     mod = tvm.IRModule({one: Marked["plain"], other: Marked["plain"].with_attr("global_symbol", "other")})
     with schedules.resolve("llvm"):
-        after = schedules.CPUSchedules()(mod)
-    assert len(calls) == 1
+        after = schedules.CPUSchedules(rules=[rule])(mod)
+    assert rule.calls == 1
     assert after["other"].attrs["global_symbol"] == "other"
     assert "global_symbol" not in after["one"].attrs
+    assert after["one"].attrs["spmd.schedule_rule"] == "Counting"
 
 
 def loop_kinds(funcs: dict[str, tirx.PrimFunc]) -> set[int]:
@@ -143,6 +149,13 @@ def test_one_executable_on_several_threads(parallel: bool) -> None:
 @pytest.mark.parametrize("target", GPUS, ids=lambda t: t["kind"])
 def test_gpu_targets_compile_without_a_device(target: dict[str, str]) -> None:
     assert schedules.build(mlp(64, 96, "float16"), target) is not None
+
+
+def test_rocm_gets_threads() -> None:
+    """Only to schedules: code generation needs the device libraries of a ROCm installation."""
+    target = schedules.resolve({"kind": "rocm", "mcpu": "gfx1100"})
+    kernels = [f for f in schedules.pipeline(target)(mlp(64, 96)).functions.values() if isinstance(f, tirx.PrimFunc)]
+    assert any(tirx.ForKind.THREAD_BINDING in loop_kinds({"kernel": f}) for f in kernels)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.schedules.kernels import dequantize, module, normal, rules, run, unpack
 from tvm import relax
 
 from spmd import schedules
+from tests.schedules.kernels import dequantize, module, normal, rules, run, unpack
 
 ROWS = (1, 2, 3, 7, 16, 33, 129)
 TOLERANCE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
@@ -62,9 +62,7 @@ def test_static_rows(rows: int, k: int, n: int, dtype: str, transposed: bool) ->
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    st.integers(1, 40), st.integers(1, 70), st.integers(1, 70), st.booleans(), st.booleans(), st.booleans()
-)
+@given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 70), st.booleans(), st.booleans(), st.booleans())
 def test_any_shape(rows: int, k: int, n: int, transposed: bool, symbolic: bool, parallel: bool) -> None:
     inputs, expected = arrays(rows, k, n, transposed, "float32")
     mod = product("m" if symbolic else rows, k, n, transposed, "float32")
@@ -119,9 +117,7 @@ def test_packed_weights(rows: int | str, dtype: str) -> None:
     for m in (1, 5, 9) if rows == "m" else (int(rows),):
         x = normal(7, (m, k), dtype)
         y = x.astype("float64") @ unpack(words, scales).T
-        np.testing.assert_allclose(
-            run(mod, [x, words, scales]), y / (1 + np.exp(-y)), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
-        )
+        np.testing.assert_allclose(run(mod, [x, words, scales]), y / (1 + np.exp(-y)), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert rules(mod) == {"PackedMatvec"} if rows == 1 else {"Matmul"}
 
 

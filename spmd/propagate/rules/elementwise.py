@@ -7,9 +7,14 @@ from typing import Literal
 from ...expression import Rule
 from .registry import OpCall, rule
 
-_UNARY_ZERO = "abs asin asinh atan ceil erf floor negative round sign sin sinh sqrt square tan tanh trunc nn.relu nn.silu nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu6"
+_UNARY_ZERO = (
+    "abs asin asinh atan ceil erf floor negative round sign sin sinh sqrt square tan tanh trunc "
+    "nn.relu nn.silu nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu6"
+)
 _UNARY = "acos acosh atanh bitwise_not cos cosh exp log logical_not rsqrt sigmoid nn.softplus isfinite isinf isnan clip"
-_BINARY_ZERO = "add subtract multiply maximum minimum bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor left_shift right_shift"
+_BINARY_ZERO = (
+    "add subtract multiply maximum minimum bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor left_shift right_shift"
+)
 _BINARY = "divide floor_divide power mod floor_mod log_add_exp equal not_equal less less_equal greater greater_equal"
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from ...expression import Dim, Rule, Shape, Spec, bind
+from ...expression import Dim, Rule, Shape, Size, Spec, bind
 from .helpers import static
 from .registry import OpCall, rule
 
@@ -18,13 +16,15 @@ CREATE_SCALARS = {
 
 @rule("vm.builtin.attention_kv_cache_attention_with_fused_qkv")
 def fused_qkv(op: OpCall) -> Rule | None:
-    """qkv [tokens, query + 2 KV heads, d] -> [tokens, query heads, d]: a worker needs whole groups of query heads and their KV head."""
+    """From qkv [tokens, heads, d] -> [tokens, query heads, d]: a worker needs whole groups of query heads and their KV head."""
     total, query = op.inputs[-1][1], op.outputs[0][1]
     if total is None or query is None or (total - query) % 2 or query % ((total - query) // 2):
         return None
     heads = (total - query) // 2
     inputs: list[Shape] = [(heads,), *op.inputs[1:]]
-    return bind("h, t [(h r) h h] d -> t (h r) d", inputs, op.outputs, {"h": heads, "r": query // heads}, whole="t r d", zero="all", reduce=None)
+    return bind(
+        "h, t [(h r) h h] d -> t (h r) d", inputs, op.outputs, {"h": heads, "r": query // heads}, whole="t r d", zero="all", reduce=None
+    )
 
 
 @rule(*CREATE_SCALARS)
@@ -34,13 +34,15 @@ def create(op: OpCall) -> Rule | None:
     query, heads = static(op.call.args[query_at]), static(op.call.args[heads_at])
     if query is None or heads is None or query % heads:
         return None
-    sizes = {"h": heads, "r": query // heads}
+    sizes: dict[str, Size] = {"h": heads, "r": query // heads}
     inputs = tuple(_whole(shape, sizes) for shape in op.inputs)
     whole = frozenset(sizes) - {"h"}
-    return Rule(inputs, (_HEADS,), sizes, whole=whole, scalar_args={query_at: "h r", heads_at: "h"}, kernels=kernels, work="view", reduce=None)
+    return Rule(
+        inputs, (_HEADS,), sizes, whole=whole, scalar_args={query_at: "h r", heads_at: "h"}, kernels=kernels, work="view", reduce=None
+    )
 
 
-def _whole(shape: Sequence[int | None], sizes: dict[str, int | None]) -> Spec:
+def _whole(shape: Shape, sizes: dict[str, Size]) -> Spec:
     dims: list[Dim] = []
     for size in shape:
         name = f"w{len(sizes)}"

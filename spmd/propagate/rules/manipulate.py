@@ -44,7 +44,10 @@ def split(op: OpCall) -> Rule:
     def local(size: Callable[[str], int]) -> dict[str, Any]:
         sizes = [size(p) for p in parts]
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-        return {"indices_or_sections": tirx.IntImm("int64", len(sizes)) if len(set(sizes)) == 1 else [tirx.IntImm("int64", e) for e in ends], "axis": axis}
+        return {
+            "indices_or_sections": tirx.IntImm("int64", len(sizes)) if len(set(sizes)) == 1 else [tirx.IntImm("int64", e) for e in ends],
+            "axis": axis,
+        }
 
     local_attrs = local if all(o[axis] is not None for o in op.outputs) else None
     return op.bind(f"{whole} -> {outs}", zero="all", linear=_LINEAR, local_attrs=local_attrs, work="view")

@@ -19,4 +19,6 @@ def reduction(op: OpCall) -> Rule:
     text = f"{' '.join(names)} -> {' '.join(o for o in out if o)}"
     kind = _KIND.get(op.name)
     linear = ((0,),) if op.name in ("relax.sum", "relax.mean") else ()
-    return op.bind(text, reduce=kind, whole=frozenset() if kind else frozenset(names[a] for a in axes), zero="all" if linear else "", linear=linear)
+    return op.bind(
+        text, reduce=kind, whole=frozenset() if kind else frozenset(names[a] for a in axes), zero="all" if linear else "", linear=linear
+    )

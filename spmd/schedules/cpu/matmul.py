@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm import s_tir, tirx
@@ -71,9 +73,7 @@ class Matmul(CPURule):
         self._tile(sch, main, product, before, after[0].block_rv if after else None)
         return True
 
-    def _tile(
-        self, sch: Schedule, main: SBlockRV, product: Product, before: list[SBlockRV], epilogue: SBlockRV | None
-    ) -> None:
+    def _tile(self, sch: Schedule, main: SBlockRV, product: Product, before: list[SBlockRV], epilogue: SBlockRV | None) -> None:
         self._lay_out(sch, main, product)
         product = recognize(sch.get(main)) or product
         rows, columns = self._tile_sizes(sch.get(main), product)
@@ -139,12 +139,11 @@ class Matmul(CPURule):
         source = sch.get(main).reads[product.right].source
         for producer in sch.get_producers(main):
             block = sch.get(producer)
-            walked, rank = contiguous_variable(block), len(source.shape)
-            if not block.writes[0].source.same_as(source) or product.transposed or walked is None or rank < 2:
+            walked = contiguous_variable(block)
+            if not block.writes[0].source.same_as(source) or product.transposed or walked is None or len(source.shape) < 2:
                 continue
             if walked in variables(block.writes[0].region[-2].min):
-                swap = [*range(rank - 2), rank - 1, rank - 2]
-                sch.transform_layout(producer, ("write", 0), lambda *index: [index[i] for i in swap])
+                sch.transform_layout(producer, ("write", 0), _swap_last)
 
     def _vectors(self, sch: Schedule, loop: LoopRV, columns: int) -> LoopRV:
         """The loop over the vectors that the columns of a tile make, their lanes vectorized."""
@@ -170,7 +169,9 @@ class Matmul(CPURule):
         for producer in sch.get_producers(main):
             if sch.get(producer).writes[0].source.same_as(source):
                 sch.compute_at(producer, at, preserve_unit_loops=True)
-                if product.transposed:
+                step = sch.get(producer)
+                walked = contiguous_variable(step)
+                if len(step.iter_vars) > 1 and walked is not None and walked.same_as(step.iter_vars[-2].var):
                     sch.reorder(*reversed(sch.get_loops(producer)[-2:]))
                 decoded = True
         rows = next(constant(it.dom.extent) for it in block.iter_vars if it.var.same_as(product.m))
@@ -182,10 +183,8 @@ class Matmul(CPURule):
         written = sch.cache_write(main, 0, "global")
         sch.reverse_compute_at(written, at, preserve_unit_loops=True)
         if epilogue is not None:
-            try:
+            with suppress(ScheduleError):  # not elementwise in the product: it runs on its own afterwards
                 sch.reverse_compute_at(epilogue, at)
-            except ScheduleError:  # not elementwise in the product: it runs on its own afterwards
-                pass
         return written
 
 
@@ -237,12 +236,17 @@ def _written(block: s_tir.SBlock) -> tuple[list[tirx.Var], set[tirx.Var]]:
     return order, {it.var for it in block.iter_vars if not is_unit(it.dom.extent)}
 
 
+def _swap_last(*index: tirx.Var) -> list[tirx.Var]:
+    return [*index[:-2], index[-1], index[-2]]
+
+
 def _multiplies(block: s_tir.SBlock) -> bool:
     """Whether the body is `c = c + a * b`, with or without casts."""
-    value = block.body.value if isinstance(block.body, tirx.BufferStore) else None
+    value: Any = block.body.value if isinstance(block.body, tirx.BufferStore) else None
     if not isinstance(value, tirx.Add) or not isinstance(value.a, TensorLoad):
         return False
-    factors = [value.b.a, value.b.b] if isinstance(value.b, tirx.Mul) else []
+    product: Any = value.b
+    factors = [product.a, product.b] if isinstance(product, tirx.Mul) else []
     bare = [f.value if isinstance(f, tirx.Cast) else f for f in factors]
     return len(bare) == 2 and all(isinstance(f, TensorLoad) for f in bare)
 
@@ -260,5 +264,3 @@ def vector_bits(target: Target) -> int:
     """The width of the target's vector registers."""
     width = tvm.get_global_func("target.llvm_get_vector_width", allow_missing=True)
     return int(width(target)) if width is not None and target.kind.name == "llvm" else 128
-
-

@@ -43,7 +43,6 @@ class PackedMatvec(CPURule):
 
     def _vectorize(self, kernel: Kernel, partial: s_tir.schedule.SBlockRV, depth: int) -> None:
         sch = kernel.sch
-        kinds = [it.iter_type for it in sch.get(partial).iter_vars]
         lane, word = sch.get_loops(partial)[depth:]
         sch.reorder(word, lane)
         sch.vectorize(lane)

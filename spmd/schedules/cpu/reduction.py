@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.dlight.analysis import SBlockInfo
 from tvm.s_tir.schedule import LoopRV, SBlockRV
@@ -58,7 +60,7 @@ class Reduction(CPURule):
 
     def _across(self, sch: Schedule, main: SBlockInfo, epilogue: SBlockRV | None, axis: int) -> None:
         """A strip of the contiguous spatial iterator innermost, added to by several rows at a time."""
-        spatial, reduced = _split_loops(sch, main)
+        _, reduced = _split_loops(sch, main)
         strip = sch.get_loops(main.block_rv)[axis]
         others = [loop for loop, it in zip(sch.get_loops(main.block_rv), main.iters, strict=True) if it.kind == "S"]
         others.pop([i for i, it in enumerate(main.iters) if it.kind == "S"].index(axis))
@@ -88,7 +90,5 @@ def _write_out(sch: Schedule, main: SBlockRV, epilogue: SBlockRV | None, at: Loo
     if epilogue is None:
         sch.reverse_compute_at(sch.cache_write(main, 0, "global"), at)
         return
-    try:
+    with suppress(ScheduleError):  # its domain is not that of the sum: it runs on its own afterwards
         sch.reverse_compute_at(epilogue, at)
-    except ScheduleError:  # its domain is not that of the sum: it runs on its own afterwards
-        return
