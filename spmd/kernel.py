@@ -6,6 +6,7 @@ gives ``k = (a b c)`` with c = 8 and b = 4, so that w is ``n (a b)`` and s is ``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -77,6 +78,9 @@ class _Reader:
         self._blocks(self.func.body, {})
         for realize in self.blocks:
             self._block(realize)
+        for buffer in self._buffers():  # those that nothing reads have dimensions too
+            for dim, size in enumerate(buffer.ty.shape):
+                self.nodes.setdefault((buffer, dim), _Node(_static(size), set()))
         self._share_divisors()
         chains = {key: self._chain(node) for key, node in self.nodes.items()}
         names, sizes = self._unify(chains)
@@ -254,6 +258,8 @@ class _Reader:
             )
             kind = {tirx.Add: "sum", tirx.Max: "max", tirx.Min: "min", tirx.Mul: "prod"}.get(type(stmt.value))
             at_end = stmt.buffer in list(self.func.params)[-self.outputs :] and not read_again and self.outputs == 1
+            # Every worker starts from the same value, which must not count once a worker.
+            at_end = at_end and (kind in ("max", "min") or _starts_at(realize.block.init, {"sum": 0, "prod": 1}.get(kind or "")))
             if at_end and kind is not None and isinstance(stmt.value.a, tvm.ir.TensorLoad) and stmt.value.a.source.same_as(stmt.buffer):
                 kinds.setdefault(kind, set()).update(reduced)
         if len(kinds) != 1:
@@ -272,8 +278,14 @@ class _Reader:
         return all(known.get(p) == 0 for p in params[-self.outputs :])
 
 
+def _starts_at(init: Any, value: int | None) -> bool:
+    return init is not None and isinstance(init.value, tirx.IntImm | tirx.FloatImm) and init.value.value == value
+
+
 def _at_zero(expr: Any, known: Mapping[Any, float | None]) -> float | None:
-    """The value of `expr` when each buffer holds its `known` value everywhere, or None where that cannot be told."""
+    """The value of `expr` when each buffer holds its `known` value everywhere: NaN for a finite number that cannot be told,
+    None for what may be no finite number.
+    """
     if isinstance(expr, tvm.ir.TensorLoad):
         return known.get(expr.source)
     if isinstance(expr, tirx.IntImm | tirx.FloatImm):
@@ -282,13 +294,15 @@ def _at_zero(expr: Any, known: Mapping[Any, float | None]) -> float | None:
         return _at_zero(expr.value, known)
     if isinstance(expr, tirx.Add | tirx.Sub | tirx.Mul | tirx.Max | tirx.Min):
         a, b = _at_zero(expr.a, known), _at_zero(expr.b, known)
-        if isinstance(expr, tirx.Mul) and 0 in (a, b):
-            return 0.0
         if a is None or b is None:
             return None
+        if isinstance(expr, tirx.Mul) and 0 in (a, b):
+            return 0.0
+        if math.isnan(a) or math.isnan(b):
+            return math.nan
         found = {tirx.Add: a + b, tirx.Sub: a - b, tirx.Mul: a * b, tirx.Max: max(a, b), tirx.Min: min(a, b)}
         return found[type(expr)]
-    return None
+    return math.nan if isinstance(expr.ty, tvm.ir.PrimType) and "float" not in str(expr.ty.dtype) else None
 
 
 def _static(expr: Any) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 from .backend import Backend, CollectiveError, Communicator, set_communicator
 
 Task = Callable[[int], Any]  # takes the rank
+_GLANCE = 0.2  # seconds between looks at the clock and at Ctrl-C: a signal does not end every wait
 
 
 class WorkerError(RuntimeError):
@@ -45,7 +46,7 @@ class Pool:
         for thread in self._threads:
             thread.start()
         try:
-            self._collect("its start")
+            self._collect("its start", lambda: None)
         except BaseException:
             self.close()
             raise
@@ -59,9 +60,7 @@ class Pool:
             if self.broken:
                 raise RuntimeError(f"{what} cannot run: {self.broken}")
             self.backend.begin()
-            for inbox in self._inboxes.values():
-                inbox.put(task)
-            return self._collect(what)
+            return self._collect(what, lambda: [inbox.put(task) for inbox in self._inboxes.values()])
 
     def communicator(self, rank: int) -> Communicator:
         """The communicator of worker `rank`, of this process."""
@@ -77,26 +76,10 @@ class Pool:
             thread.join(0.0 if stuck else self.backend.timeout)
         self.backend.close()
 
-    def _collect(self, what: str) -> list[Any]:
-        results: dict[int, Any] = {}
-        errors: dict[int, BaseException] = {}
-        deadline: float | None = None
+    def _collect(self, what: str, begin: Callable[[], object]) -> list[Any]:
         try:
-            while len(results) + len(errors) < len(self._inboxes):
-                if deadline is not None and time.monotonic() > deadline:
-                    absent = [str(rank) for rank in self._inboxes if rank not in results and rank not in errors]
-                    self.broken = f"worker {', '.join(absent)} did not come back from {what} after another failed"
-                    break
-                try:
-                    # not for longer: a signal does not end every wait, and Ctrl-C has to be seen
-                    rank, result, error = self._outbox.get(timeout=0.2)
-                except Empty:
-                    continue
-                if error is None:
-                    results[rank] = result
-                else:
-                    errors[rank] = error
-                    deadline = deadline or time.monotonic() + self.backend.timeout
+            begin()
+            results, errors = self._outcomes(what)
         except BaseException:  # Ctrl-C in the caller: let nobody run on
             self.broken = f"{what} was interrupted"
             for communicator in self._communicators.values():
@@ -107,6 +90,26 @@ class Pool:
             rank = min(errors, key=lambda r: (isinstance(errors[r], CollectiveError), r))
             raise WorkerError(rank, what, errors[rank]) from errors[rank]
         return [results[rank] for rank in self._inboxes]
+
+    def _outcomes(self, what: str) -> tuple[dict[int, Any], dict[int, BaseException]]:
+        results: dict[int, Any] = {}
+        errors: dict[int, BaseException] = {}
+        deadline = float("inf")
+        while len(results) + len(errors) < len(self._inboxes):
+            if time.monotonic() > deadline:
+                absent = [str(rank) for rank in self._inboxes if rank not in results and rank not in errors]
+                self.broken = f"worker {', '.join(absent)} did not come back from {what} after another failed"
+                break
+            try:
+                rank, result, error = self._outbox.get(timeout=_GLANCE)
+            except Empty:
+                continue
+            if error is None:
+                results[rank] = result
+            else:
+                errors[rank] = error
+                deadline = min(deadline, time.monotonic() + self.backend.timeout)
+        return results, errors
 
 
 def _serve(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ from .candidates import Candidates, find_candidates
 from .cost import INFEASIBLE, Cost
 from .search import Search, Solution
 from .solver import Factor, Table
+
+
+Held = set[tuple[Value, Sharding]]
+"""The shardings in which a function has each value so far."""
 
 
 def make_plan(graph: Graph, cost: Cost) -> Plan:
@@ -97,6 +102,14 @@ class _Problem:
                 )
 
 
+def _taken(node: Node, value: Value, kept: Sharding, wanted: Sharding) -> str:
+    return f"{value.name!r} is kept as {kept}, {node.op} {node.name!r} takes it as {wanted}"
+
+
+def _made(node: Node, value: Value, made: Sharding, kept: Sharding) -> str:
+    return f"{node.op} makes {value.name!r} as {made}, it is kept as {kept}"
+
+
 def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
     """The solution as a `Plan`."""
     cost, candidates = problem.cost, problem.candidates
@@ -106,7 +119,7 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
     predicted: dict[str, float] = {}
     notes: dict[str, None] = {}
 
-    def convert(function: str, value: Value, source: Sharding, target: Sharding, reason: str, done: set[tuple[Value, Sharding]]) -> None:
+    def convert(function: str, value: Value, source: Sharding, target: Sharding, reason: Callable[[], str], done: Held) -> None:
         if source == target or not value.is_tensor or (value, target) in done:
             return
         done.add((value, target))
@@ -115,20 +128,20 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
             predicted[function] += cost.step_time(step, shape, item)
             if step.kind != "slice":
                 held = cost.step_bytes(step, shape, item)
-                collectives.append(Collective(step.kind, step.axis, held, function, value.name, reason))
+                collectives.append(Collective(step.kind, step.axis, held, function, value.name, reason()))
 
     for name, function in graph.functions.items():
         choices[name], predicted[name] = [], 0.0
-        done: set[tuple[Value, Sharding]] = set()
+        done: Held = set()
         for node in function.nodes:
             strategy = candidates.strategies[node][solution.choice[problem.number[node]]]
             predicted[name] += cost.operator(node, strategy)
             for value, sharding in zip(node.inputs, strategy.inputs, strict=True):
-                reason = f"{value.name!r} is kept as {chosen[value]}, {node.op} {node.name!r} takes it as {sharding}"
-                convert(name, value, chosen[value], sharding, reason, done)
+                convert(name, value, chosen[value], sharding, partial(_taken, node, value, chosen[value], sharding), done)
             for value, sharding in zip(node.outputs, strategy.outputs, strict=True):
-                reason = f"{node.op} makes {value.name!r} as {sharding}, it is kept as {chosen[value]}"
-                convert(name, value, sharding, chosen[value], reason, set())
+                # What the operator made is still there for those who take it as it was made.
+                done.add((value, sharding))
+                convert(name, value, sharding, chosen[value], partial(_made, node, value, sharding, chosen[value]), done)
             choices[name].append(
                 Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule)
             )
@@ -136,7 +149,7 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
                 notes[f"{name}: {node.name!r} is replicated, as {node.no_rule}"] = None
         for value, wanted, why in function.at_end:
             if wanted is not None:
-                convert(name, value, chosen[value], wanted, f"{value.name!r} is kept as {chosen[value]}, {why}", done)
+                convert(name, value, chosen[value], wanted, partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why), done)
     notes.update(dict.fromkeys(f"{n}: only the first candidates were considered" for n in candidates.cut_short))
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
