@@ -1,5 +1,6 @@
 """spmd: the SPMD compiler for Apache TVM Relax."""
 
+from . import testing
 from .annotate import hint
 from .errors import ShardingError
 from .mesh import Mesh
@@ -23,5 +24,6 @@ __all__ = [
     "plan",
     "rule",
     "shard",
+    "testing",
     "workers",
 ]

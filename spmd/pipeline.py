@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from .mesh import Mesh
 from .plan import Plan
 from .profile import Profile, profile_of
 from .propagate import Cost, build_graph, make_plan
+
+_LOG = logging.getLogger("spmd")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,13 @@ def plan(
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`."""
     return lower_graph(build_graph(mod), plan)
+
+
+def _reported(plan: Plan) -> Plan:
+    """`plan`, its notes logged: what is replicated for want of a rule is never silent."""
+    for note in plan.notes:
+        _LOG.warning(note)
+    return plan
 
 
 @contextmanager

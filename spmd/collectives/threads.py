@@ -77,7 +77,8 @@ class ThreadBackend(Backend):
             with self.lock:
                 if rank in self.waiting:
                     self._fail(f"worker {rank} waited {self.timeout:g} seconds")
-            self.gates[rank].acquire()  # open by now, by this worker or by the last, at the same moment
+            if not self.gates[rank].acquire(blocking=False):  # else opened by this worker, or by the last at that moment
+                raise CollectiveError(f"worker {rank} waited {self.timeout:g} seconds in a run that is over")
         if self.failure is not None:
             raise CollectiveError(self.failure)
 

@@ -136,6 +136,12 @@ class CallLowering:
         split = choice.inputs[table_at].dims[axis]
         assert split is not None
         size, dtype = split.local_size(self.mesh), str(indices.ty.dtype)
+        mode = getattr(node.binding.value.attrs, "mode", "fast")
+        if mode == "clip":
+            below = emit(relax.op.minimum(indices, relax.const(split.size - 1, dtype)))
+            indices = emit(relax.op.maximum(below, relax.const(0, dtype)))
+        elif mode == "wrap":
+            indices = emit(relax.op.floor_mod(indices, relax.const(split.size, dtype)))
         rank = emit(collectives.axis_index(split.axes[0], self.mesh.axis_size(*split.axes)))
         first = emit(relax.op.astype(emit(relax.op.multiply(rank, relax.const(size, "int64"))), dtype))
         here = emit(relax.op.subtract(indices, first))
@@ -177,6 +183,7 @@ def _zero_out(rule: Rule, splits: Mapping[str, Split], taken: list[Local], mesh:
         if not split.is_padded(mesh) or f in rule.reduced:
             continue
         holding = [local.zero for spec, local in zip(rule.inputs, taken, strict=True) if _holds(spec, {f})]
-        if not (any(holding) if rule.zero == "any" else len(holding) == len(rule.inputs) and all(holding)):
+        # "any" too asks for all that hold the factor: what else lies in the padding may be infinite, and zero times that is NaN.
+        if not holding or not all(holding) or (rule.zero == "all" and len(holding) < len(rule.inputs)):
             return False
     return True

@@ -118,6 +118,7 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
     collectives: list[Collective] = []
     predicted: dict[str, float] = {}
     notes: dict[str, None] = {}
+    replicated: dict[str, list[str]] = {}
 
     def convert(function: str, value: Value, source: Sharding, target: Sharding, reason: Callable[[], str], done: Held) -> None:
         if source == target or not value.is_tensor or (value, target) in done:
@@ -146,10 +147,12 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
                 Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule)
             )
             if node.no_rule:
-                notes[f"{name}: {node.name!r} is replicated, as {node.no_rule}"] = None
+                replicated.setdefault(f"{node.op} is replicated, as {node.no_rule}", []).append(f"{name}: {node.name!r}")
         for value, wanted, why in function.at_end:
             if wanted is not None:
                 convert(name, value, chosen[value], wanted, partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why), done)
+    for what, where in replicated.items():
+        notes[f"{what} ({where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"] = None
     notes.update(dict.fromkeys(f"{n}: only the first candidates were considered" for n in candidates.cut_short))
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None

@@ -15,7 +15,7 @@ from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visito
 from tvm.s_tir import Schedule
 
 from spmd.schedules.cpu.analysis import is_costly
-from spmd.schedules.cpu.matmul import is_move, right_read
+from spmd.schedules.cpu.product import is_move, right_read
 
 INJECTIVE, MATMUL = 2, 4  # op_pattern: kInjective and below read each input at most once per output; kOutEWiseFusable
 NAME = "fused_weight"

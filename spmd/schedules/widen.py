@@ -10,7 +10,7 @@ from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 
 from spmd.schedules.cpu.analysis import is_reduction_block
-from spmd.schedules.cpu.matmul import right_read
+from spmd.schedules.cpu.product import right_read
 
 WIDE = "float32"
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)

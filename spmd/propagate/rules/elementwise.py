@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ...expression import Rule
+from .helpers import is_float
 from .registry import OpCall, rule
 
 _UNARY_ZERO = (
@@ -40,8 +41,8 @@ def astype(op: OpCall) -> Rule:
 
 @rule(*_relax(_UNARY), *_relax(_BINARY), "relax.where")
 def pointwise(op: OpCall) -> Rule:
-    """Nothing more is known than that it goes element by element."""
-    return _pointwise(op, zero="", linear=((0,),) if op.name == "relax.divide" else ())
+    """Nothing more is known than that it goes element by element; dividing floats, not integers, is linear."""
+    return _pointwise(op, zero="", linear=((0,),) if op.name == "relax.divide" and is_float(op) else ())
 
 
 @rule(*_relax(_BINARY_ZERO))

@@ -6,6 +6,7 @@ import string
 from typing import Any
 
 from ...expression import Shape
+from .registry import OpCall
 
 
 def letters(rank: int, skip: str = "") -> list[str]:
@@ -33,3 +34,8 @@ def static(value: Any) -> int | None:
         return value
     number = getattr(value, "value", None)
     return number if isinstance(number, int) else None
+
+
+def is_float(op: OpCall) -> bool:
+    """Whether the call gives floats."""
+    return "float" in str(op.call.ty.dtype)

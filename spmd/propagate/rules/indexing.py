@@ -17,4 +17,7 @@ def take(op: OpCall) -> Rule | None:
     names = letters(table + indices)
     rows, places = names[:table], names[table:]
     out = [*rows[:axis], *places, *rows[axis + 1 :]]
-    return op.bind(f"{' '.join(rows)}, {' '.join(places)} -> {' '.join(out)}", lookup=(0, 1, axis))
+    text = f"{' '.join(rows)}, {' '.join(places)} -> {' '.join(out)}"
+    if op.attrs.mode == "nan":  # an index that no worker holds must still give NaN
+        return op.bind(text, whole=rows[axis], reduce=None)
+    return op.bind(text, lookup=(0, 1, axis))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...expression import Rule
-from .helpers import axis_of, letters
+from .helpers import axis_of, is_float, letters
 from .registry import OpCall, rule
 
 _KIND = {"relax.sum": "sum", "relax.max": "max", "relax.min": "min", "relax.prod": "prod"}
@@ -18,7 +18,7 @@ def reduction(op: OpCall) -> Rule:
     out = [("1" if keep else "") if i in axes else n for i, n in enumerate(names)]
     text = f"{' '.join(names)} -> {' '.join(o for o in out if o)}"
     kind = _KIND.get(op.name)
-    linear = ((0,),) if op.name in ("relax.sum", "relax.mean") else ()
+    linear = ((0,),) if op.name == "relax.sum" or (op.name == "relax.mean" and is_float(op)) else ()
     return op.bind(
         text, reduce=kind, whole=frozenset() if kind else frozenset(names[a] for a in axes), zero="all" if linear else "", linear=linear
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import tvm_ffi
 from tvm import s_tir, tirx
+from tvm.s_tir.schedule import SBlockRV
 
-from spmd.schedules.cpu.analysis import CPURule, Kernel, constant, inline_cheap, inline_epilogues, variables
+from spmd.schedules.cpu.analysis import CPURule, Kernel, constant, divisor, inline_cheap, inline_epilogues, variables
+
+CHAINS = 2  # words at a time: as many independent sums as it takes to hide the latency of an addition
 
 
 class PackedMatvec(CPURule):
@@ -31,23 +34,27 @@ class PackedMatvec(CPURule):
         if not spatial or (constant(sch.get(k).extent) or 1) % lanes:
             return False
         sch.reorder(*spatial, k)
-        _, lane = sch.split(k, [None, lanes])
+        chains = divisor((constant(sch.get(k).extent) or lanes) // lanes, CHAINS)
+        _, lane = sch.split(k, [None, chains * lanes])
         partial = sch.rfactor(lane, len(spatial))
         at = sch.get_loops(main.block_rv)[len(spatial) - 1]
         if len(kernel.blocks) == 2:
             sch.reverse_compute_at(kernel.blocks[1].block_rv, at)
         sch.compute_at(partial, at)
-        self._vectorize(kernel, partial, len(spatial))
+        self._vectorize(kernel, partial, len(spatial), lanes)
         self.parallelize(sch, sch.fuse(*sch.get_loops(main.block_rv)[: len(spatial)]))
         return True
 
-    def _vectorize(self, kernel: Kernel, partial: s_tir.schedule.SBlockRV, depth: int) -> None:
+    def _vectorize(self, kernel: Kernel, partial: SBlockRV, depth: int, lanes: int) -> None:
         sch = kernel.sch
-        lane, word = sch.get_loops(partial)[depth:]
-        sch.reorder(word, lane)
+        sums, words = sch.get_loops(partial)[depth:]
+        sch.reorder(words, sums)
+        chain, lane = sch.split(sums, [None, lanes])
+        sch.unroll(chain)
         sch.vectorize(lane)
-        start = sch.decompose_reduction(partial, word)
-        sch.vectorize(sch.get_loops(start)[-1])
+        start = sch.get_loops(sch.decompose_reduction(partial, words))
+        sch.unroll(start[-2])
+        sch.vectorize(start[-1])
 
 
 def word_lanes(block: s_tir.SBlock) -> int | None:
