@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import tvm
 
 from .annotate import Specs, annotate
+from .graph import Graph
 from .layout import Array
 from .lower import lower_graph, partition
 from .mesh import Mesh
@@ -53,11 +54,9 @@ def shard(
     `sizes` gives symbolic sizes by name for that prediction (64 where it does not).
     Raises `ShardingError` for bad specs and for modules that cannot be represented.
     """
-    cost = Cost(Mesh.of(mesh), profile_of(profile), sizes)
-    graph = build_graph(mod)
-    annotate(graph, cost.mesh, specs)
-    decided = make_plan(graph, cost)
-    return ShardedModule(lower_graph(graph, decided), decided)
+    with _no_garbage_collection():
+        graph, decided = _planned(mod, mesh, specs, profile, sizes)
+        return ShardedModule(lower_graph(graph, decided), decided)
 
 
 def plan(
@@ -69,10 +68,8 @@ def plan(
     sizes: Mapping[str, int] | None = None,
 ) -> Plan:
     """The first half of `shard`: where each tensor lives, and why."""
-    cost = Cost(Mesh.of(mesh), profile_of(profile), sizes)
-    graph = build_graph(mod)
-    annotate(graph, cost.mesh, specs)
-    return make_plan(graph, cost)
+    with _no_garbage_collection():
+        return _planned(mod, mesh, specs, profile, sizes)[1]
 
 
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
@@ -80,15 +77,21 @@ def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     return lower_graph(build_graph(mod), plan)
 
 
-def _reported(plan: Plan) -> Plan:
-    """`plan`, its notes logged: what is replicated for want of a rule is never silent."""
-    for note in plan.notes:
+def _planned(
+    mod: tvm.IRModule, mesh: Mesh | int, specs: Specs | None, profile: Profile | str, sizes: Mapping[str, int] | None
+) -> tuple[Graph, Plan]:
+    """The graph of `mod` and its plan, whose notes are logged: what is replicated for want of a rule is never silent."""
+    cost = Cost(Mesh.of(mesh), profile_of(profile), sizes)
+    graph = build_graph(mod)
+    annotate(graph, cost.mesh, specs)
+    decided = make_plan(graph, cost)
+    for note in decided.notes:
         _LOG.warning(note)
-    return plan
+    return graph, decided
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def _no_garbage_collection() -> Generator[None]:
     """Nothing that a plan is made of is garbage before it is done, and looking for it takes a quarter of the time."""
     enabled = gc.isenabled()
     gc.disable()

@@ -102,9 +102,10 @@ class Plan:
         lines = [f"{name}: {known[name]}"]
         if name in self.reasons:
             lines.append(f"  because {self.reasons[name]}")
-        bare = name.split(".", 1)[-1]
         lines += [
-            f"  {c.kind} over {c.axis}, {c.bytes} bytes, in {c.function}: {c.reason}" for c in self.collectives if c.value in (name, bare)
+            f"  {c.kind} over {c.axis}, {c.bytes} bytes, in {c.function}: {c.reason}"
+            for c in self.collectives
+            if name in (c.value, f"{c.function}.{c.value}")
         ]
         return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from typing import Any
 from .backend import Backend, CollectiveError, Communicator, set_communicator
 
 Task = Callable[[int], Any]  # takes the rank
+_PATIENCE = 1.0  # seconds that a worker which is stuck is waited for at the end
 _GLANCE = 0.2  # seconds between looks at the clock and at Ctrl-C: a signal does not end every wait
 
 
@@ -42,7 +43,8 @@ class Pool:
             )
             for rank, inbox in self._inboxes.items()
         ]
-        weakref.finalize(self, _dismiss, list(self._inboxes.values()))
+        # also at the end of the program: a thread that Python kills inside of compiled code takes the process with it
+        weakref.finalize(self, _dismiss, list(self._inboxes.values()), self._threads, _PATIENCE)
         for thread in self._threads:
             thread.start()
         try:
@@ -71,9 +73,7 @@ class Pool:
         if self.broken == "the workers are closed":
             return
         stuck, self.broken = self.broken, "the workers are closed"
-        _dismiss(list(self._inboxes.values()))
-        for thread in self._threads:
-            thread.join(0.0 if stuck else self.backend.timeout)
+        _dismiss(list(self._inboxes.values()), self._threads, _PATIENCE if stuck else self.backend.timeout)
         self.backend.close()
 
     def _collect(self, what: str, begin: Callable[[], object]) -> list[Any]:
@@ -142,6 +142,10 @@ def _serve(
     communicator.close()
 
 
-def _dismiss(inboxes: list[SimpleQueue[Task | None]]) -> None:
+def _dismiss(inboxes: list[SimpleQueue[Task | None]], threads: list[threading.Thread], patience: float) -> None:
+    """Send the workers home, and wait `patience` seconds for each."""
     for inbox in inboxes:
         inbox.put(None)
+    for thread in threads:
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(patience)

@@ -77,7 +77,9 @@ class _Search:
                 if strategy is not None:
                     self._consider(node, strategy)
         return Candidates(
-            {v: list(s.values()) for v, s in self.shardings.items()}, {n: list(s.values()) for n, s in self.strategies.items()}, list(self.cut_short)
+            {v: list(s.values()) for v, s in self.shardings.items()},
+            {n: list(s.values()) for n, s in self.strategies.items()},
+            list(self.cut_short),
         )
 
     def _register(self, node: Node) -> None:

@@ -175,7 +175,8 @@ class _Builder:
             return None
         attrs = None if call.attrs is None else tvm_ffi.StructuralKey(call.attrs)
         skip = tvm.ir.Var | relax.Tuple | relax.TupleGetItem | relax.ShapeExpr | tvm.ir.GenericConst
-        args = tuple(a.name_hint if isinstance(a, tvm.ir.GlobalVar) else tvm_ffi.StructuralKey(a) for a in call.args if not isinstance(a, skip))
+        others = [a for a in call.args if not isinstance(a, skip)]
+        args = tuple(a.name_hint if isinstance(a, tvm.ir.GlobalVar) else tvm_ffi.StructuralKey(a) for a in others)
         return (op.name, attrs, args, tuple(map(_dims_key, op.input_dims)), tuple(map(_dims_key, op.output_dims)))
 
     def _node(self, binding: Any, made: Function, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> Node:

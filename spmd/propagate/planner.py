@@ -20,7 +20,6 @@ from .cost import INFEASIBLE, Cost
 from .search import Search, Solution
 from .solver import Factor, Table
 
-
 Held = set[tuple[Value, Sharding]]
 """The shardings in which a function has each value so far."""
 

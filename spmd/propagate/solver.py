@@ -182,7 +182,7 @@ def _aligned(variables: tuple[int, ...], table: Table, scope: tuple[int, ...]) -
 
 def _spread(table: Table, at: tuple[int, ...], rank: int) -> Table:
     """`table` with dimension i moved to place ``at[i]`` of `rank`, and size 1 elsewhere."""
-    if len(at) > 1 and any(a > b for a, b in zip(at, at[1:], strict=False)):
+    if len(at) > 1 and list(at) != sorted(at):
         order = sorted(range(len(at)), key=at.__getitem__)
         table, at = table.transpose(order), tuple(at[i] for i in order)
     shape = [1] * rank

@@ -4,13 +4,12 @@ from tvm.s_tir.dlight.base import ScheduleRule
 
 from spmd.schedules.cpu.fallback import Fallback
 from spmd.schedules.cpu.matmul import Matmul
-from spmd.schedules.cpu.packed import PackedMatvec
 from spmd.schedules.cpu.reduction import Reduction
 from spmd.schedules.cpu.rowwise import Rowwise
 
-__all__ = ["Fallback", "Matmul", "PackedMatvec", "Reduction", "Rowwise", "default_rules"]
+__all__ = ["Fallback", "Matmul", "Reduction", "Rowwise", "default_rules"]
 
 
 def default_rules(parallel: bool = False) -> list[ScheduleRule]:
     """The rules that `CPUSchedules` tries in turn."""
-    return [rule(parallel) for rule in (Matmul, PackedMatvec, Reduction, Rowwise, Fallback)]
+    return [rule(parallel) for rule in (Matmul, Reduction, Rowwise, Fallback)]

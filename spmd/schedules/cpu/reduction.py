@@ -25,7 +25,8 @@ ACCUMULATORS = 4096  # of them at a time: 16 KiB of float32, half of a first-lev
 class Reduction(CPURule):
     """One reduction block, and elementwise blocks after it.
 
-    `y[s] = sum_r f(s, r)` with r contiguous (`x @ W^T`): one scalar accumulator for each s, r innermost.
+    `y[s] = sum_r f(s, r)` with r contiguous (`x @ W^T`, weights packed in words too): one accumulator for each s, r
+    innermost; LLVM makes several vectors of it.
     With s contiguous (`x @ W`): a strip of accumulators, several r at once, s innermost.
     """
 

@@ -1,0 +1,43 @@
+"""How long ``import spmd`` takes beside ``import tvm``, which it contains: fresh processes that take turns.
+
+python -m benchmarks.import_time [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from statistics import median
+
+from examples.llm.report import table
+
+STATEMENTS = ("pass", "import tvm", "from tvm import relax", "import spmd")
+
+
+def seconds(statement: str) -> float:
+    """Wall time of one Python process that runs `statement`."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", statement], check=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 runs of each instead of 9")
+    runs = 3 if parser.parse_args().quick else 9
+    for statement in STATEMENTS:  # byte code and file caches
+        seconds(statement)
+    taken: dict[str, list[float]] = {s: [] for s in STATEMENTS}
+    for _ in range(runs):
+        for statement in STATEMENTS:
+            taken[statement].append(seconds(statement))
+    base = median(taken["import tvm"])
+    rows = [(s, f"{median(t) * 1e3:.0f}", f"{min(t) * 1e3:.0f}", f"{median(t) / base:.2f}") for s, t in taken.items()]
+    print(table(("python -c", "median ms", "best ms", "times import tvm"), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What the plan of a whole Llama-2-70B asks for: collectives a layer, width of the search, planning time, distance from the optimum.
+
+    python -m benchmarks.plan_quality [--quick]
+
+The module has all functions of the example (prefill, decode, batched ones, embedding, cache), float16, and no annotation.
+Bytes are those of the tensor that each worker brings: one token in decode, 64 tokens in prefill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections import Counter
+from dataclasses import replace
+
+import tvm
+
+import spmd
+from examples.llm.config import LlamaConfig
+from examples.llm.model import build_module
+from examples.llm.report import size_text, table
+
+MODEL = "llama-2-70b"
+
+
+def module(layers: int) -> tvm.IRModule:
+    """Llama-2-70B with so many layers, all functions, no weight allocated."""
+    config = replace(LlamaConfig.preset(MODEL).with_dtype("float16"), num_hidden_layers=layers)
+    return build_module(config)[0]
+
+
+def counted(plan: spmd.Plan, function: str, layers: int) -> tuple[str, str]:
+    """The collectives of each layer of `function`, and those besides."""
+    groups = Counter((c.kind, c.bytes) for c in plan.collectives if c.function == function)
+    each, besides = [], []
+    for (kind, held), count in groups.items():
+        times, rest = divmod(count, layers)
+        each += [f"{times} {kind} of {size_text(held)}"] if times else []
+        besides += [f"{rest} {kind} of {size_text(held)}"] if rest else []
+    return ", ".join(each) or "none", ", ".join(besides) or "none"
+
+
+def gap(plan: spmd.Plan) -> str:
+    """How far from the optimum the plan may be, which it says in its notes where it does not know it to be 0."""
+    found = [m[1] for note in plan.notes if (m := re.match(r"the plan is within (\S+)", note))]
+    return found[0] if found else "0" if not any("may not be the optimum" in note for note in plan.notes) else "unknown"
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="8 layers instead of 80")
+    layers = 8 if parser.parse_args().quick else LlamaConfig.preset(MODEL).num_hidden_layers
+    mod = module(layers)
+    searches, collectives = [], []
+    for workers in (2, 4, 8):
+        start = time.perf_counter()
+        plan = spmd.plan(mod, mesh=workers)
+        taken = time.perf_counter() - start
+        operators = sum(map(len, plan.choices.values()))
+        replicated = sum(bool(c.replicated_because) for cs in plan.choices.values() for c in cs)
+        searches.append((str(workers), str(operators), str(replicated), str(plan.width), gap(plan), f"{taken:.2f}"))
+        collectives += [(str(workers), f, *counted(plan, f, layers)) for f in ("decode", "prefill")]
+    print(f"{MODEL}, {layers} layers, {len(plan.functions)} functions\n")
+    print(table(("workers", "operators", "without a rule", "width", "gap", "seconds"), searches) + "\n")
+    print(table(("workers", "function", "each layer", "besides"), collectives))
+
+
+if __name__ == "__main__":
+    main()
