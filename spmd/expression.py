@@ -28,6 +28,31 @@ _TOKEN = re.compile(r"\s*(\.\.\.|[()\[\]1]|[A-Za-z_]\w*)")
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """One collective inside an operator: each worker brings a tensor of `spec` (factors at their local sizes)."""
+
+    kind: str
+    spec: str
+    """Factors, ``"b h"``; a number is a size."""
+    dtype: str = ""
+    """Of what is sent, where it is not that of the first input."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an operator runs on a split factor that it has to see whole: the name of a form in `lower.forms`, and what it sends."""
+
+    name: str
+    exchanges: tuple[Exchange, ...] = ()
+    partial: str | None = None
+    """The kind of partial that it leaves, if it does."""
+    ordered: bool = False
+    """Whether shards must be consecutive: one segment."""
+    padded: bool = True
+    """Whether it copes with padding."""
+
+
+@dataclass(frozen=True)
 class Rule:
     """How the tensors of one operator call go together, and what the lowered call must change.
 
@@ -46,8 +71,10 @@ class Rule:
     zero: Literal["", "any", "all"] = ""
     """When the result is zero: "any" where one input is (a product), "all" where all are (a sum), "" where nobody knows.
     Zero padding stays zero through such an operator, and may be summed over."""
-    lookup: tuple[int, int, int] | None = None
-    """(table, indices, axis): the operator reads rows of input `table` along `axis` at the numbers in input `indices`."""
+    forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
+    """Factors over which the operator is more than the same operator on each shard, and how it is then made."""
+    sparse: tuple[int, ...] = ()
+    """Inputs of which only as many rows are read as the result has."""
     shape_args: Mapping[int, int] = field(default_factory=dict[int, int])
     """Call argument number -> output number whose local shape it must be given."""
     local_attrs: Callable[[Callable[[str], int]], dict[str, Any]] | None = None

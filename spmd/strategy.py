@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .expression import Dim, Piece, Rule, Spec
+from .expression import Piece, Rule, Spec
 from .mesh import Mesh
 from .sharding import Segment, Sharding, Split
 
@@ -30,18 +30,25 @@ def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> Strategy
     """The `Strategy` that splits these factors, or None where some tensor cannot be held that way."""
     if any(f in rule.whole for f in splits):
         return None
-    reduced = [f for f in splits if f in rule.reduced]
-    if not all(_summable(rule, f) for f in reduced if splits[f].is_padded(mesh)):
-        return None
-    looked_up = rule.lookup is not None and any(_major(rule.inputs[rule.lookup[0]][rule.lookup[2]]) == f for f in splits)
-    kind = "sum" if looked_up else rule.reduce
-    if looked_up and any(len(splits[f].segments) > 1 for f in reduced):
-        return None
-    if reduced and kind is None:
-        return None
+    kinds: dict[str, str] = {}
+    for f, split in splits.items():
+        form = rule.forms.get(f)
+        if form is not None:
+            # A form is written for one split factor.
+            if len(splits) > 1 or (form.ordered and len(split.segments) > 1) or (not form.padded and split.is_padded(mesh)):
+                return None
+            kind = form.partial
+        elif f in rule.reduced:
+            if rule.reduce is None or (split.is_padded(mesh) and not _summable(rule, f)):
+                return None
+            kind = rule.reduce
+        else:
+            continue
+        if kind is not None:
+            kinds.update(dict.fromkeys(split.axes, kind))
     inputs = [_place(spec, rule, splits, mesh) for spec in rule.inputs]
     outputs = [_place(spec, rule, splits, mesh) for spec in rule.outputs]
-    partial = tuple((axis, kind) for axis in dict.fromkeys(a for f in reduced for a in splits[f].axes)) if kind else ()
+    partial = tuple(kinds.items())
     found_in, found_out = [], []
     for found, sharding in [(found_in, s) for s in inputs] + [(found_out, s) for s in outputs]:
         if sharding is None:
@@ -154,11 +161,5 @@ def _product(piece: Piece, rule: Rule) -> int | None:
 
 def _summable(rule: Rule, factor: str) -> bool:
     """Whether zero padding along a reduced factor adds nothing to the result."""
-    if rule.lookup is not None:
-        return True
     holds = [any(factor in piece for dim in spec for piece in dim) for spec in rule.inputs]
     return rule.reduce == "sum" and (rule.zero == "any" or (rule.zero == "all" and all(holds)))
-
-
-def _major(dim: Dim) -> str | None:
-    return dim[0][0] if len(dim) == 1 and dim[0] else None

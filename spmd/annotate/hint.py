@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import relax
+from tvm.relax import script as _script
 from tvm.relax.frontend import nn
+from tvm.relax.script import parser as _parser
 
 from ..sharding import P
 
@@ -43,6 +46,11 @@ def _legalize(_: relax.BlockBuilder, call: tvm.ir.Call) -> Any:
     return call.args[0]
 
 
+def _parsed(x: Any, spec: str) -> Any:
+    """``R.spmd.hint(x, spec="...")`` as TVMScript prints it."""
+    return tvm.ir.Call(_OP, [x], tvm.ir.make_node("ir.DictAttrs", spec=spec))
+
+
 def _register() -> Any:
     tvm.ir.op._ffi_api.RegisterOp(HINT, "A wish for the sharding of a value.")  # pyright: ignore[reportPrivateUsage]
     op = tvm.ir.Op.get(HINT)
@@ -51,6 +59,8 @@ def _register() -> Any:
     op.set_attrs_type_key("ir.DictAttrs")
     for name, value in (("FInferType", tvm_ffi.convert(_infer_type)), ("FPurity", True), ("FLegalize", tvm_ffi.convert(_legalize))):
         op.set_attr(name, value)
+    for namespace in (_script, _parser):  # `R` of a Python module, and `R` of a parsed text
+        namespace.spmd = SimpleNamespace(**{**vars(getattr(namespace, "spmd", SimpleNamespace())), "hint": _parsed})
     return op
 
 

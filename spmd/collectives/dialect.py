@@ -246,9 +246,9 @@ def _register() -> None:
                 op.reset_attr(key)
             op.set_attr(key, value)
             _CALLBACKS.append(value)
-    names = SimpleNamespace(**{name: op.build for name, op in OPS.items()})
+    names = {name: op.build for name, op in OPS.items()}
     for namespace in (_script, _parser):  # `R` of a Python module, and `R` of a parsed text
-        namespace.spmd = names
+        namespace.spmd = SimpleNamespace(**{**vars(getattr(namespace, "spmd", SimpleNamespace())), **names})
 
 
 _register()

@@ -9,12 +9,12 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from .. import collectives
 from ..expression import Rule, Spec
 from ..graph import Graph, Node
 from ..mesh import Mesh
 from ..plan import Choice
 from ..sharding import Split
+from .forms import run_form
 from .kernel import local_kernel
 from .kv_cache import local_kernels
 from .reshard import local_dims, mask_padding
@@ -54,8 +54,9 @@ class CallLowering:
             return into.bb.match_cast(taken[0].expr, relax.TensorType(shape, node.outputs[0].dtype)), taken[0].zero
         if not isinstance(call, tvm.ir.Call):
             return into.emit(self._carried_expr(into, call, node, operands)), False
-        if node.rule.lookup is not None and node.rule.reduced & set(splits):
-            return self._lookup(into, node, choice, taken), False
+        form = next((node.rule.forms[f] for f in splits if f in node.rule.forms), None)
+        if form is not None:
+            return run_form(form.name, into.emit, node, choice, [t.expr for t in taken], self.mesh), False
         args = self._args(into, node, choice, call, operands)
         attrs = call.attrs
         if splits and node.rule.local_attrs is not None:
@@ -68,7 +69,7 @@ class CallLowering:
     def _masked(self, into: FunctionLowering, node: Node, splits: Mapping[str, Split], choice: Choice, taken: list[Local]) -> list[Local]:
         """Zeros over padding that a reduction would otherwise add."""
         padded = {f for f in node.rule.reduced if f in splits and splits[f].is_padded(self.mesh)}
-        if not padded or node.rule.lookup is not None:
+        if not padded or any(f in node.rule.forms for f in splits):
             return taken
         masked: list[Local] = []
         for spec, value, local in zip(node.rule.inputs, node.inputs, taken, strict=True):
@@ -127,35 +128,6 @@ class CallLowering:
             return ty
 
         return local(ty)
-
-    def _lookup(self, into: FunctionLowering, node: Node, choice: Choice, taken: list[Local]) -> Any:
-        """Rows that this worker does not hold count as zero; the sum over workers is the look-up."""
-        assert node.rule.lookup is not None
-        table_at, indices_at, axis = node.rule.lookup
-        table, indices, emit = taken[table_at].expr, taken[indices_at].expr, into.emit
-        split = choice.inputs[table_at].dims[axis]
-        assert split is not None
-        size, dtype = split.local_size(self.mesh), str(indices.ty.dtype)
-        mode = getattr(node.binding.value.attrs, "mode", "fast")
-        if mode == "clip":
-            below = emit(relax.op.minimum(indices, relax.const(split.size - 1, dtype)))
-            indices = emit(relax.op.maximum(below, relax.const(0, dtype)))
-        elif mode == "wrap":
-            indices = emit(relax.op.floor_mod(indices, relax.const(split.size, dtype)))
-        rank = emit(collectives.axis_index(split.axes[0], self.mesh.axis_size(*split.axes)))
-        first = emit(relax.op.astype(emit(relax.op.multiply(rank, relax.const(size, "int64"))), dtype))
-        here = emit(relax.op.subtract(indices, first))
-        inside = emit(
-            relax.op.logical_and(
-                emit(relax.op.greater_equal(here, relax.const(0, dtype))), emit(relax.op.less(here, relax.const(size, dtype)))
-            )
-        )
-        # Indices are clamped: reading outside of the table is undefined.
-        safe = emit(relax.op.where(inside, here, relax.const(0, dtype)))
-        rows = emit(tvm.ir.Call(node.binding.value.op, [table, safe], node.binding.value.attrs))
-        trailing = len(node.inputs[table_at].dims) - axis - 1
-        mask = emit(relax.op.reshape(inside, [*indices.ty.shape.values, *[1] * trailing]))
-        return emit(relax.op.where(mask, rows, emit(relax.op.zeros((), str(rows.ty.dtype)))))
 
     def _carried_expr(self, into: FunctionLowering, expr: Any, node: Node, operands: Iterator[Any]) -> Any:
         """An expression with a body of its own (If, a local function), over the local variables."""

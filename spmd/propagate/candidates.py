@@ -84,7 +84,16 @@ class _Search:
 
     def _register(self, node: Node) -> None:
         rule = node.rule
-        key = (rule.inputs, rule.outputs, tuple(rule.sizes.items()), rule.reduce, rule.whole, rule.linear, rule.lookup)
+        key = (
+            rule.inputs,
+            rule.outputs,
+            tuple(rule.sizes.items()),
+            rule.reduce,
+            rule.whole,
+            rule.linear,
+            rule.zero,
+            tuple(rule.forms.items()),
+        )
         self.canonical[node] = self.rules.setdefault(key, rule)
         self.strategies[node] = {}
         for operands, is_output in ((node.inputs, False), (node.outputs, True)):

@@ -107,39 +107,53 @@ class Cost:
         workers = self.mesh.axis_size(step.axis)
         if step.kind == "slice" or workers == 1:
             return _SLICE + held / workers / self.profile.memory_bandwidth
-        sent = {
-            "all_reduce": 2 * held * (workers - 1) / workers,
-            "reduce_scatter": held * (workers - 1) / workers,
-            "all_gather": held * (workers - 1),
-            "all_to_all": held * (workers - 1) / workers,
-        }[step.kind]
-        return self.profile.link_latency + sent / self.profile.link_bandwidth
+        return self.exchange_time(step.kind, step.axis, held)
+
+    def exchanges(self, node: Node, strategy: Strategy) -> list[tuple[str, str, int]]:
+        """``(kind, axis, bytes that each worker brings)`` of every collective inside an operator."""
+        splits = dict(strategy.splits)
+        found: list[tuple[str, str, int]] = []
+        for f, split in strategy.splits:
+            form = node.rule.forms.get(f)
+            for exchange in form.exchanges if form is not None else ():
+                held = (tvm.DataType(exchange.dtype).bits + 7) // 8 if exchange.dtype else self.item_bytes(node.inputs[0])
+                for name in exchange.spec.split():
+                    local = splits[name].local_size(self.mesh) if name in splits else _planning_sizes(self, node).get(name, 1)
+                    held *= int(name) if name.isdigit() else local
+                found.append((exchange.kind, split.axes[0], held))
+        return found
+
+    def exchange_time(self, kind: str, axis: str, held: int) -> float:
+        """The time of one collective to which each worker brings `held` bytes."""
+        workers = self.mesh.axis_size(axis)
+        factor = {"all_reduce": 2 * (workers - 1) / workers, "all_gather": workers - 1, "permute": 1, "broadcast": 1}
+        return self.profile.link_latency + held * factor.get(kind, (workers - 1) / workers) / self.profile.link_bandwidth
 
     def operator(self, node: Node, strategy: Strategy) -> float:
         """Roofline time of one operator under a strategy; views are free."""
         rule = node.rule
-        if rule.work == "view":
-            return 0.0
         splits = dict(strategy.splits)
+        sent = sum(self.exchange_time(*e) for e in self.exchanges(node, strategy))
+        if rule.work == "view":
+            return sent
         work = float(self._factor_product(node, splits))
         if rule.work == "pointwise":
-            return work / (self.profile.flops / _VECTOR)
-        if rule.reduced and rule.lookup is None:
+            return sent + work / (self.profile.flops / _VECTOR)
+        if rule.reduced and not rule.sparse:
             work *= 2
         moved = 0
         for i, (value, sharding) in enumerate(zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True)):
             if value.is_tensor:
                 held = self.local_bytes(self.shape(value), self.item_bytes(value), sharding)
-                # A look-up reads the rows that it returns, not the table.
-                moved += 0 if rule.lookup is not None and i == rule.lookup[0] else held
-        return max(work / self.profile.flops, moved / self.profile.memory_bandwidth) + self.profile.kernel_latency
+                moved += 0 if i in rule.sparse else held
+        return sent + max(work / self.profile.flops, moved / self.profile.memory_bandwidth) + self.profile.kernel_latency
 
     def _factor_product(self, node: Node, splits: Mapping[str, Split]) -> int:
         """The size of the local iteration space."""
         sizes = _planning_sizes(self, node)
         total = 1
         for f in node.rule.factors:
-            if node.rule.lookup is not None and f in node.rule.reduced:
+            if node.rule.sparse and f in node.rule.reduced:
                 continue
             total *= splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
         return total

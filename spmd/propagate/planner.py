@@ -71,7 +71,7 @@ class _Problem:
 
     def _times(self, node: Node, strategies: Sequence[Strategy]) -> Table:
         shapes = tuple(self.cost.shape(v) for v in (*node.inputs, *node.outputs))
-        key = ("time", tuple(map(id, strategies)), shapes, node.rule.work)
+        key = ("time", tuple(map(id, strategies)), shapes, node.rule.work, node.rule.sparse, tuple(node.rule.forms.items()))
         if key not in self._tables:
             self._tables[key] = np.array([self.cost.operator(node, s) for s in strategies])
         return self._tables[key]
@@ -136,6 +136,8 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
         for node in function.nodes:
             strategy = candidates.strategies[node][solution.choice[problem.number[node]]]
             predicted[name] += cost.operator(node, strategy)
+            for kind, axis, held in cost.exchanges(node, strategy):
+                collectives.append(Collective(kind, axis, held, name, node.name, f"{node.op} {node.name!r} runs split: {strategy}"))
             for value, sharding in zip(node.inputs, strategy.inputs, strict=True):
                 convert(name, value, chosen[value], sharding, partial(_taken, node, value, chosen[value], sharding), done)
             for value, sharding in zip(node.outputs, strategy.outputs, strict=True):

@@ -1,6 +1,7 @@
-"""Fuse what makes a matmul's right operand (transpose, cast, dequantize) into the matmul, before FuseOps.
+"""Fuse what makes a matmul's right operand (transpose, cast, dequantize) into the matmul, before FuseOps; for `take`, too.
 
-FuseOps fuses what follows a matmul, never what precedes it: a transposed weight would be copied at every call.
+FuseOps fuses what follows a matmul, never what precedes it: a transposed weight would be copied at every call, a
+packed embedding decoded whole for one token.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import relax, s_tir, tirx
-from tvm.ir import GlobalVar
+from tvm.ir import GlobalVar, TensorLoad
 from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visitor
 from tvm.s_tir import Schedule
 
-from spmd.schedules.cpu.analysis import is_costly
+from spmd.schedules.cpu.analysis import is_costly, is_reduction_block
 from spmd.schedules.cpu.product import is_move, right_read
 
-INJECTIVE, MATMUL = 2, 4  # op_pattern: kInjective and below read each input at most once per output; kOutEWiseFusable
+INJECTIVE = 2  # op_pattern up to which each output reads single elements of its inputs
 NAME = "fused_weight"
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 
@@ -31,7 +32,6 @@ class FuseProducers:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """A new module with the groups as single PrimFuncs."""
-        before = {name.name_hint for name in mod.get_global_vars()}
         rewriter = _Grouper(mod)
         for name, func in mod.functions_items():
             if isinstance(func, relax.Function) and not (func.attrs and func.attrs.get("Primitive", 0)):
@@ -41,8 +41,8 @@ class FuseProducers:
         fused = relax.transform.FuseTIR()(rewriter.builder_.get())
         functions = {}
         for name, func in fused.functions_items():
-            new = isinstance(func, tirx.PrimFunc) and name.name_hint not in before and NAME in name.name_hint
-            functions[name] = _merge_moves(func).with_attr("op_pattern", MATMUL) if new else func
+            pattern = rewriter.groups.get(name.name_hint)
+            functions[name] = func if pattern is None else _merge_moves(func).with_attr("op_pattern", pattern)
         return tvm.IRModule(functions, attrs=fused.attrs, global_infos=fused.global_infos)
 
 
@@ -112,7 +112,7 @@ class _Grouper(PyExprMutator):
     def __init__(self, mod: tvm.IRModule):
         super().__init__(mod)
         self.mod = mod
-        self.groups = 0
+        self.groups: dict[str, int] = {}  # name of each group -> op_pattern of its reader
         self.uses = _Uses(mod)
 
     def rewrite(self, name: GlobalVar, func: relax.Function) -> None:
@@ -134,8 +134,8 @@ class _Grouper(PyExprMutator):
         if not chain:
             return super().visit_call_(op)
         group, inputs = _group([(var, self.uses.bound[var]) for var in chain], op)
-        self.groups += 1
         target = self.builder_.add_func(group, f"{NAME}_{op.args[0].name_hint}")
+        self.groups[target.name_hint] = int(self.mod[op.args[0]].attrs["op_pattern"])
         return relax.Call(target, [self.visit_expr(arg) for arg in inputs])
 
     def _chain(self, var: relax.Expr) -> list[relax.Var]:
@@ -211,14 +211,28 @@ def _is_cheap_injective(func: Any) -> bool:
 
 
 def _right_operand(func: Any) -> int | None:
-    """Which parameter is the right operand, of a PrimFunc that is one product and nothing else."""
-    if _pattern(func) != MATMUL:
-        return None
+    """Which parameter may be made while it is read: a product's right operand, or the table that rows are taken from."""
     blocks: list[s_tir.SBlock] = []
-    tvm_ffi.structural_walk(func.body, (s_tir.SBlock, blocks.append))
+    if _pattern(func) is not None:
+        tvm_ffi.structural_walk(func.body, (s_tir.SBlock, blocks.append))
     compute = [block for block in blocks if block.iter_vars]
-    read = right_read(compute[0]) if len(compute) == 1 else None
-    if read is None:
+    if len(compute) != 1:
         return None
-    source = compute[0].reads[read].source
-    return next((i for i, param in enumerate(func.params) if param.same_as(source)), None)
+    read = right_read(compute[0])
+    source = _table(compute[0]) if read is None else compute[0].reads[read].source
+    return next((i for i, param in enumerate(func.params) if source is not None and param.same_as(source)), None)
+
+
+def _table(block: s_tir.SBlock) -> tirx.Var | None:
+    """The buffer that a spatial block reads at indices found in another buffer, if it reads one so."""
+    found: list[tirx.Var] = []
+
+    def see(load: TensorLoad) -> None:
+        inner: list[TensorLoad] = []
+        tvm_ffi.structural_walk(list(load.indices), (TensorLoad, inner.append))
+        if inner:
+            found.append(load.source)
+
+    if isinstance(block.body, tirx.BufferStore) and not is_reduction_block(block):
+        tvm_ffi.structural_walk(block.body.value, (TensorLoad, see))
+    return found[0] if len(found) == 1 else None

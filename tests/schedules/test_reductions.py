@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from spmd import schedules
-from tests.schedules.kernels import module, normal, rules, run
+from tests.schedules.kernels import dequantize, module, normal, rules, run, scheduled, unpack
 
 Op = Callable[..., relax.Expr]
 
@@ -124,6 +124,19 @@ def test_take_split_concat_cumsum_sort() -> None:
     table, ids = normal(1, (50, 12), "float32"), np.array([0, 49, 7, 7], "int32")
     joined = np.concatenate([table[ids][:, 5:], table[ids][:, :5]], axis=1)
     np.testing.assert_allclose(run(mod, [table, ids]), np.sort(joined.cumsum(1), axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_a_packed_table_are_decoded_alone() -> None:
+    def body(builder: relax.BlockBuilder, args: list[relax.Var]) -> relax.Expr:
+        words, scales, ids = args
+        return relax.op.take(dequantize(builder, words, scales, "float16"), ids, axis=0)
+
+    mod = module([((40, 8), "uint32"), ((40, 2), "float16"), (("s",), "int32")], body)
+    words = np.random.default_rng(5).integers(0, 2**32, (40, 8), dtype="uint32")
+    scales, ids = normal(6, (40, 2), "float16", 0.1), np.array([39, 0, 7], "int32")
+    np.testing.assert_allclose(run(mod, [words, scales, ids]), unpack(words, scales)[ids], rtol=1e-3, atol=1e-4)
+    (kernel,) = scheduled(mod).values()
+    assert "sblock_alloc_buffer" not in kernel.script()  # no decoded table
 
 
 def test_explicit_casts_round() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...expression import Rule
+from ...expression import Form, Rule
 from .helpers import axis_of, letters
 from .registry import OpCall, rule
 
@@ -20,4 +20,4 @@ def take(op: OpCall) -> Rule | None:
     text = f"{' '.join(rows)}, {' '.join(places)} -> {' '.join(out)}"
     if op.attrs.mode == "nan":  # an index that no worker holds must still give NaN
         return op.bind(text, whole=rows[axis], reduce=None)
-    return op.bind(text, lookup=(0, 1, axis))
+    return op.bind(text, forms={rows[axis]: Form("lookup", partial="sum", ordered=True)}, sparse=(0,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ...expression import Rule
+from ...expression import Exchange, Form, Rule
 from .helpers import axis_of, letters
 from .registry import OpCall, rule
 
@@ -20,8 +20,12 @@ def _over(op: OpCall, axes: Iterable[Any], extra: int) -> Rule:
 
 @rule("relax.nn.softmax", "relax.nn.log_softmax")
 def softmax(op: OpCall) -> Rule:
-    """Over one axis."""
-    return _over(op, [op.attrs.axis], 0)
+    """Over one axis; split along it, the maximum and the sum are reduced over the workers."""
+    names = letters(len(op.inputs[0]))
+    axis = axis_of(op.attrs.axis, len(names))
+    rest = " ".join(n for i, n in enumerate(names) if i != axis)
+    form = Form("softmax", (Exchange("all_reduce", rest), Exchange("all_reduce", rest)))
+    return op.bind(f"{' '.join(names)} -> {' '.join(names)}", forms={names[axis]: form})
 
 
 @rule("relax.nn.rms_norm", "relax.nn.layer_norm")

@@ -1,0 +1,154 @@
+"""What a form is given, and the table of all forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from tvm import relax
+
+from ... import collectives
+from ...errors import ShardingError
+from ...expression import Rule
+from ...graph import Node
+from ...layout import pieces
+from ...mesh import Mesh
+from ...plan import Choice
+from ...sharding import Split
+
+
+@dataclass
+class FormContext:
+    """One operator call whose factor `factor` is split by `split`. A form returns the local output, or a tuple of them."""
+
+    emit: Callable[[Any], Any]
+    """Binds a Relax expression to a variable and returns it."""
+    node: Node
+    choice: Choice
+    args: list[Any]
+    """The local tensors, in the order of the rule's inputs. What stands in padding is arbitrary."""
+    mesh: Mesh
+    factor: str
+    split: Split
+
+    @property
+    def call(self) -> Any:
+        """The original call, for its attributes and scalar arguments."""
+        return self.node.binding.value
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of the call."""
+        return self.node.rule
+
+    @property
+    def axis(self) -> str:
+        """The mesh axis over which the factor is split."""
+        return self.split.axes[0]
+
+    @property
+    def workers(self) -> int:
+        """The number of workers along that axis."""
+        return self.mesh.axis_size(*self.split.axes)
+
+    @property
+    def size(self) -> int:
+        """What each worker holds of the factor, padding included."""
+        return self.split.local_size(self.mesh)
+
+    @property
+    def padded(self) -> bool:
+        """Whether some worker holds padding."""
+        return self.split.is_padded(self.mesh)
+
+    def dim_of(self, tensor: int, *, output: bool = False) -> int:
+        """The dimension of input (or output) number `tensor` that holds the factor."""
+        spec = (self.rule.outputs if output else self.rule.inputs)[tensor]
+        return next(i for i, dim in enumerate(spec) if any(self.factor in piece for piece in dim))
+
+    def index(self) -> Any:
+        """The place of the worker along the axis: a rank-0 int64 tensor."""
+        return self.emit(collectives.axis_index(self.axis, self.workers))
+
+    def own(self, table: np.ndarray[Any, Any]) -> Any:
+        """Row number `index` of a constant with one row a worker."""
+        return self.emit(relax.op.take(relax.const(table), self.index(), axis=0))
+
+    def positions(self) -> Any:
+        """[size] int64: the global position of each element of the factor; the whole size where there is padding."""
+        table = np.full((self.workers, self.size), self.split.size, "int64")
+        for worker in range(self.workers):
+            for start, local, valid, _ in pieces(self.split, Mesh(**{self.axis: self.workers}), worker):
+                table[worker, local : local + valid] = np.arange(start, start + valid)
+        return self.own(table)
+
+    def valid(self, rank: int, dim: int) -> Any:
+        """Whether each element is no padding: a bool tensor of `rank` dimensions, size 1 in all but `dim`."""
+        table = np.zeros((self.workers, self.size), "bool")
+        for worker in range(self.workers):
+            for _, local, valid, _ in pieces(self.split, Mesh(**{self.axis: self.workers}), worker):
+                table[worker, local : local + valid] = True
+        return self.along(self.own(table), rank, dim)
+
+    def along(self, vector: Any, rank: int, dim: int) -> Any:
+        """A vector over the factor as a tensor of `rank` dimensions, size 1 in all but `dim`."""
+        return self.emit(relax.op.reshape(vector, [self.size if d == dim else 1 for d in range(rank)]))
+
+    def masked(self, x: Any, dim: int, fill: float) -> Any:
+        """`x` with `fill` in its padding; infinities become the largest number of the dtype."""
+        if not self.padded:
+            return x
+        dtype = str(x.ty.dtype)
+        return self.emit(relax.op.where(self.valid(x.ty.ndim, dim), x, self.scalar(fill, dtype)))
+
+    def scalar(self, value: float, dtype: str) -> Any:
+        """A rank-0 constant."""
+        kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        if value in (float("inf"), float("-inf")) and kind.kind in "iu":
+            value = float(np.iinfo(kind).max if value > 0 else np.iinfo(kind).min)
+            return relax.const(np.array(np.iinfo(kind).max if value > 0 else np.iinfo(kind).min, kind))
+        return relax.const(np.array(value, kind), dtype)
+
+    def all_reduce(self, x: Any, kind: str) -> Any:
+        """`x` reduced over the workers of the axis."""
+        return self.emit(collectives.all_reduce(x, self.axis, kind, self.workers, self.node.name))
+
+    def all_gather(self, x: Any, dim: int) -> Any:
+        """The `x` of all workers, one after another along `dim`."""
+        return self.emit(collectives.all_gather(x, self.axis, dim, self.workers, self.node.name))
+
+    def all_to_all(self, x: Any, split_dim: int, concat_dim: int) -> Any:
+        """`x` cut along `split_dim`, each part sent to its worker, what is received put together along `concat_dim`."""
+        return self.emit(collectives.all_to_all(x, self.axis, split_dim, concat_dim, self.workers, self.node.name))
+
+    def permute(self, x: Any, pairs: Sequence[tuple[int, int]]) -> Any:
+        """`x` sent from worker to worker by ``(source, target)`` pairs; zeros where nothing is received."""
+        return self.emit(collectives.permute(x, self.axis, pairs, self.workers, self.node.name))
+
+
+FormFunction = Callable[[FormContext], Any]
+FORMS: dict[str, FormFunction] = {}
+
+
+def form(name: str) -> Callable[[FormFunction], FormFunction]:
+    """Register the form that rules call `name`."""
+
+    def register(function: FormFunction) -> FormFunction:
+        FORMS[name] = function
+        return function
+
+    return register
+
+
+def run_form(name: str, emit: Callable[[Any], Any], node: Node, choice: Choice, args: list[Any], mesh: Mesh) -> Any:
+    """The local output of a call, made by the form `name`."""
+    if name not in FORMS:
+        raise ShardingError(
+            f"{node.function}: {node.op} {node.name!r}", f"its rule asks for the form {name!r}", f"There are {', '.join(FORMS)}."
+        )
+    ((factor, split),) = choice.splits
+    made = FORMS[name](FormContext(emit, node, choice, args, mesh, factor, split))
+    return emit(relax.Tuple(list(made))) if isinstance(made, tuple) else made

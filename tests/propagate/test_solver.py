@@ -1,0 +1,201 @@
+"""Elimination and search against brute force and an integer program, on random problems."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from spmd.propagate import solver
+from spmd.propagate.search import Search
+from spmd.propagate.solver import Elimination
+
+SMALL = st.sampled_from([0.0, 1.0, 2.0, 3.5, 7.0])
+"""Few different costs, so that ties are common."""
+
+
+def tables(draw, sizes, scopes, costs=SMALL):
+    def table(scope):
+        shape = [sizes[v] for v in scope]
+        count = int(np.prod(shape))
+        return np.array(draw(st.lists(costs, min_size=count, max_size=count))).reshape(shape)
+
+    return [(scope, table(scope)) for scope in scopes]
+
+
+def scopes_of(draw, variables):
+    pairs = [(a, b) for a in variables for b in variables if a != b]
+    scopes = [(v,) for v in variables]
+    if pairs:
+        scopes += draw(st.lists(st.sampled_from(pairs), max_size=2 * len(variables)))
+    return scopes
+
+
+@st.composite
+def problems(draw):
+    sizes = {v: n for v, n in enumerate(draw(st.lists(st.integers(1, 3), min_size=1, max_size=6)))}
+    return sizes, tables(draw, sizes, scopes_of(draw, list(sizes)))
+
+
+@st.composite
+def shared_problems(draw):
+    """Two or three groups over variables of which some are in several groups."""
+    sizes = draw(st.lists(st.integers(1, 3), min_size=2, max_size=7))
+    groups = []
+    for _ in range(draw(st.integers(2, 3))):
+        members = draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=5, unique=True))
+        groups.append(tables(draw, sizes, scopes_of(draw, sorted(members))))
+    return sizes, groups
+
+
+def cost(factors, choice):
+    return sum(table[tuple(choice[v] for v in scope)] for scope, table in factors)
+
+
+def every_choice(sizes, variables):
+    for values in product(*(range(sizes[v]) for v in variables)):
+        yield dict(zip(variables, values, strict=True))
+
+
+def brute_force(sizes, factors):
+    variables = sorted({v for scope, _ in factors for v in scope})
+    return min(cost(factors, choice) for choice in every_choice(sizes, variables))
+
+
+def integer_program(sizes, factors):
+    """The same optimum by linear programming over indicator variables, one for each value and each entry of a table."""
+    start, count = {}, 0
+    for v, n in sizes.items():
+        start[v], count = count, count + n
+    costs, rows, right = [0.0] * count, [], []
+    rows += [({start[v] + i: 1.0 for i in range(n)}, 1.0) for v, n in sizes.items()]
+    for scope, table in factors:
+        if len(scope) == 1:
+            for i, c in enumerate(table):
+                costs[start[scope[0]] + i] += c
+            continue
+        first, count = count, count + table.size
+        costs += list(table.reshape(-1))
+        index = np.arange(table.size).reshape(table.shape) + first
+        for at, v in enumerate(scope):
+            for i in range(sizes[v]):
+                rows.append(({**{int(k): 1.0 for k in np.take(index, i, axis=at).reshape(-1)}, start[v] + i: -1.0}, 0.0))
+    matrix = np.zeros((len(rows), count))
+    for r, (row, value) in enumerate(rows):
+        right.append(value)
+        for k, c in row.items():
+            matrix[r, k] = c
+    found = milp(costs, constraints=LinearConstraint(matrix, right, right), bounds=Bounds(0, 1), integrality=np.ones(count))
+    assert found.success
+    return found.fun
+
+
+@given(problems())
+def test_elimination_finds_the_optimum(problem):
+    sizes, factors = problem
+    solved = Elimination(sizes, factors)
+    assert solved.cost == pytest.approx(brute_force(sizes, factors))
+    assert cost(factors, solved.choice) == pytest.approx(solved.cost)
+    assert solved.conditioned == [] and set(solved.choice) == set(sizes)
+
+
+@given(problems())
+def test_regrets_are_what_each_value_costs_more(problem):
+    sizes, factors = problem
+    solved = Elimination(sizes, factors)
+    for v, regret in solved.regrets(sizes).items():
+        forced = [Elimination(sizes, factors, {v: value}).cost - solved.cost for value in range(sizes[v])]
+        np.testing.assert_allclose(regret, forced, atol=1e-9)
+
+
+@given(problems(), st.data())
+def test_fixed_variables_keep_their_value(problem, data):
+    sizes, factors = problem
+    fixed = {v: data.draw(st.integers(0, sizes[v] - 1)) for v in data.draw(st.sets(st.sampled_from(sorted(sizes))))}
+    solved = Elimination(sizes, factors, fixed)
+    best = min(cost(factors, c) for c in every_choice(sizes, sorted(sizes)) if all(c[v] == n for v, n in fixed.items()))
+    assert solved.cost == pytest.approx(best)
+    assert all(solved.choice[v] == n for v, n in fixed.items())
+
+
+@given(shared_problems())
+def test_search_over_shared_variables_finds_the_joint_optimum(problem):
+    sizes, groups = problem
+    factors = [f for group in groups for f in group]
+    solution = Search(sizes, groups).run()
+    best = brute_force(sizes, factors)
+    assert cost(factors, solution.choice) == pytest.approx(solution.cost)
+    assert solution.cost >= best - 1e-9
+    assert solution.gap == pytest.approx(0.0) or solution.cost * (1 - solution.gap) <= best + 1e-9
+    if solution.gap == 0:
+        assert solution.cost == pytest.approx(best)
+
+
+def random_problem(seed, variables=14, values=4, edges=20):
+    rng = np.random.default_rng(seed)
+    sizes = dict.fromkeys(range(variables), values)
+    scopes = [(v,) for v in sizes] + [tuple(rng.choice(variables, 2, replace=False).tolist()) for _ in range(edges)]
+    return sizes, [(scope, rng.random([values] * len(scope))) for scope in scopes]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_elimination_agrees_with_an_integer_program(seed):
+    sizes, factors = random_problem(seed)
+    assert Elimination(sizes, factors).cost == pytest.approx(integer_program(sizes, factors))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_search_agrees_with_an_integer_program(seed):
+    """Two chains (two functions) that share every third variable (weights)."""
+    rng = np.random.default_rng(seed)
+    sizes = [4] * 20
+    shared = list(range(0, 12, 3))
+    groups = []
+    for members in ([*range(12)], sorted({*shared, *range(12, 20)})):
+        scopes = [(v,) for v in members] + list(zip(members, members[1:], strict=False))
+        groups.append([(tuple(scope), rng.random([4] * len(scope))) for scope in scopes])
+    solution = Search(sizes, groups).run()
+    assert solution.gap == 0
+    assert solution.cost == pytest.approx(integer_program(dict(enumerate(sizes)), [f for g in groups for f in g]))
+
+
+def test_a_chain_has_width_one():
+    sizes = dict.fromkeys(range(50), 3)
+    solved = Elimination(sizes, [((i, i + 1), np.ones((3, 3))) for i in range(49)])
+    assert solved.width == 1 and solved.cost == 49
+
+
+def test_ties_go_to_the_lowest_values():
+    sizes = {0: 3, 1: 3}
+    assert Elimination(sizes, [((0, 1), np.zeros((3, 3)))]).choice == {0: 0, 1: 0}
+    assert Search([3, 3], [[((0, 1), np.zeros((3, 3)))], [((1,), np.zeros(3))]]).run().choice == {0: 0, 1: 0}
+
+
+def test_tables_too_large_are_said_to_be_conditioned(monkeypatch):
+    """A clique of eight: elimination would need a table over seven variables."""
+    rng = np.random.default_rng(0)
+    sizes = dict.fromkeys(range(8), 3)
+    factors = [((a, b), rng.random((3, 3))) for a in sizes for b in sizes if a < b]
+    exact = Elimination(sizes, factors)
+    assert exact.width == 7 and exact.conditioned == []
+    monkeypatch.setattr(solver, "LARGEST_TABLE", 3**4)
+    bounded = Elimination(sizes, factors)
+    assert bounded.conditioned and bounded.width < 4
+    assert bounded.cost >= exact.cost and cost(factors, bounded.choice) == pytest.approx(bounded.cost)
+    assert Search([3] * 8, [factors]).run().conditioned == len(bounded.conditioned)
+
+
+def test_a_search_that_is_stopped_says_how_far_off_it_may_be(monkeypatch):
+    """Variables are shared by functions that want opposite things, in pairs that make separate optima a loose bound."""
+    monkeypatch.setattr("spmd.propagate.search.MOST_BRANCHES", 0)
+    rng = np.random.default_rng(1)
+    gaps = []
+    for _ in range(20):
+        groups = [[((a, b), rng.random((3, 3))) for a in range(4) for b in range(a)] for _ in range(3)]
+        solution = Search([3] * 4, groups).run()
+        best = brute_force(dict.fromkeys(range(4), 3), [f for g in groups for f in g])
+        gaps.append(solution.gap)
+        assert solution.cost * (1 - solution.gap) <= best + 1e-9 <= solution.cost + 2e-9
+    assert max(gaps) > 0
