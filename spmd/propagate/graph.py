@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,9 +53,11 @@ class _Builder:
         # Keyed by hash, the identity of a variable: TVM makes a new Python object each time that one is looked at.
         env: dict[int, Tree[Value]] = {}
         params: list[Tree[Value]] = []
+        seen: Counter[str] = Counter()
         for i, param in enumerate(func.params):
             weight = num_input is not None and i >= num_input
-            tree = self._param(param, name, weight)
+            tree = self._param(param, name, weight, seen[param.name])
+            seen[param.name] += weight
             env[hash(param)] = tree
             params.append(tree)
         made = Function(name, params, num_input)
@@ -75,6 +78,11 @@ class _Builder:
             for node in f.nodes:
                 node.inputs = tuple(map(self._root, node.inputs))
                 node.outputs = tuple(map(self._root, node.outputs))
+        named: Counter[str] = Counter()
+        for weight in (v for v in self.values if v.role == "weight"):
+            named[weight.name] += 1
+            if named[weight.name] > 1:  # another shape in another function, or another place in a packed tuple
+                weight.name = f"{weight.name}#{named[weight.name]}"
         return [v for v in self.values if self._root(v) is v]
 
     def _root(self, value: Value) -> Value:
@@ -98,7 +106,9 @@ class _Builder:
         self.values.append(value)
         return value
 
-    def _param(self, param: Any, function: str, weight: bool) -> Tree[Value]:
+    def _param(self, param: Any, function: str, weight: bool, before: int) -> Tree[Value]:
+        """The values of a parameter; `before` weights of its function have the same name."""
+
         def make(ty: Any, name: str, key: tuple[Any, ...]) -> Tree[Value]:
             if isinstance(ty, relax.TupleType):
                 return tuple(make(f, f"{name}[{i}]", (*key, i)) for i, f in enumerate(ty.fields))
@@ -110,7 +120,7 @@ class _Builder:
                 return shared
             return self._new(name, function, ty, "input")
 
-        return make(param.ty, param.name, (param.name,))
+        return make(param.ty, param.name, (param.name, before))
 
     def _binding(self, binding: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
         value = binding.value

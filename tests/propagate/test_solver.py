@@ -1,6 +1,6 @@
 """Elimination and search against brute force and an integer program, on random problems."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def scopes_of(draw, variables):
 
 @st.composite
 def problems(draw):
-    sizes = {v: n for v, n in enumerate(draw(st.lists(st.integers(1, 3), min_size=1, max_size=6)))}
+    sizes = dict(enumerate(draw(st.lists(st.integers(1, 3), min_size=1, max_size=6))))
     return sizes, tables(draw, sizes, scopes_of(draw, list(sizes)))
 
 
@@ -154,7 +154,7 @@ def test_search_agrees_with_an_integer_program(seed):
     shared = list(range(0, 12, 3))
     groups = []
     for members in ([*range(12)], sorted({*shared, *range(12, 20)})):
-        scopes = [(v,) for v in members] + list(zip(members, members[1:], strict=False))
+        scopes = [(v,) for v in members] + list(pairwise(members))
         groups.append([(tuple(scope), rng.random([4] * len(scope))) for scope in scopes])
     solution = Search(sizes, groups).run()
     assert solution.gap == 0

@@ -1,0 +1,308 @@
+"""The oracle: runs every strategy of an operator's rule on split random data against the whole, and says which are right.
+
+It is how a rule is proven. `prove` tries what the rule says; `find_missing` tries every placement of the inputs with the operator as it is
+on each shard, and says which give the right result and are not in the rule.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ..arguments import Handle
+from ..graph import Function, Graph, Node, Value, leaves, map_tree
+from ..layout import Array, cut, join
+from ..lower.calls import CallLowering
+from ..lower.function import FunctionLowering
+from ..mesh import Mesh
+from ..plan import Choice, Leaf, LeafTree, Plan, Signature
+from ..propagate import build_graph
+from ..propagate.candidates import find_candidates
+from ..sharding import Segment, Sharding, Split
+from ..strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
+from ..workers import Workers, workers
+from .equivalence import difference, random_arguments
+
+Arguments = Mapping[str, Sequence[Any]]
+"""Function -> its arguments; functions that are not there get random ones."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the oracle says of one strategy of the operator in `function`."""
+
+    function: str
+    op: str
+    inputs: tuple[str, ...]
+    """The sharding of each input, as text."""
+    outputs: tuple[str, ...]
+    status: str
+    """"right", "wrong" (another number), "error" (it cannot be lowered or run) or "missing" (right, and not in the rule)."""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.status}: {self.op} in {self.function!r}: {', '.join(self.inputs)} -> {', '.join(self.outputs)} {self.detail}".rstrip()
+        )
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A per-worker module with its signatures, as `workers` reads it."""
+
+    mod: tvm.IRModule
+    plan: Plan
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.plan.mesh
+
+
+def prove(
+    mod: tvm.IRModule, mesh: Mesh | int, *, arguments: Arguments | None = None, seed: int = 0, tolerance: float | None = None
+) -> list[Verdict]:
+    """Try every strategy of the rule of each operator; each public function of `mod` applies one operator to its parameters.
+
+    Inputs that a strategy takes as partial sums are split adversarially: unequal terms of both signs. All strategies of all functions
+    are compiled as one module. Returns a verdict for each.
+    """
+    graph = build_graph(mod)
+    mesh = Mesh.of(mesh)
+    trials = {f"{f.name}__{i}": (f, s) for f in graph.functions.values() for i, s in enumerate(_strategies(graph, _operator(f), mesh))}
+    failed: dict[str, str] = {}
+    program = _lowered(graph, trials, mesh, failed)
+    verdicts: list[Verdict] = []
+    with workers(mod) as one, workers(program) as many:
+        given = {f: list((arguments or {}).get(f) or random_arguments(one.signatures[f].params, f, seed)) for f in graph.functions}
+        expected = {f: one[f](*given[f]) for f in graph.functions}
+        for name, (function, strategy) in trials.items():
+            status, detail = "error", failed.get(name, "")
+            if name not in failed:
+                try:
+                    found = many[name](*_shards(many, program.plan.functions[name], given[function.name], seed))
+                    detail = difference(expected[function.name], found, tolerance)
+                    status = "wrong" if detail else "right"
+                except Exception as error:
+                    detail = f"{type(error).__name__}: {error}"
+            verdicts.append(_verdict(_operator(function), strategy, status, detail))
+    return verdicts
+
+
+def find_missing(
+    mod: tvm.IRModule, mesh: Mesh | int, *, arguments: Arguments | None = None, seed: int = 0, most: int = 256
+) -> list[Verdict]:
+    """Placements under which the operator itself, run on each shard, is right, and that its rule does not have.
+
+    Tries at most `most` combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole,
+    split over one dimension, or a partial sum.
+    """
+    graph = build_graph(mod)
+    mesh = Mesh.of(mesh)
+    axis = next(iter(mesh.axes))
+    builder = relax.BlockBuilder()
+    trials: dict[str, tuple[Function, tuple[Sharding, ...]]] = {}
+    for function in graph.functions.values():
+        node = _operator(function)
+        known = {s.inputs for s in _strategies(graph, node, mesh)}
+        options = [[Sharding.replicated(len(v.shape)), *_even_splits(v, axis, mesh)] for v in node.inputs]
+        for i, placement in enumerate(itertools.islice(itertools.product(*options), most)):
+            if (
+                placement not in known
+                and any(not s.is_replicated for s in placement)
+                and _emit_local(builder, f"{function.name}__{i}", node, placement, mesh)
+            ):
+                trials[f"{function.name}__{i}"] = (function, placement)
+    if not trials:
+        return []
+    local = builder.finalize()
+    found: list[Verdict] = []
+    with workers(mod) as one, workers(_raw_program(local, mesh)) as many:
+        for name, (function, placement) in trials.items():
+            node = _operator(function)
+            params = [p for p in leaves(tuple(function.params)) if isinstance(p, Value)]
+            given = list(
+                (arguments or {}).get(function.name) or random_arguments(one.signatures[function.name].params, function.name, seed)
+            )
+            flat = dict(zip(params, _flat(given), strict=True))
+            expected = one[function.name](*given)
+            if not isinstance(expected, np.ndarray):
+                continue
+            objects = [
+                tuple(tvm.runtime.tensor(cut(np.asarray(flat[v]), s, mesh, r)) for r in range(mesh.size))
+                for v, s in zip(node.inputs, placement, strict=True)
+            ]
+            result = many[name](*[Handle(o, many.backend) for o in objects], keep=True)
+            shards = [o.numpy() for o in result.objects]
+            for sharding in _explains(shards, expected, axis, mesh):
+                found.append(Verdict(function.name, node.op, tuple(map(str, placement)), (str(sharding),), "missing"))
+                break
+    return found
+
+
+def _operator(function: Function) -> Node:
+    if len(function.nodes) != 1:
+        raise ValueError(f"function {function.name!r} has {len(function.nodes)} operators, and the oracle takes functions of one")
+    return function.nodes[0]
+
+
+def _strategies(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
+    """What the rule offers: every factor split, two unequal segments, partial sums let through."""
+    axis = next(iter(mesh.axes))
+    found = dict.fromkeys(find_candidates(replace(graph, functions={node.function: graph.functions[node.function]}), mesh).strategies[node])
+    for is_output, specs, values in ((False, node.rule.inputs, node.inputs), (True, node.rule.outputs, node.outputs)):
+        for spec, value in zip(specs, values, strict=True):
+            for dim, size in enumerate(value.shape if value.is_tensor else ()):
+                if size is None or size < 5 or is_output:
+                    continue
+                segments = (Segment(size // 2 + 1), Segment(size - size // 2 - 1))
+                wish = Sharding(tuple(Split((axis,), segments) if d == dim else None for d in range(len(value.shape)))).normalized(mesh)
+                splits = splits_from(spec, wish, node.rule, mesh)
+                strategy = strategy_of(node.rule, complete(node.rule, splits, mesh), mesh) if splits else None
+                if strategy is not None:
+                    found[strategy] = None
+    for terms in node.rule.linear:
+        found[partial_strategy(node.rule, terms, axis)] = None
+    return list(found)
+
+
+def _lowered(graph: Graph, trials: Mapping[str, tuple[Function, Strategy]], mesh: Mesh, failed: dict[str, str]) -> _Program:
+    """One module with a function for each trial; those that cannot be lowered are put into `failed`."""
+    while True:
+        builder = relax.BlockBuilder()
+        calls = CallLowering(graph, builder, mesh)
+        signatures: dict[str, Signature] = {}
+        for name, (function, strategy) in trials.items():
+            if name in failed:
+                continue
+            plan = _plan(name, function, strategy, mesh)
+            try:
+                FunctionLowering(builder, replace(function, name=name), graph.module[function.name], plan, calls).run()
+            except Exception as error:
+                failed[name] = f"{type(error).__name__}: {error}"
+                break
+            signatures.update(plan.functions)
+        else:
+            return _Program(builder.finalize(), _empty_plan(mesh, signatures))
+
+
+def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan:
+    node = _operator(function)
+    kept: dict[Value, Sharding] = {}
+    for value, sharding in zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True):
+        kept.setdefault(value, sharding)
+
+    def leaf(value: Value) -> Leaf:
+        shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
+        return Leaf(value.name, shape, value.dtype, kept.get(value, Sharding.replicated(len(value.shape))) if value.is_tensor else None)
+
+    params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
+    outputs: LeafTree = map_tree(function.result if function.result is not None else (), leaf)
+    plan = _empty_plan(mesh, {name: Signature(params, outputs, None)})
+    plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
+    plan.params = {v.name: s for v, s in kept.items()}
+    plan.choices = {name: [Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through)]}
+    return plan
+
+
+def _empty_plan(mesh: Mesh, signatures: dict[str, Signature]) -> Plan:
+    return Plan(mesh, {}, {}, {}, {}, signatures, {}, [], {}, {}, "none", 0)
+
+
+def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int) -> list[Any]:
+    """Arguments, with a handle of unequal terms for each that is partial."""
+
+    def place(tree: LeafTree, value: Any) -> Any:
+        if not isinstance(tree, Leaf):
+            return tuple(place(t, v) for t, v in zip(tree, value, strict=True))
+        if tree.sharding is None or not tree.sharding.partial:
+            return value
+        terms = _terms(np.asarray(value), w.mesh.size, seed)
+        return Handle(tuple(tvm.runtime.tensor(t) for t in terms), w.backend, tree, np.asarray(value).shape)
+
+    return [place(tree, value) for tree, value in zip(signature.params, given, strict=True)]
+
+
+def _terms(array: Array, workers: int, seed: int) -> list[Array]:
+    rng = np.random.default_rng(seed)
+    parts = [
+        (rng.integers(-3, 4, array.shape) if array.dtype.kind in "iu" else rng.normal(0, 2, array.shape)).astype(array.dtype)
+        for _ in range(workers - 1)
+    ]
+    return [*parts, (array - sum(parts, np.zeros_like(array))).astype(array.dtype)]
+
+
+def _verdict(node: Node, strategy: Strategy, status: str, detail: str) -> Verdict:
+    return Verdict(node.function, node.op, tuple(map(str, strategy.inputs)), tuple(map(str, strategy.outputs)), status, detail)
+
+
+def _even_splits(value: Value, axis: str, mesh: Mesh) -> Iterator[Sharding]:
+    for dim, size in enumerate(value.shape):
+        if size and size % mesh.size == 0:
+            yield Sharding(tuple(Split((axis,), (Segment(size),)) if d == dim else None for d in range(len(value.shape))))
+
+
+def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: Sequence[Sharding], mesh: Mesh) -> bool:
+    """Emit the operator itself on shards; False where it does not take their shapes."""
+    call = node.binding.value
+    if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name.startswith("relax.call_"):
+        return False
+    shapes = [s.local_shape(tuple(n or 0 for n in v.shape), mesh) for v, s in zip(node.inputs, placement, strict=True)]
+    params = [relax.Var(f"x{i}", relax.TensorType(shape, v.dtype)) for i, (shape, v) in enumerate(zip(shapes, node.inputs, strict=True))]
+    rest = iter(params)
+
+    def local(arg: Any) -> Any:
+        if isinstance(arg, relax.Tuple):
+            return relax.Tuple([local(f) for f in arg.fields])
+        return next(rest) if isinstance(arg, tvm.ir.Expr) and isinstance(arg.ty, relax.TensorType) else arg
+
+    made = tvm.ir.Call(call.op, [local(a) for a in call.args], call.attrs)
+    scratch = relax.BlockBuilder()
+    try:
+        for b in (scratch, builder):
+            with b.function(name, params):
+                b.emit_func_output(b.emit(made))
+    except Exception:
+        return False
+    return True
+
+
+def _raw_program(mod: tvm.IRModule, mesh: Mesh) -> _Program:
+    signatures: dict[str, Signature] = {}
+    for var, function in mod.functions.items():
+        if isinstance(function, relax.Function):
+            params = tuple(Leaf(p.name, None, "", None) for p in function.params)
+            signatures[var.name_hint] = Signature(params, Leaf(var.name_hint, None, "", None), None)
+    return _Program(mod, _empty_plan(mesh, signatures))
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _explains(shards: list[Array], expected: Array, axis: str, mesh: Mesh) -> Iterator[Sharding]:
+    """The placements under which these shards are the expected result."""
+    rank, size = expected.ndim, mesh.size
+    whole = Sharding.replicated(rank)
+    options = [whole, Sharding(whole.dims, ((axis, "sum"),))]
+    options += [
+        Sharding(tuple(Split((axis,), (Segment(n),)) if d == dim else None for d in range(rank)))
+        for dim, n in enumerate(expected.shape)
+        if n and n % size == 0
+    ]
+    for sharding in options:
+        if shards[0].shape != sharding.local_shape(expected.shape, mesh):
+            continue
+        if sharding.is_replicated and any(difference(shards[0], s, None) for s in shards[1:]):
+            continue
+        if not difference(expected, join(shards, sharding, mesh, expected.shape), None):
+            yield sharding

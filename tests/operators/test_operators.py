@@ -1,0 +1,33 @@
+"""Every strategy of every operator's rule gives the right numbers, and none is missing.
+
+A family is one module beside this file: `MODULE` has one function an operator call, `ARGUMENTS` and `MISSING` say what is special.
+"""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import tests.operators as operators
+from spmd.testing import find_missing, prove
+
+FAMILIES = sorted(m.name for m in pkgutil.iter_modules(operators.__path__) if not m.name.startswith("test_"))
+
+
+def family(name: str):
+    return importlib.import_module(f"tests.operators.{name}")
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_strategy_is_right(name, workers):
+    rows = family(name)
+    wrong = [v for v in prove(rows.MODULE, workers, arguments=rows.ARGUMENTS) if v.status != "right"]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_strategy_is_missing(name):
+    rows = family(name)
+    missing = [v for v in find_missing(rows.MODULE, 2, arguments=rows.ARGUMENTS) if v.function not in rows.MISSING]
+    assert not missing, "\n".join(map(str, missing))
