@@ -64,6 +64,7 @@ class Workers:
         executable = build(mod, target, parallel=self.mesh.size == 1)
         self._pool = Pool(self.backend)
         self._machines: dict[int, Any] = {}
+        self._traces: dict[int, tuple[Record, ...]] = {}
 
         def start(rank: int) -> None:
             self._machines[rank] = relax.VirtualMachine(executable, self.backend.device(rank))
@@ -81,16 +82,17 @@ class Workers:
         bound = arguments.Binder(function, signature, self.backend).bind(args)
         mine = dict(zip(self.backend.ranks, bound, strict=True))
         results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]))
+        self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
         return arguments.returned(signature.outputs, results, self.backend, keep)
 
     def load(self, weights: Mapping[str, Any] | Sequence[Any], function: str | None = None) -> tuple[Handle, ...]:
         """Cut and place weights, by name or in order: one handle for each parameter after `num_input`.
 
-        `function` is whose weights they are; without it, the first function that has the attribute `num_input`.
+        `function` is whose weights they are; without it, the first function that has any (those after its attribute `num_input`).
         Parameters that are a packed tuple take, and give, one handle for all of it.
         """
         if function is None:
-            function = next((name for name, s in self.signatures.items() if s.num_input is not None), None)
+            function = next((n for n, s in self.signatures.items() if s.num_input is not None and s.num_input < len(s.params)), None)
         if function is None:
             way_out = "Set the function attribute num_input, or pass all arguments to the function itself."
             raise ShardingError("load", "no function says which of its parameters are weights", way_out)
@@ -116,8 +118,8 @@ class Workers:
         return arguments.wrapped(self._pool.run(name, lambda rank: function(*mine[rank])), self.backend, keep=True)
 
     def trace(self, rank: int | None = None) -> tuple[Record, ...]:
-        """The collectives of the last run on worker `rank`, by default the first of this process."""
-        return self._pool.communicator(self.backend.ranks[0] if rank is None else rank).trace()
+        """The collectives of the last function that ran, on worker `rank`, by default the first of this process."""
+        return self._traces.get(self.backend.ranks[0] if rank is None else rank, ())
 
     def close(self) -> None:
         """Stop the workers. Handles are of no use after it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 import tvm
 
 from ..annotate import Specs
+from ..collectives import Record
 from ..errors import ShardingError
 from ..layout import Array
 from ..mesh import Mesh
 from ..pipeline import ShardedModule, shard
 from ..plan import Leaf, LeafTree, Signature
 from ..profile import Profile
-from ..workers import Workers, workers
+from ..workers import Workers, signatures, workers
 
 Run = Callable[[Workers], Any]
 """What to do with a program: calls its functions, gives arrays (in tuples, lists, or dicts) to compare."""
@@ -36,9 +38,7 @@ def simulate(
     Without `run`, every function is called once on random arguments (`random_arguments`): ``{function: result}``.
     """
     with workers(sharded) as w:
-        if run is not None:
-            return run(w)
-        return _every_function(w.signatures, seed, sizes)(w)
+        return (run or _every_function(w.signatures, seed, sizes))(w)
 
 
 def assert_equivalent(
@@ -54,23 +54,39 @@ def assert_equivalent(
 ) -> ShardedModule:
     """Check that `mod` sharded over `mesh` gives what it gives unsharded; returns the sharded module.
 
-    `run` says what to do with a program, which it must for functions that take objects; without it every function is called on
-    random arguments, symbolic sizes taken from `sizes` (3 where it does not say). `profile` decides placements that `specs` leave open; the
-    default splits what it can. Integers and booleans must be equal, floats within `tolerance` of the largest magnitude (by dtype:
-    what reordering a sum explains). Raises `AssertionError` naming the result, the difference and the plan.
+    `run` says what to do with a program, which it must for functions that take objects. Without it every function is called on
+    random arguments, symbolic sizes taken from `sizes` (3 where it does not say), and the collectives that run must be those of the
+    plan, to the byte. `profile` decides placements that `specs` leave open; the default splits what it can. Integers and booleans must be
+    equal, floats within `tolerance` of the largest magnitude (by dtype: what reordering a sum explains).
+    Raises `AssertionError` naming the result, the difference and the plan.
     """
+    sizes = {**dict.fromkeys(_symbols(mod), 3), **(sizes or {})}
     sharded = shard(mod, mesh, specs, profile=profile, sizes=sizes)
+    traces: dict[str, tuple[Record, ...]] = {}
     if run is None:  # the same arguments for both, by the names that the plan gives
-        run = _every_function(sharded.plan.functions, seed, sizes)
-    expected, found = simulate(mod, run), simulate(sharded, run)
-    different = difference(expected, found, tolerance)
+        expected = simulate(mod, _every_function(sharded.plan.functions, seed, sizes))
+        found = simulate(sharded, _every_function(sharded.plan.functions, seed, sizes, traces))
+    else:
+        expected, found = simulate(mod, run), simulate(sharded, run)
+    different = difference(expected, found, tolerance) or _traffic_difference(sharded, traces)
     assert not different, f"{different}\n{sharded.plan.explain()}"
     return sharded
 
 
-def _every_function(signatures: Mapping[str, Signature], seed: int, sizes: Mapping[str, int] | None) -> Run:
-    """Call every function once on random arguments."""
-    return lambda w: {name: w[name](*random_arguments(s.params, name, seed, sizes)) for name, s in signatures.items()}
+def _every_function(
+    signatures: Mapping[str, Signature], seed: int, sizes: Mapping[str, int] | None, traces: dict[str, tuple[Record, ...]] | None = None
+) -> Run:
+    """Call every function once on random arguments; `traces` is given the collectives of each."""
+
+    def run(w: Workers) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for name, signature in signatures.items():
+            results[name] = w[name](*random_arguments(signature.params, name, seed, sizes))
+            if traces is not None:
+                traces[name] = w.trace()
+        return results
+
+    return run
 
 
 def random_arguments(params: Sequence[LeafTree], function: str, seed: int, sizes: Mapping[str, int] | None = None) -> list[Any]:
@@ -97,6 +113,33 @@ def random_array(name: str, shape: Sequence[int], dtype: str, seed: int) -> Arra
         return rng.integers(0, 2, size=shape).astype(kind)
     scale = 1 / np.sqrt(shape[-1]) if len(shape) > 1 and shape[-1] else 1.0
     return (rng.standard_normal(shape) * scale).astype(kind)
+
+
+def _symbols(mod: tvm.IRModule) -> list[str]:
+    """The names of all symbolic sizes that parameters have."""
+    found: dict[str, None] = {}
+
+    def visit(tree: LeafTree) -> None:
+        if isinstance(tree, Leaf):
+            found.update(dict.fromkeys(s for s in tree.shape or () if isinstance(s, str)))
+        else:
+            for part in tree:
+                visit(part)
+
+    for signature in signatures(mod).values():
+        visit(signature.params)
+    return list(found)
+
+
+def _traffic_difference(sharded: ShardedModule, traces: Mapping[str, tuple[Record, ...]]) -> str:
+    """How the collectives that ran differ from those of the plan; empty where they are the same to the byte."""
+    for function, records in traces.items():
+        ran = Counter((r.kind, r.axis, r.bytes, r.value) for r in records)
+        planned = Counter((c.kind, c.axis, c.bytes, c.value) for c in sharded.plan.collectives if c.function == function)
+        if ran != planned:
+            extra, lacking = sorted((ran - planned).elements()), sorted((planned - ran).elements())
+            return f"function {function!r}: {extra} ran unplanned, {lacking} did not run"
+    return ""
 
 
 def difference(expected: Any, found: Any, tolerance: float | None = None, where: str = "result") -> str:

@@ -7,6 +7,7 @@ on each shard, and says which give the right result and are not in the rule.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,8 @@ from ..lower.calls import CallLowering
 from ..lower.function import FunctionLowering
 from ..mesh import Mesh
 from ..plan import Choice, Leaf, LeafTree, Plan, Signature
-from ..propagate import build_graph
+from ..profile import profile_of
+from ..propagate import Cost, build_graph
 from ..propagate.candidates import find_candidates
 from ..sharding import Segment, Sharding, Split
 from ..strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
@@ -86,7 +88,7 @@ def prove(
             if name not in failed:
                 try:
                     found = many[name](*_shards(many, program.plan.functions[name], given[function.name], seed))
-                    detail = difference(expected[function.name], found, tolerance)
+                    detail = difference(expected[function.name], found, tolerance) or _unplanned(_operator(function), strategy, mesh, many)
                     status = "wrong" if detail else "right"
                 except Exception as error:
                     detail = f"{type(error).__name__}: {error}"
@@ -125,7 +127,7 @@ def find_missing(
     with workers(mod) as one, workers(_raw_program(local, mesh)) as many:
         for name, (function, placement) in trials.items():
             node = _operator(function)
-            params = [p for p in leaves(tuple(function.params)) if isinstance(p, Value)]
+            params = list(leaves(tuple(function.params)))
             given = list(
                 (arguments or {}).get(function.name) or random_arguments(one.signatures[function.name].params, function.name, seed)
             )
@@ -143,6 +145,15 @@ def find_missing(
                 found.append(Verdict(function.name, node.op, tuple(map(str, placement)), (str(sharding),), "missing"))
                 break
     return found
+
+
+def _unplanned(node: Node, strategy: Strategy, mesh: Mesh, ran: Workers) -> str:
+    """How the collectives inside the operator differ from those that its rule foretells; empty where they are the same to the byte."""
+    planned = Counter(Cost(mesh, profile_of("generic")).exchanges(node, strategy))
+    traced = Counter((r.kind, r.axis, r.bytes) for r in ran.trace())
+    if planned == traced:
+        return ""
+    return f"collectives that the rule does not foretell: {sorted((traced - planned).elements())}, foretold in vain: {sorted((planned - traced).elements())}"
 
 
 def _operator(function: Function) -> Node:
@@ -202,7 +213,7 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
         return Leaf(value.name, shape, value.dtype, kept.get(value, Sharding.replicated(len(value.shape))) if value.is_tensor else None)
 
     params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
-    outputs: LeafTree = map_tree(function.result if function.result is not None else (), leaf)
+    outputs: LeafTree = map_tree(function.result, leaf) if function.result is not None else ()
     plan = _empty_plan(mesh, {name: Signature(params, outputs, None)})
     plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
     plan.params = {v.name: s for v, s in kept.items()}

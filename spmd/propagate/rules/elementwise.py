@@ -10,7 +10,7 @@ from .registry import OpCall, rule
 
 _UNARY_ZERO = (
     "abs asin asinh atan ceil erf floor negative round sign sin sinh sqrt square tan tanh trunc "
-    "nn.relu nn.silu nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu6"
+    "nn.relu nn.silu nn.gelu nn.gelu_tanh nn.leakyrelu"
 )
 _UNARY = "acos acosh atanh bitwise_not cos cosh exp log logical_not rsqrt sigmoid nn.softplus isfinite isinf isnan clip"
 _BINARY_ZERO = (
@@ -27,7 +27,7 @@ def _pointwise(op: OpCall, *, zero: Literal["", "any", "all"], linear: tuple[tup
     return op.bind(", ".join(["..."] * len(op.inputs)) + " -> ...", zero=zero, linear=linear, work="pointwise")
 
 
-@rule(*_relax(_UNARY_ZERO), "relax.spmd.hint", "relax.wrap_param", "relax.stop_lift_params")
+@rule(*_relax(_UNARY_ZERO), "relax.spmd.hint", "relax.wrap_param", "relax.builtin.stop_lift_params")
 def unary_zero(op: OpCall) -> Rule:
     """f(0) = 0."""
     return _pointwise(op, zero="all", linear=((0,),) if op.name in ("relax.negative", "relax.spmd.hint") else ())

@@ -1,0 +1,39 @@
+"""Every Python block of the README runs, one after another, and prints what the text block after it says."""
+
+import doctest
+import io
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PREDICTED = re.compile(r"[\d.]+ us predicted")
+"""The cost model may change; the decisions shown may not."""
+
+
+def test_python_blocks_print_what_the_readme_says():
+    names: dict[str, object] = {"__name__": "readme"}
+    text = README.read_text(encoding="utf-8")
+    blocks = [(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(text)]
+    printed, checked = None, 0
+    for kind, body, line in blocks:
+        if kind == "python":
+            with redirect_stdout(io.StringIO()) as out:
+                exec(compile("\n" * (line - 1) + body, str(README), "exec"), names)
+            printed = out.getvalue()
+        elif kind == "text" and printed:
+            want, got = (PREDICTED.sub("... us predicted", t) for t in (body, printed))
+            checker = doctest.OutputChecker()
+            assert checker.check_output(want, got, doctest.ELLIPSIS), f"README.md, line {line}: it says\n{body}\nand prints\n{printed}"
+            printed, checked = None, checked + 1
+    assert checked >= 7
+    assert not printed, f"nothing says what the last block prints:\n{printed}"
+
+
+def test_linked_files_exist():
+    root = README.parent
+    pages = [README, root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)\)", BLOCK.sub("", page.read_text(encoding="utf-8"))):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
