@@ -51,7 +51,13 @@ def main() -> None:
                 taken[n].append(rates(engine, tokens))
     prefill, decode = ({n: median(pair[i] for pair in pairs) for n, pairs in taken.items()} for i in (0, 1))
     rows = [
-        (str(n) if n > 1 else "unsharded", f"{prefill[n]:.1f}", f"{prefill[n] / prefill[1]:.2f}", f"{decode[n]:.1f}", f"{decode[n] / decode[1]:.2f}")
+        (
+            str(n) if n > 1 else "unsharded",
+            f"{prefill[n]:.1f}",
+            f"{prefill[n] / prefill[1]:.2f}",
+            f"{decode[n]:.1f}",
+            f"{decode[n] / decode[1]:.2f}",
+        )
         for n in WORKERS
     ]
     print(f"{os.cpu_count()} cores\n")

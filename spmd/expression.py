@@ -11,9 +11,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import ShardingError
+
+if TYPE_CHECKING:
+    from .mesh import Mesh
+    from .sharding import Split
 
 Piece = tuple[str, ...]
 """A product of factors, major first; empty for size 1."""
@@ -43,13 +47,16 @@ class Form:
     """How an operator runs on a split factor that it has to see whole: the name of a form in `lower.forms`, and what it sends."""
 
     name: str
-    exchanges: tuple[Exchange, ...] = ()
+    exchanges: tuple[Exchange, ...] | Callable[[Mapping[str, Split], Mesh], tuple[Exchange, ...]] = ()
+    """What it sends; where that hangs on who holds what, a function (that can be hashed) of the splits of its factors."""
     partial: str | None = None
     """The kind of partial that it leaves, if it does."""
     ordered: bool = False
     """Whether shards must be consecutive: one segment."""
     padded: bool = True
     """Whether it copes with padding."""
+    together: tuple[str, ...] = ()
+    """Other factors with the same form that are split with this one, such as the size before and after a slice."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,17 @@ class Rule:
     """The kind of partial that splitting a reduced factor leaves; None: a reduced factor stays whole."""
     whole: frozenset[str] = frozenset()
     """Factors that the operator must see whole."""
+    unread: frozenset[str] = frozenset()
+    """Factors of what the operator leaves out (the rest of a slice): no output has them, and splitting them leaves no partial."""
+    uncounted: frozenset[str] = frozenset()
+    """Factors that are no loop of their own and so no work: the input rows under a window that slides over the output's."""
     linear: tuple[tuple[int, ...], ...] = ()
     """Sets of inputs in which the operator is linear: all partial sums in, a partial sum out."""
     zero: Literal["", "any", "all"] = ""
     """When the result is zero: "any" where one input is (a product), "all" where all are (a sum), "" where nobody knows.
     Zero padding stays zero through such an operator, and may be summed over."""
+    neutral: bool = False
+    """Whether it reduces its inputs as they are: the neutral element of `reduce` in padding then changes nothing."""
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
     """Factors over which the operator is more than the same operator on each shard, and how it is then made."""
     sparse: tuple[int, ...] = ()
@@ -79,6 +92,8 @@ class Rule:
     """Call argument number -> output number whose local shape it must be given."""
     local_attrs: Callable[[Callable[[str], int]], dict[str, Any]] | None = None
     """From local factor sizes to the attributes that the local call needs."""
+    local_args: Callable[[Callable[[str], int]], dict[int, Any]] | None = None
+    """From local factor sizes to the call arguments, by number, that the local call needs."""
     scalar_args: Mapping[int, str] = field(default_factory=dict[int, str])
     """Call argument number -> the factors (``"h r"``) whose local sizes multiply to it."""
     kernels: str | None = None
@@ -93,12 +108,12 @@ class Rule:
 
     @property
     def reduced(self) -> frozenset[str]:
-        """The factors that no output has."""
+        """The factors that no output has, though they are read."""
         out = {f for spec in self.outputs for dim in spec for piece in dim for f in piece}
-        return frozenset(f for f in self.factors if f not in out)
+        return frozenset(f for f in self.factors if f not in out and f not in self.unread)
 
     def joint(self) -> list[tuple[str, ...]]:
-        """The factors that can only be split together: the major factors of each concatenated dimension."""
+        """The factors that can only be split together: the major ones of each concatenated dimension, and those that a form needs."""
         group = {f: f for f in self.factors}
 
         def root(f: str) -> str:
@@ -108,10 +123,13 @@ class Rule:
 
         for spec in (*self.outputs, *self.inputs):
             for dim in spec:
-                majors = [next((f for f in piece if self.sizes[f] != 1), None) for piece in dim]
+                majors = [next((f for f in piece if self.sizes[f] != 1), piece[0] if piece else None) for piece in dim]
                 for a, b in pairwise(majors):
                     if a is not None and b is not None:
                         group[root(b)] = root(a)
+        for a, form in self.forms.items():
+            for b in form.together:
+                group[root(b)] = root(a)
         sets: dict[str, list[str]] = {}
         for f in self.factors:
             sets.setdefault(root(f), []).append(f)
@@ -121,7 +139,7 @@ class Rule:
 def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Mapping[str, Size] | None = None, **details: Any) -> Rule:
     """The `Rule` that `text` means for tensors of these shapes; `details` are the other fields of `Rule`.
 
-    `whole` may be given as one string of factors. Raises `ShardingError` when the text does not fit the shapes.
+    `whole`, `unread` and `uncounted` may be given as one string of factors. Raises `ShardingError` when the text does not fit the shapes.
     """
     left, arrow, right = text.partition("->")
     if not arrow:
@@ -155,8 +173,9 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
         text,
     )
     bound = [tuple(_broadcast(spec, shape, known) for spec, shape in zip(ss, hs, strict=True)) for ss, hs in zip(full, shapes, strict=True)]
-    if isinstance(details.get("whole"), str):
-        details["whole"] = frozenset(details["whole"].split())
+    for name in ("whole", "unread", "uncounted"):
+        if isinstance(details.get(name), str):
+            details[name] = frozenset(details[name].split())
     return Rule(bound[0], bound[1], known, **details)
 
 

@@ -34,8 +34,8 @@ def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> Strategy
     for f, split in splits.items():
         form = rule.forms.get(f)
         if form is not None:
-            # A form is written for one split factor.
-            if len(splits) > 1 or (form.ordered and len(split.segments) > 1) or (not form.padded and split.is_padded(mesh)):
+            # A form is written for one split factor, and those that go with it.
+            if not set(splits) <= {f, *form.together} or (form.ordered and len(split.segments) > 1) or (not form.padded and split.is_padded(mesh)):
                 return None
             kind = form.partial
         elif f in rule.reduced:
@@ -133,7 +133,7 @@ def _factor_split(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, 
     workers = mesh.axis_size(*axes)
     for at, factor in enumerate(piece):
         before, after = _product(piece[:at], rule), _product(piece[at + 1 :], rule)
-        if before is None or after is None or rule.sizes[factor] in (None, 1) or len(segments) % before:
+        if before is None or after is None or rule.sizes[factor] is None or (rule.sizes[factor] == 1 and len(piece) > 1) or len(segments) % before:
             continue
         period = segments[: len(segments) // before]
         if period * before != segments:
@@ -160,6 +160,8 @@ def _product(piece: Piece, rule: Rule) -> int | None:
 
 
 def _summable(rule: Rule, factor: str) -> bool:
-    """Whether zero padding along a reduced factor adds nothing to the result."""
+    """Whether padding along a reduced factor can be filled so that it changes nothing: with zeros, or with what is neutral."""
+    if rule.neutral:
+        return True
     holds = [any(factor in piece for dim in spec for piece in dim) for spec in rule.inputs]
     return rule.reduce == "sum" and (rule.zero == "any" or (rule.zero == "all" and all(holds)))

@@ -1,10 +1,12 @@
-"""Every Python block of the README runs, one after another, and prints what the text block after it says."""
+"""Every Python block of the README runs, one after another, and prints what the text block after it says; so do examples in docs/."""
 
 import doctest
 import io
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
+
+import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -35,5 +37,11 @@ def test_linked_files_exist():
     root = README.parent
     pages = [README, root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
     for page in pages:
-        for link in re.findall(r"\]\(([^)#:]+)\)", BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        for link in re.findall(r"\]\(([^)#:\s]+)\)", BLOCK.sub("", page.read_text(encoding="utf-8"))):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("page", sorted((README.parent / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_examples_in_docs(page):
+    failed, _ = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert not failed

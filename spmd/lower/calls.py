@@ -60,23 +60,23 @@ class CallLowering:
         args = self._args(into, node, choice, call, operands)
         attrs = call.attrs
         if splits and node.rule.local_attrs is not None:
-            local = node.rule.local_attrs(lambda f: splits[f].local_size(self.mesh) if f in splits else node.rule.sizes[f] or 0)
+            local = node.rule.local_attrs(lambda f: self._size(node.rule, splits, f))
             attrs = tvm.ir.make_node(attrs.__tvm_ffi_type_info__.type_key, **local)
         types = [self._local_type(node, choice, t) for t in call.ty_args]
         op = self.global_var(call.op) if isinstance(call.op, tvm.ir.GlobalVar) else call.op
         return into.bb.emit(tvm.ir.Call(op, args, attrs, types), node.binding.var.name), zero
 
     def _masked(self, into: FunctionLowering, node: Node, splits: Mapping[str, Split], choice: Choice, taken: list[Local]) -> list[Local]:
-        """Zeros over padding that a reduction would otherwise add."""
+        """What changes nothing over padding that a reduction would otherwise take in."""
         padded = {f for f in node.rule.reduced if f in splits and splits[f].is_padded(self.mesh)}
         if not padded or any(f in node.rule.forms for f in splits):
             return taken
         masked: list[Local] = []
         for spec, value, local in zip(node.rule.inputs, node.inputs, taken, strict=True):
-            if value.is_tensor and not local.zero and _holds(spec, padded):
-                local = type(local)(
-                    mask_padding(into.emit, local.expr, into.dims.get(value, value.dims), local.sharding, self.mesh), local.sharding, True
-                )
+            sums = node.rule.reduce == "sum"
+            if value.is_tensor and not (local.zero and sums) and _holds(spec, padded):
+                dims, kind = into.dims.get(value, value.dims), node.rule.reduce or "sum"
+                local = type(local)(mask_padding(into.emit, local.expr, dims, local.sharding, self.mesh, kind), local.sharding, sums)
             masked.append(local)
         return masked
 
@@ -89,6 +89,7 @@ class CallLowering:
             made = local_kernels(self.source, call, counts[0], counts[1], where, lookup=into.bound.get, attrs=into.source.attrs)
             kernels = {name: self.bb.add_func(func, name) for name, func in made.items()}
         args: list[Any] = []
+        replaced = rule.local_args(lambda f: self._size(rule, splits, f)) if splits and rule.local_args is not None else {}
         for i, arg in enumerate(call.args):
             if i == 0 and node.op == "relax.call_tir":
                 args.append(self._kernel(node, splits))
@@ -98,13 +99,16 @@ class CallLowering:
             elif splits and i in rule.scalar_args:
                 args.append(relax.prim_value(self._product(rule, splits, rule.scalar_args[i])))
             else:
-                args.append(into.substitute(arg, operands, kernels))
+                args.append(replaced[i] if i in replaced else into.substitute(arg, operands, kernels))
         return args
+
+    def _size(self, rule: Rule, splits: Mapping[str, Split], factor: str) -> int:
+        return splits[factor].local_size(self.mesh) if factor in splits else rule.sizes[factor] or 0
 
     def _product(self, rule: Rule, splits: Mapping[str, Split], factors: str) -> int:
         total = 1
         for f in factors.split():
-            total *= splits[f].local_size(self.mesh) if f in splits else rule.sizes[f] or 0
+            total *= self._size(rule, splits, f)
         return total
 
     def _kernel(self, node: Node, splits: dict[str, Split]) -> Any:

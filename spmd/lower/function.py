@@ -17,7 +17,7 @@ from ..mesh import Mesh
 from ..plan import Choice, Leaf, LeafTree, Plan
 from ..sharding import Sharding
 from .calls import CallLowering
-from .reshard import adds_padding, emit_step, local_dims
+from .reshard import adds_padding, emit_step, local_dims, mask_padding
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,11 @@ class FunctionLowering:
             assert isinstance(tree, Value) and isinstance(end, Leaf)
             if tree.kind == "other":
                 return self._other(expr)
-            return self._take(tree, end.sharding if end.sharding is not None else self.kept[tree]).expr
+            held = self._take(tree, end.sharding if end.sharding is not None else self.kept[tree])
+            if held.zero or not tree.is_tensor:
+                return held.expr
+            # A result that stays on the workers may come back as an argument, whose padding counts as zero.
+            return mask_padding(self.emit, held.expr, self.dims.get(tree, tree.dims), held.sharding, self.mesh)
 
         made = self.function.result if self.function.result is not None else ()
         return result(made, self.plan.functions[self.function.name].outputs, self.source.body.body)

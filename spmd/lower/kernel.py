@@ -32,7 +32,8 @@ def local_kernel(func: tirx.PrimFunc, outputs: int, splits: Mapping[str, Split],
     buffers: dict[Any, Any] = {}
     for buffer, spec in kernel.buffers.items():
         shape = [size(dim, s) for dim, s in zip(spec, buffer.ty.shape, strict=True)]
-        buffers[buffer] = tirx.decl_buffer(shape, str(buffer.ty.dtype.dtype), buffer.name, scope=buffer.ty.storage_scope)
+        layout = None if buffer.ty.layout is None else "default"
+        buffers[buffer] = tirx.decl_buffer(shape, str(buffer.ty.dtype.dtype), buffer.name, scope=buffer.ty.storage_scope, layout=layout)
 
     def on_loop(loop: Any, mutator: Any) -> Any:
         body = mutator.mutate(loop.body)

@@ -49,8 +49,8 @@ def adds_padding(step: Step, mesh: Mesh) -> bool:
     return step.target.is_padded(mesh)
 
 
-def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, mesh: Mesh) -> Any:
-    """`x` with zeros wherever a shard holds padding. `dims` is the global shape, `x` the local shard."""
+def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, mesh: Mesh, kind: str = "sum") -> Any:
+    """`x` with the neutral element of the reduction `kind` wherever a shard holds padding. `dims` is the global shape, `x` the shard."""
     import numpy as np
 
     from ..layout import pieces
@@ -67,8 +67,23 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
                 valid[worker, start : start + count] = True
         mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(axis, workers)), axis=0))
         shaped = emit(relax.op.reshape(mine, [size if d == dim else 1 for d in range(len(dims))]))
-        x = emit(relax.op.where(shaped, x, relax.const(np.zeros((), _numpy(dtype)), dtype)))
+        x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
     return x
+
+
+def _neutral(kind: str, dtype: str) -> Any:
+    """What changes no result of the reduction `kind`."""
+    import ml_dtypes
+
+    if kind in ("sum", "prod"):
+        return int(kind == "prod")
+    if dtype == "bool":
+        return kind == "min"
+    if dtype.startswith(("int", "uint")):
+        return ml_dtypes.iinfo(_numpy(dtype)).max if kind == "min" else ml_dtypes.iinfo(_numpy(dtype)).min
+    # Not infinity: TVM's own reductions start from these too, and some small floats have none.
+    limits = ml_dtypes.finfo(_numpy(dtype))
+    return limits.max if kind == "min" else limits.min
 
 
 def _numpy(dtype: str) -> Any:

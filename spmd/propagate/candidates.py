@@ -90,8 +90,11 @@ class _Search:
             tuple(rule.sizes.items()),
             rule.reduce,
             rule.whole,
+            rule.unread,
+            rule.uncounted,
             rule.linear,
             rule.zero,
+            rule.neutral,
             tuple(rule.forms.items()),
         )
         self.canonical[node] = self.rules.setdefault(key, rule)
@@ -106,7 +109,8 @@ class _Search:
             found = [self._interned(replicate(rule))]
             for group in rule.joint():
                 sizes = [rule.sizes[f] for f in group]
-                if all(s is not None and s > 1 for s in sizes) and not any(f in rule.whole for f in group):
+                # A piece of size 1 is split too, so that what stands beside it can be.
+                if None not in sizes and max(s or 0 for s in sizes) > 1 and not any(f in rule.whole for f in group):
                     splits = {f: Split((self.axis,), (Segment(rule.sizes[f] or 0),)).normalized(self.mesh) for f in group}
                     strategy = self._strategy(rule, splits)
                     if strategy is not None:

@@ -116,9 +116,10 @@ class Cost:
         """``(kind, axis, bytes that each worker brings)`` of every collective inside an operator."""
         splits = dict(strategy.splits)
         found: list[tuple[str, str, int]] = []
-        for f, split in strategy.splits:
+        for f, split in strategy.splits[:1]:  # what is split together runs as one form
             form = node.rule.forms.get(f)
-            for exchange in form.exchanges if form is not None else ():
+            exchanges = form.exchanges if form is not None else ()
+            for exchange in exchanges(splits, self.mesh) if callable(exchanges) else exchanges:
                 held = (tvm.DataType(exchange.dtype).bits + 7) // 8 if exchange.dtype else self.item_bytes(node.inputs[0])
                 for name in exchange.spec.split():
                     local = splits[name].local_size(self.mesh) if name in splits else _planning_sizes(self, node).get(name, 1)
@@ -156,7 +157,7 @@ class Cost:
         sizes = _planning_sizes(self, node)
         total = 1
         for f in node.rule.factors:
-            if node.rule.sparse and f in node.rule.reduced:
+            if f in node.rule.uncounted or (node.rule.sparse and f in node.rule.reduced):
                 continue
             total *= splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
         return total

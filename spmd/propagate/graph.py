@@ -47,6 +47,8 @@ class _Builder:
         self.rules: dict[tuple[object, ...] | None, Rule | str | None] = {}
         self.readings: dict[str, Kernel | str] = {}
         self.tied: dict[Value, Value] = {}
+        self.unknown: set[Value] = set()
+        """Temporaries whose shape is known only when the program runs."""
 
     def function(self, name: str, func: relax.Function) -> Function:
         num_input = int(func.attrs["num_input"]) if "num_input" in func.attrs else None
@@ -69,6 +71,19 @@ class _Builder:
                 env[hash(binding.var)] = self._binding(binding, made, env)
         made.result = self._tree_of(body.body, made, env)
         return made
+
+    def _drop_dead(self, function: Function) -> None:
+        """Take out operators that nothing uses. Calls of packed functions stay: what they do is not known."""
+        live = set(leaves(function.result)) if function.result is not None else set()
+        kept: list[Node] = []
+        for node in reversed(function.nodes):
+            call = node.binding.value
+            pure = isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.Op) and not call.op.name.startswith("relax.call_")
+            if pure and call.op.get_attr("FPurity") and not any(v in live for v in node.outputs):
+                continue
+            live.update(node.inputs)
+            kept.append(node)
+        function.nodes = kept[::-1]
 
     def finish(self, functions: Mapping[str, Function]) -> list[Value]:
         """Tie opaque states that must be sharded alike, and list every value that is left."""
@@ -97,13 +112,18 @@ class _Builder:
         taken[name] = taken.get(name, 0) + 1
         name = name if taken[name] == 1 else f"{name}#{taken[name]}"
         dims: tuple[Any, ...] = ()
-        if tensor and ty.ndim != 0:
-            if ty.shape is None or not isinstance(ty.shape, relax.ShapeExpr):
+        unknown = tensor and ty.ndim != 0 and not isinstance(ty.shape, relax.ShapeExpr)
+        if unknown and role == "temporary" and ty.ndim > 0:
+            dims = tuple(tvm.tirx.Var(f"{name}_{i}", "int64") for i in range(ty.ndim))
+        elif tensor and ty.ndim != 0:
+            if unknown:
                 raise ShardingError(f"{function}: value {name!r}", f"its shape is not known ({ty})", "Give it a shape with R.match_cast.")
             dims = tuple(d if (n := static(d)) is None else n for d in ty.shape.values)
         dtype = str(ty.dtype) if tensor else ""
         value = Value(name, function, tuple(d if isinstance(d, int) else None for d in dims), dims, dtype, kind, role)
         self.values.append(value)
+        if unknown:
+            self.unknown.add(value)
         return value
 
     def _param(self, param: Any, function: str, weight: bool, before: int) -> Tree[Value]:
@@ -207,7 +227,10 @@ class _Builder:
         )
         key = self._rule_key(op)
         found: Rule | str | None
-        if key in self.rules:
+        unknown = next((v for v in (*inputs, *outputs) if v in self.unknown), None)
+        if unknown is not None and name != "match_cast":
+            found = f"the shape of {unknown.name!r} is known only when it runs"
+        elif key in self.rules:
             found = self.rules[key]
         else:
             found = kernel_rule(op, self.readings) if name == "relax.call_tir" else rule_of(op)

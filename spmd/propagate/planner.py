@@ -71,7 +71,8 @@ class _Problem:
 
     def _times(self, node: Node, strategies: Sequence[Strategy]) -> Table:
         shapes = tuple(self.cost.shape(v) for v in (*node.inputs, *node.outputs))
-        key = ("time", tuple(map(id, strategies)), shapes, node.rule.work, node.rule.sparse, tuple(node.rule.forms.items()))
+        rule = node.rule
+        key = ("time", tuple(map(id, strategies)), shapes, rule.work, rule.sparse, rule.uncounted, tuple(rule.forms.items()))
         if key not in self._tables:
             self._tables[key] = np.array([self.cost.operator(node, s) for s in strategies])
         return self._tables[key]

@@ -54,11 +54,15 @@ class CPUSchedules:
         return func.without_attr("global_symbol")
 
 
+REFUSED = (ScheduleError, tvm.error.InternalError)
+"""What TVM raises when a primitive cannot be applied; some checks of its arithmetic are internal errors."""
+
+
 def attempt(rule: ScheduleRule, func: tirx.PrimFunc, target: Target) -> Schedule | None:
     """The rule's schedule, or None where it does not apply: a primitive that TVM refuses means just that."""
     try:
         answer = rule.apply(func, target, False)
-    except ScheduleError:
+    except REFUSED:
         return None
     return answer[0] if isinstance(answer, list) else answer
 

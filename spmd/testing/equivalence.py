@@ -149,6 +149,8 @@ def difference(expected: Any, found: Any, tolerance: float | None = None, where:
     """
     if isinstance(expected, Mapping):
         keys: list[Any] = list(expected)
+        if keys != list(found):
+            return f"{where}: {keys} against {list(found)}"
         return next((d for k in keys if (d := difference(expected[k], found[k], tolerance, f"{where}[{k!r}]"))), "")
     if isinstance(expected, tuple | list):
         if len(expected) != len(found):

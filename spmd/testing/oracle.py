@@ -153,7 +153,8 @@ def _unplanned(node: Node, strategy: Strategy, mesh: Mesh, ran: Workers) -> str:
     traced = Counter((r.kind, r.axis, r.bytes) for r in ran.trace())
     if planned == traced:
         return ""
-    return f"collectives that the rule does not foretell: {sorted((traced - planned).elements())}, foretold in vain: {sorted((planned - traced).elements())}"
+    extra, lacking = sorted((traced - planned).elements()), sorted((planned - traced).elements())
+    return f"collectives that the rule does not foretell: {extra}, foretold in vain: {lacking}"
 
 
 def _operator(function: Function) -> Node:

@@ -81,31 +81,41 @@ def test_the_same_wish_twice_is_one():
     assert wanted(Mlp, {"w1": P(None, "tp"), "w*1": P(..., "tp")})["w1"][0] == "[-, tp]"
 
 
-@pytest.mark.parametrize(
-    ("mod", "specs", "message"),
-    [
-        (Mlp, {"w3": P("tp", None)}, r"specs\['w3'\]: it matches no weight, input, value or result\. Did you mean 'w[12]' or 'w[12]'"),
-        (Mlp, {"main.activ": P("tp", None)}, r"specs\['main\.activ'\]: it matches no .* Did you mean 'main\.active'"),
-        (Mlp, {"main.return[0]": P("tp", None)}, r"specs\['main\.return\[0\]'\]: it matches no .* Did you mean 'main\.return'"),
-        (Mlp, {"w1": P("dp", None)}, r"specs\['w1'\] on 'w1': P\('dp', None\) names mesh axis 'dp'\. The axes of Mesh\(tp=2\) are 'tp'"),
-        (Mlp, {"w1": P("tp")}, r"specs\['w1'\] on 'w1': P\('tp'\) has 1 entries, the value has 2 dimensions\. Give one entry a dimension"),
-        (Mlp, {"w1": P("tp", "tp")}, r"specs\['w1'\] on 'w1': P\('tp', 'tp'\) uses mesh axis 'tp' twice"),
-        (Mlp, {"w1": P(None, ("tp", 20, 8))}, r"specs\['w1'\] on 'w1': the segments \(20, 8\) of dimension 1 add up to 28, and its size is 32"),
-        (Mlp, {"w1": P(None, (8, 24))}, r"has the entry \(8, 24\)\. An entry is None, a mesh axis, or a tuple"),
-        (Two, {"second.x": P("tp", None)}, r"on 'second\.x': P\('tp', None\) splits dimension 0, whose size is symbolic\. Only dimensions"),
-        (Mlp, {"w1": P("tp", None), "w*": P(None, "tp")}, r"w1: specs\['w1'\] asks for P\('tp', None\), and specs\['w\*'\] asks for P\(None, 'tp'\)"),
-        (
-            Mlp,
-            {"main.return": P("tp", None), "main.ret*": P(None, "tp")},
-            r"main\.return: specs\['main\.return'\] asks for \[tp, -\], specs\['main\.ret\*'\] for \[-, tp\]\. Keep one",
-        ),
-        (Mlp, {"w1": ("tp", None)}, r"specs\['w1'\]: \('tp', None\) is no spmd\.P\. Write P\('tp', None\)"),
-    ],
-    ids=[
-        "weight", "value", "result", "axis", "rank", "axis twice", "segments", "entry", "symbolic", "contradiction", "contradicting ends", "type",
-    ],
-)  # fmt: skip
-def test_what_is_refused(mod, specs, message):
+REFUSED = {
+    "weight": (
+        Mlp,
+        {"w3": P("tp", None)},
+        r"specs\['w3'\]: it matches no weight, input, value or result\. Did you mean 'w[12]' or 'w[12]'",
+    ),
+    "value": (Mlp, {"main.activ": P("tp", None)}, r"specs\['main\.activ'\]: it matches no .* Did you mean 'main\.active'"),
+    "result": (Mlp, {"main.return[0]": P("tp", None)}, r"specs\['main\.return\[0\]'\]: it matches no .* Did you mean 'main\.return'"),
+    "axis": (
+        Mlp,
+        {"w1": P("dp", None)},
+        r"specs\['w1'\] on 'w1': P\('dp', None\) names mesh axis 'dp'\. The axes of Mesh\(tp=2\) are 'tp'",
+    ),
+    "rank": (Mlp, {"w1": P("tp")}, r"specs\['w1'\] on 'w1': P\('tp'\) has 1 entries, the value has 2 dimensions\. Give one entry"),
+    "axis twice": (Mlp, {"w1": P("tp", "tp")}, r"specs\['w1'\] on 'w1': P\('tp', 'tp'\) uses mesh axis 'tp' twice"),
+    "segments": (Mlp, {"w1": P(None, ("tp", 20, 8))}, r"'w1': the segments \(20, 8\) of dimension 1 add up to 28, and its size is 32"),
+    "entry": (Mlp, {"w1": P(None, (8, 24))}, r"has the entry \(8, 24\)\. An entry is None, a mesh axis, or a tuple"),
+    "symbolic": (Two, {"second.x": P("tp", None)}, r"on 'second\.x': P\('tp', None\) splits dimension 0, whose size is symbolic\. Only"),
+    "contradiction": (
+        Mlp,
+        {"w1": P("tp", None), "w*": P(None, "tp")},
+        r"w1: specs\['w1'\] asks for P\('tp', None\), and specs\['w\*'\] asks for P\(None, 'tp'\)",
+    ),
+    "contradicting ends": (
+        Mlp,
+        {"main.return": P("tp", None), "main.ret*": P(None, "tp")},
+        r"main\.return: specs\['main\.return'\] asks for \[tp, -\], specs\['main\.ret\*'\] for \[-, tp\]\. Keep one",
+    ),
+    "type": (Mlp, {"w1": ("tp", None)}, r"specs\['w1'\]: \('tp', None\) is no spmd\.P\. Write P\('tp', None\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name):
+    mod, specs, message = REFUSED[name]
     with pytest.raises(ShardingError, match=message):
         spmd.plan(mod, 2, specs)
 

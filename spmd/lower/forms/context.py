@@ -45,6 +45,11 @@ class FormContext:
         return self.node.rule
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """How this factor and those that are split with it are split."""
+        return dict(self.choice.splits)
+
+    @property
     def axis(self) -> str:
         """The mesh axis over which the factor is split."""
         return self.split.axes[0]
@@ -75,15 +80,38 @@ class FormContext:
 
     def own(self, table: np.ndarray[Any, Any]) -> Any:
         """Row number `index` of a constant with one row a worker."""
-        return self.emit(relax.op.take(relax.const(table), self.index(), axis=0))
+        return self.emit(relax.op.take(relax.const(table, str(table.dtype)), self.index(), axis=0, mode="clip"))
+
+    def start(self, dtype: str) -> Any:
+        """Where the shard of this worker starts, if the factor is split in one segment: a rank-0 tensor."""
+        first = self.emit(relax.op.multiply(self.index(), self.scalar(self.size, "int64")))
+        return first if dtype == "int64" else self.emit(relax.op.astype(first, dtype))
+
+    def signed(self, indices: Any) -> Any:
+        """`indices` in a dtype that holds any place in the factor, and differences of places."""
+        wide = str(indices.ty.dtype) in ("int32", "int64")
+        return indices if wide else self.emit(relax.op.astype(indices, "int64"))
+
+    def in_shard(self, indices: Any) -> tuple[Any, Any]:
+        """Whether each global index is in the shard of this worker, and its place there, 0 where it is not; for one segment."""
+        indices = self.signed(indices)
+        dtype = str(indices.ty.dtype)
+        here, zero = self.emit(relax.op.subtract(indices, self.start(dtype))), self.scalar(0, dtype)
+        above, below = relax.op.greater_equal(here, zero), relax.op.less(here, self.scalar(self.size, dtype))
+        inside = self.emit(relax.op.logical_and(self.emit(above), self.emit(below)))
+        return inside, self.emit(relax.op.where(inside, here, zero))
 
     def positions(self) -> Any:
         """[size] int64: the global position of each element of the factor; the whole size where there is padding."""
+        return self.own(self.places())
+
+    def places(self) -> np.ndarray[Any, Any]:
+        """`positions` of all workers, a row each."""
         table = np.full((self.workers, self.size), self.split.size, "int64")
         for worker in range(self.workers):
             for start, local, valid, _ in pieces(self.split, Mesh(**{self.axis: self.workers}), worker):
                 table[worker, local : local + valid] = np.arange(start, start + valid)
-        return self.own(table)
+        return table
 
     def valid(self, rank: int, dim: int) -> Any:
         """Whether each element is no padding: a bool tensor of `rank` dimensions, size 1 in all but `dim`."""
@@ -108,8 +136,7 @@ class FormContext:
         """A rank-0 constant."""
         kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
         if value in (float("inf"), float("-inf")) and kind.kind in "iu":
-            value = float(np.iinfo(kind).max if value > 0 else np.iinfo(kind).min)
-            return relax.const(np.array(np.iinfo(kind).max if value > 0 else np.iinfo(kind).min, kind))
+            return relax.const(np.array(np.iinfo(kind).max if value > 0 else np.iinfo(kind).min, kind), dtype)
         return relax.const(np.array(value, kind), dtype)
 
     def all_reduce(self, x: Any, kind: str) -> Any:
@@ -149,6 +176,6 @@ def run_form(name: str, emit: Callable[[Any], Any], node: Node, choice: Choice, 
         raise ShardingError(
             f"{node.function}: {node.op} {node.name!r}", f"its rule asks for the form {name!r}", f"There are {', '.join(FORMS)}."
         )
-    ((factor, split),) = choice.splits
+    factor, split = choice.splits[0]
     made = FORMS[name](FormContext(emit, node, choice, args, mesh, factor, split))
     return emit(relax.Tuple(list(made))) if isinstance(made, tuple) else made

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...expression import Rule
-from .helpers import letters
+from ...expression import Form, Rule
+from .helpers import letters, static
 from .registry import OpCall, rule
 
 
@@ -20,7 +20,19 @@ def filled_like(op: OpCall) -> Rule:
     return op.bind(f"{names}{', ' if len(op.inputs) > 1 else ''} -> {names}", zero="all" if op.name == "relax.zeros_like" else "")
 
 
-@rule("relax.arange")
-def arange(op: OpCall) -> Rule:
-    """Consecutive numbers: each worker makes all of them."""
-    return op.bind("-> n", whole="n")
+@rule("relax.arange", "relax.hamming_window")
+def sequence(op: OpCall) -> Rule:
+    """A number for each place: each worker makes those of its own places, if they are known beforehand."""
+    if None in op.outputs[0] or any(static(arg) is None for arg in op.call.args):
+        return op.bind("-> n", whole="n")
+    return op.bind("-> n", forms={"n": Form("sequence")})
+
+
+@rule("relax.eye", "relax.eye_like")
+def eye(op: OpCall) -> Rule:
+    """Ones on a diagonal: each worker knows the places that it holds."""
+    text = "a b -> a b" if op.inputs else "-> a b"
+    shift = op.call.args[2 if op.name == "relax.eye" else 1 :]
+    if None in op.outputs[0] or any(static(arg) is None for arg in shift):
+        return op.bind(text, whole="a b")
+    return op.bind(text, forms=dict.fromkeys("ab", Form("eye")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from typing import Any
 
-from ...expression import Shape
+from ...expression import Rule, Shape, bind
 from .registry import OpCall
 
 
@@ -26,6 +26,16 @@ def all_but(shape: Shape, axis: int, name: str) -> list[str]:
     names = letters(len(shape), skip=name)
     names[axis] = name
     return names
+
+
+def whole(op: OpCall) -> Rule:
+    """The rule of a call of which nothing can be split."""
+    texts: list[list[str]] = []
+    names = iter(letters(sum(map(len, (*op.inputs, *op.outputs)))))
+    for shapes in (op.inputs, op.outputs):
+        texts.append([" ".join(next(names) for _ in shape) for shape in shapes])
+    text = f"{', '.join(texts[0])} -> {', '.join(texts[1])}"
+    return bind(text, op.inputs, op.outputs, whole=frozenset(text.replace(",", " ").replace("->", " ").split()), reduce=None)
 
 
 def static(value: Any) -> int | None:

@@ -76,12 +76,6 @@ def broadcast_to(op: OpCall) -> Rule:
     return op.bind("... -> ...", zero="all", linear=_LINEAR, shape_args={1: 0}, work="view")
 
 
-@rule("relax.triu", "relax.tril")
-def triangle(op: OpCall) -> Rule:
-    """Which elements are kept depends on their place in the last two dimensions."""
-    return op.bind("...a b -> ...a b", whole="a b", zero="all", linear=_LINEAR)
-
-
 @rule("relax.repeat")
 def repeat(op: OpCall) -> Rule | None:
     """Each element `repeats` times in a row: a merged dimension whose minor factor is new."""

@@ -101,7 +101,7 @@ def inline_cheap(kernel: Kernel, keep: Iterable[str] = ()) -> None:
             continue
         try:
             sch.compute_inline(info.block_rv)
-        except ScheduleError:
+        except (ScheduleError, tvm.error.InternalError):
             remaining.append(info)
     kernel.blocks = remaining
 
@@ -126,7 +126,7 @@ def inline_epilogues(kernel: Kernel) -> None:
             continue
         try:
             sch.reverse_compute_inline(info.block_rv)
-        except ScheduleError:
+        except (ScheduleError, tvm.error.InternalError):
             continue
         kernel.blocks.remove(info)
 

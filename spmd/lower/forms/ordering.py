@@ -1,0 +1,68 @@
+"""The largest elements along a split dimension: each worker's candidates are compared, ties going to the first place, as in one tensor."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from .context import FormContext, form
+
+
+@form("extreme_index")
+def extreme_index(f: FormContext) -> Any:
+    """The best value of all, then the first place where a worker has it."""
+    emit, attrs, dim = f.emit, f.call.attrs, f.dim_of(0)
+    largest = f.node.op == "relax.argmax"
+    x = f.masked(f.args[0], dim, float("-inf") if largest else float("inf"))
+    here = emit(tvm.ir.Call(f.call.op, [x], attrs))
+    value = emit((relax.op.max if largest else relax.op.min)(x, attrs.axis, bool(attrs.keepdims)))
+    best = f.all_reduce(value, "max" if largest else "min")
+    # Asked this way round, a NaN is a candidate, and the result a place that there is.
+    worse = emit((relax.op.less if largest else relax.op.greater)(value, best))
+    never = f.scalar(np.iinfo("int64").max, "int64")
+    return f.all_reduce(emit(relax.op.where(worse, never, _place(f, here, [int(n) for n in x.ty.shape.values[dim:]]))), "min")
+
+
+def _place(f: FormContext, here: Any, shape: list[int]) -> Any:
+    """The place in the whole tensor that is `here` in the shard, of which `shape` is what counts. Where nothing is better than the worst
+    number, the operator gives -1, and that stays.
+    """
+    emit, scalar = f.emit, lambda n: f.scalar(n, "int64")
+    place, outer, inner = here, None, None
+    after = prod(shape[1:])
+    if f.call.attrs.axis is None:  # a place in the flattened shard
+        outer = emit(relax.op.floor_divide(place, scalar(after * f.size)))
+        inner = emit(relax.op.floor_mod(place, scalar(after)))
+        place = emit(relax.op.floor_mod(emit(relax.op.floor_divide(place, scalar(after))), scalar(f.size)))
+    if len(f.split.segments) == 1:
+        place = emit(relax.op.add(place, f.start("int64")))
+    else:
+        place = emit(relax.op.take(f.positions(), emit(relax.op.maximum(place, scalar(0))), axis=0, mode="clip"))
+    if outer is not None:
+        place = emit(relax.op.add(emit(relax.op.multiply(outer, scalar(f.split.size))), place))
+        place = emit(relax.op.add(emit(relax.op.multiply(place, scalar(after))), inner))
+    return emit(relax.op.where(emit(relax.op.less(here, scalar(0))), here, place))
+
+
+@form("topk")
+def topk(f: FormContext) -> Any:
+    """The first k of all workers' first k; candidates stand in the order of their places, so that ties go as in the whole tensor."""
+    emit, attrs, dim = f.emit, f.call.attrs, f.dim_of(0)
+    k, wanted, largest = int(attrs.k), str(attrs.ret_type), bool(attrs.largest)
+    # Padding comes last of all, and so loses to what is as bad.
+    x = f.masked(f.args[0], dim, float("-inf") if largest else float("inf"))
+    if wanted == "values":
+        local = emit(relax.op.topk(x, min(k, f.size), dim, wanted, largest))
+        return emit(relax.op.topk(f.all_gather(local, dim), k, dim, wanted, largest))
+    local = emit(relax.op.topk(x, min(k, f.size), dim, "both", largest, "int32"))
+    values = f.all_gather(emit(relax.TupleGetItem(local, 0)), dim)
+    places = f.all_gather(emit(relax.op.add(emit(relax.TupleGetItem(local, 1)), f.start("int32"))), dim)
+    best = emit(relax.op.topk(values, k, dim, "both", largest, "int64"))
+    chosen = emit(relax.op.gather_elements(places, emit(relax.TupleGetItem(best, 1)), dim))
+    if str(attrs.dtype) != "int32":
+        chosen = emit(relax.op.astype(chosen, str(attrs.dtype)))
+    return chosen if wanted == "indices" else (emit(relax.TupleGetItem(best, 0)), chosen)

@@ -1,0 +1,58 @@
+"""Pooling over a split spatial dimension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import tvm
+from tvm import relax
+
+from ...halo import Window
+from .context import FormContext, form
+from .convolution import dim_of, rows_under, unpadded, window_of
+
+
+@form("max_pooling")
+def max_pooling(f: FormContext) -> Any:
+    """The same pooling over the fetched rows; what stands in the padding of a window is the lowest number, as in TVM's own."""
+    window, kind = window_of(f), np.dtype(getattr(ml_dtypes, dtype := str(f.args[0].ty.dtype), dtype))
+    lowest = ml_dtypes.iinfo(kind).min if kind.kind in "iu" else ml_dtypes.finfo(kind).min
+    return f.emit(tvm.ir.Call(f.call.op, [rows_under(f, window, lowest)], unpadded(f, window)))
+
+
+@form("avg_pooling")
+def avg_pooling(f: FormContext) -> Any:
+    """The mean over whole windows, scaled where a window reaches into the padding and so counts fewer rows."""
+    window = window_of(f)
+    made = f.emit(tvm.ir.Call(f.call.op, [rows_under(f, window, 0)], unpadded(f, window)))
+    scale = np.array(_scales(f, window))
+    if (scale == 1).all():
+        return made
+    dtype, dim = str(made.ty.dtype), dim_of(f, 0, window.out, output=True)
+    factors = f.own(scale.astype(getattr(ml_dtypes, dtype, dtype)))
+    along = f.emit(relax.op.reshape(factors, [scale.shape[1] if d == dim else 1 for d in range(made.ty.ndim)]))
+    return f.emit(relax.op.multiply(made, along))
+
+
+def _scales(f: FormContext, window: Window) -> list[list[float]]:
+    """For each worker, kernel rows over counted rows of each of its windows."""
+    attrs, count, out = f.call.attrs, window.windows(f.splits, f.mesh), f.splits[window.out].size
+    after = int(attrs.padding[window.place + len(attrs.padding) // 2])
+
+    def counted(place: int) -> int:
+        start = place * window.stride - window.before
+        end = min(start + window.extent, window.size + (after if attrs.count_include_pad else 0))
+        skipped = 0 if attrs.count_include_pad else -(min(start, 0) // window.dilation) * window.dilation
+        return len(range(start + skipped, end, window.dilation))
+
+    return [[window.kernel / max(counted(p), 1) if p < out else 1.0 for p in range(w * count, (w + 1) * count)] for w in range(f.workers)]
+
+
+@form("global_mean")
+def global_mean(f: FormContext) -> Any:
+    """A mean over the whole dimension: each worker's part of it, to be summed."""
+    dim = f.dim_of(0)
+    made = f.emit(tvm.ir.Call(f.call.op, [f.masked(f.args[0], dim, 0)], f.call.attrs))
+    return f.emit(relax.op.multiply(made, f.scalar(f.size / f.split.size, str(made.ty.dtype))))
