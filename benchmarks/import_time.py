@@ -1,4 +1,4 @@
-"""How long ``import spmd`` takes beside ``import tvm``, which it contains: fresh processes that take turns.
+"""How long ``import spmd`` takes beside ``import tvm``, which it contains: CPU time of fresh processes that take turns.
 
 python -m benchmarks.import_time [--quick]
 """
@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from statistics import median
 
 from examples.llm.report import table
@@ -19,11 +18,12 @@ STATEMENTS = ("pass", "import tvm", "from tvm import relax", "import spmd")
 
 
 def seconds(statement: str, cache: str) -> float:
-    """Wall time of one Python process that runs `statement`, with byte code in `cache`, whatever the environment says of it."""
+    """CPU time of one Python process that runs `statement`, with byte code in `cache`, whatever the environment says of it."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": cache}
-    start = time.perf_counter()
+    before = os.times()
     subprocess.run([sys.executable, "-c", statement], check=True, env=environment)
-    return time.perf_counter() - start
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
                 taken[statement].append(seconds(statement, cache))
     base = median(taken["import tvm"])
     rows = [(s, f"{median(t) * 1e3:.0f}", f"{min(t) * 1e3:.0f}", f"{median(t) / base:.2f}") for s, t in taken.items()]
-    print(table(("python -c", "median ms", "best ms", "times import tvm"), rows))
+    print(table(("python -c", "median CPU ms", "best CPU ms", "times import tvm"), rows))
 
 
 if __name__ == "__main__":

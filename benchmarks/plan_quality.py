@@ -55,15 +55,15 @@ def main() -> None:
     mod = module(layers)
     searches, collectives = [], []
     for workers in (2, 4, 8):
-        start = time.perf_counter()
+        start = time.process_time()
         plan = spmd.plan(mod, mesh=workers)
-        taken = time.perf_counter() - start
+        taken = time.process_time() - start
         operators = sum(map(len, plan.choices.values()))
         replicated = sum(bool(c.replicated_because) for cs in plan.choices.values() for c in cs)
         searches.append((str(workers), str(operators), str(replicated), str(plan.width), gap(plan), f"{taken:.2f}"))
         collectives += [(str(workers), f, *counted(plan, f, layers)) for f in ("decode", "prefill")]
     print(f"{MODEL}, {layers} layers, {len(plan.functions)} functions\n")
-    print(table(("workers", "operators", "without a rule", "width", "gap", "seconds"), searches) + "\n")
+    print(table(("workers", "operators", "without a rule", "width", "gap", "CPU seconds"), searches) + "\n")
     print(table(("workers", "function", "each layer", "besides"), collectives))
 
 

@@ -27,8 +27,8 @@ class Profile:
 _PROFILES = {
     p.name: p
     for p in (
-        # The ratios of a large accelerator with hardly any latency: a small model is sharded as its large version is.
-        Profile("generic", 300e12, 2e12, 300e9, 1e-7),
+        # Of no vendor: a large accelerator with a fast link.
+        Profile("generic", 300e12, 2e12, 300e9, 5e-6),
         # Vendors' data sheets; latencies of a small all-reduce as published.
         Profile("rtx-4090", 165e12, 1008e9, 25e9, 20e-6, 3e-6),
         Profile("rx-7900-xtx", 123e12, 960e9, 25e9, 25e-6, 4e-6),

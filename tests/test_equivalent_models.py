@@ -72,34 +72,39 @@ def without_cache(heads, dtype, workers):
         return w["forward"](ids, *w.load([weights[name] for name in shapes]))
 
 
-CACHED = [
-    *[("9 of 3", "float32", n) for n in (2, 3, 4, 8)],
-    *[("9 of 3", "float16", n) for n in (3, 8)],
-    *[("8 of 4", "float32", n) for n in (3, 8)],
-    *[("8 of 4", "float16", n) for n in (4,)],
-]
-DENSE = [
-    *[("9 of 3", "float32", n) for n in (2, 3, 4, 8)],
-    *[("9 of 3", "float16", n) for n in (3, 8)],
-    *[("8 of 4", "float32", n) for n in (3, 4)],
-    *[("8 of 4", "float16", n) for n in (2, 8)],
-]
+NINE = [*[("float32", n) for n in (2, 3, 4, 8)], ("float16", 3)]
+EIGHT = [("float32", 8), ("float16", 4)]
 
 
-@pytest.mark.parametrize(("heads", "dtype", "workers"), CACHED)
-def test_generation_with_a_cache(heads, dtype, workers):
-    expected, found = with_cache(heads, dtype, 1), with_cache(heads, dtype, workers)
+def check_truth(heads, dtype, found, positions):
+    """Against NumPy, for which float16 is a few digits short."""
+    truth = reference(heads)[positions].astype("float32")
+    assert not (wrong := difference(truth, found, {"float32": 1e-3, "float16": 5e-2}[dtype])), wrong
+
+
+@pytest.mark.parametrize(("dtype", "workers"), NINE)
+def test_generation_with_a_cache(dtype, workers):
+    expected, found = with_cache("9 of 3", dtype, 1), with_cache("9 of 3", dtype, workers)
     assert not (wrong := difference(expected, found, TOLERANCE[dtype])), wrong
-    truth = reference(heads)[len(PROMPT) - 1 : -1]
-    assert not (wrong := difference(truth, found, 10 * TOLERANCE[dtype])), wrong
+    check_truth("9 of 3", dtype, found, slice(len(PROMPT) - 1, -1))
 
 
-@pytest.mark.parametrize(("heads", "dtype", "workers"), DENSE)
-def test_a_model_without_a_cache(heads, dtype, workers):
-    expected, found = without_cache(heads, dtype, 1), without_cache(heads, dtype, workers)
-    assert found.shape == (2, len(PROMPT + ANSWER), HEADS[heads].vocab_size)
+@pytest.mark.parametrize(("dtype", "workers"), EIGHT)
+def test_generation_of_another_shape(dtype, workers):
+    check_truth("8 of 4", dtype, with_cache("8 of 4", dtype, workers), slice(len(PROMPT) - 1, -1))
+
+
+@pytest.mark.parametrize(("dtype", "workers"), NINE)
+def test_a_model_without_a_cache(dtype, workers):
+    expected, found = without_cache("9 of 3", dtype, 1), without_cache("9 of 3", dtype, workers)
+    assert found.shape == (2, len(PROMPT + ANSWER), 64)
     assert not (wrong := difference(expected, found, TOLERANCE[dtype])), wrong
-    assert not (wrong := difference(reference(heads), found[0], 10 * TOLERANCE[dtype])), wrong
+    check_truth("9 of 3", dtype, found[0], slice(None))
+
+
+@pytest.mark.parametrize(("dtype", "workers"), EIGHT)
+def test_a_model_without_a_cache_of_another_shape(dtype, workers):
+    check_truth("8 of 4", dtype, without_cache("8 of 4", dtype, workers)[0], slice(None))
 
 
 @lru_cache

@@ -120,7 +120,7 @@ def shard(config: LlamaConfig, num_shards: int, target: str = "llvm") -> Any:
     """
     check_shards(config, num_shards)
     mod, _ = build_module(config, target, METHODS)
-    return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards)
+    return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards, profile="cpu" if target == "llvm" else "generic")
 
 
 @contextmanager

@@ -156,6 +156,9 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
     for what, where in replicated.items():
         notes[f"{what} ({where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"] = None
     notes.update(dict.fromkeys(f"{n}: only the first candidates were considered" for n in candidates.cut_short))
+    if cost.mesh.size > 1 and all(not sharding.axes() for sharding in chosen.values()):
+        way_out = "pass specs, or the profile of your hardware"
+        notes[f"nothing is split: under profile {cost.profile.name!r} that would cost more time than it saves; {way_out}"] = None
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
     if solution.conditioned:

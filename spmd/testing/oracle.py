@@ -276,11 +276,13 @@ def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: S
     made = tvm.ir.Call(call.op, [local(a) for a in call.args], call.attrs)
     scratch = relax.BlockBuilder()
     try:
-        for b in (scratch, builder):
-            with b.function(name, params):
-                b.emit_func_output(b.emit(made))
+        with scratch.function(name, params):
+            scratch.emit_func_output(scratch.emit(made))
+        relax.transform.LegalizeOps()(scratch.finalize())  # type inference does not see all that does not fit
     except Exception:
         return False
+    with builder.function(name, params):
+        builder.emit_func_output(builder.emit(made))
     return True
 
 

@@ -37,9 +37,7 @@ class MODULE:
         return R.nn.nll_loss(p, t, w, reduction="mean", ignore_index=2)
 
     @R.function
-    def backward_mean(
-        g: R.Tensor((), "float64"), p: R.Tensor((5, 7), "float64"), t: R.Tensor((5,), "int64"), w: R.Tensor((7,), "float64")
-    ):
+    def backward_mean(g: R.Tensor((), "float64"), p: R.Tensor((5, 7), "float64"), t: R.Tensor((5,), "int64"), w: R.Tensor((7,), "float64")):
         return R.grad.nll_loss_backward(g, p, t, w, reduction="mean", ignore_index=2)
 
     @R.function

@@ -4,14 +4,13 @@ A family is one module beside this file: `MODULE` has one function an operator c
 """
 
 import importlib
-import pkgutil
 
 import pytest
 
-import tests.operators as operators
 from spmd.testing import find_missing, prove
+from tests.operators import document
 
-FAMILIES = sorted(m.name for m in pkgutil.iter_modules(operators.__path__) if not m.name.startswith("test_"))
+FAMILIES = document.families()
 
 
 def family(name: str):
@@ -31,3 +30,7 @@ def test_no_strategy_is_missing(name):
     rows = family(name)
     missing = [v for v in find_missing(rows.MODULE, 2, arguments=rows.ARGUMENTS) if v.function not in rows.MISSING]
     assert not missing, "\n".join(map(str, missing))
+
+
+def test_the_page_is_up_to_date():
+    assert document.PAGE.read_text() == document.text(), "run python -m tests.operators.document"

@@ -78,13 +78,14 @@ ROWS = {
     "sum of all": (lambda _, a: op.sum(a), [(4, 6)], "a b ->"),
     "sum kept": (lambda _, a: op.sum(a, axis=[-1], keepdims=True), [(4, 6)], "a b -> a 1"),
     "max": (lambda _, a: op.max(a, axis=[0]), [(4, 6)], "a b -> b"),
-    "mean": (lambda _, a: op.mean(a, axis=[1]), [(4, 6)], "a B -> a"),
-    "variance": (lambda _, a: op.variance(a, axis=[1]), [(4, 6)], "a B -> a"),
+    "mean": (lambda _, a: op.mean(a, axis=[1]), [(4, 6)], "a b* -> a"),
+    "variance": (lambda _, a: op.variance(a, axis=[1]), [(4, 6)], "a b* -> a"),
+    "mean of a symbolic size": (lambda _, a: op.mean(a, axis=[0, 1]), [("n", 6)], "A B ->"),
     # normalize
     "softmax": (lambda _, a: nn.softmax(a, axis=-1), [(4, 6)], "a b* -> a b*"),
     "softmax over rows": (lambda _, a: nn.softmax(a, axis=0), [(4, 6)], "a* b -> a* b"),
-    "rms_norm": (lambda _, a, w: nn.rms_norm(a, w, axes=[-1]), [(2, 4, 6), (6,)], "a b C, C -> a b C"),
-    "layer_norm": (lambda _, a, w, b: nn.layer_norm(a, w, b, axes=[-2, -1]), [(2, 4, 6), (4, 6), (4, 6)], "a B C, B C, B C -> a B C"),
+    "rms_norm": (lambda _, a, w: nn.rms_norm(a, w, axes=[-1]), [(2, 4, 6), (6,)], "a b c*, c* -> a b c*"),
+    "layer_norm": (lambda _, a, w, b: nn.layer_norm(a, w, b, axes=[-2, -1]), [(2, 4, 6), (4, 6), (4, 6)], "a b* c*, b* c*, b* c* -> a b* c*"),
     # manipulate
     "permute_dims": (lambda _, a: op.permute_dims(a, [0, 2, 1]), [(2, 4, 6)], "a b c -> a c b"),
     "permute_dims reversed": (lambda _, a: op.permute_dims(a), [(2, 4, 6)], "a b c -> c b a"),

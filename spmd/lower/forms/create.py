@@ -14,7 +14,7 @@ from .movement import places
 
 @form("sequence")
 def sequence(f: FormContext) -> Any:
-    """arange and hamming_window: each worker takes its own numbers, which are worked out here as TVM does."""
+    """Arange and hamming_window: each worker takes its own numbers, which are worked out here as TVM does."""
     dtype = str(f.node.outputs[0].dtype)
     kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
     numbers = [arg.value for arg in f.call.args]

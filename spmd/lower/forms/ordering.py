@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -24,17 +25,18 @@ def extreme_index(f: FormContext) -> Any:
     # Asked this way round, a NaN is a candidate, and the result a place that there is.
     worse = emit((relax.op.less if largest else relax.op.greater)(value, best))
     never = f.scalar(np.iinfo("int64").max, "int64")
-    return f.all_reduce(emit(relax.op.where(worse, never, _place(f, here, [int(n) for n in x.ty.shape.values[dim:]]))), "min")
+    return f.all_reduce(emit(relax.op.where(worse, never, _place(f, here, x.ty.shape.values[dim + 1 :]))), "min")
 
 
-def _place(f: FormContext, here: Any, shape: list[int]) -> Any:
-    """The place in the whole tensor that is `here` in the shard, of which `shape` is what counts. Where nothing is better than the worst
-    number, the operator gives -1, and that stays.
+def _place(f: FormContext, here: Any, later: Sequence[Any]) -> Any:
+    """The place in the whole tensor that is `here` in the shard; `later` are the sizes after the split dimension.
+
+    Where nothing is better than the worst number, the operator gives -1, and that stays.
     """
     emit, scalar = f.emit, lambda n: f.scalar(n, "int64")
-    place, outer, inner = here, None, None
-    after = prod(shape[1:])
+    place, outer, inner, after = here, None, None, 1
     if f.call.attrs.axis is None:  # a place in the flattened shard
+        after = prod(int(n) for n in later)
         outer = emit(relax.op.floor_divide(place, scalar(after * f.size)))
         inner = emit(relax.op.floor_mod(place, scalar(after)))
         place = emit(relax.op.floor_mod(emit(relax.op.floor_divide(place, scalar(after))), scalar(f.size)))

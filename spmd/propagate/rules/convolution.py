@@ -41,7 +41,7 @@ def convolution(op: OpCall) -> Rule | None:
             return attributes(attrs, groups=size("g"))
 
         details["local_attrs"] = local
-    details["whole"] |= {f"{a.lower()}k" for a in slide.into}
+    details["whole"] |= {f"{a.lower()}k" for a in slide.into} | ({"cob"} if "o" in axes_of(kernel) else set())
     return op.bind(f"{spec}, {weight} -> {out}", zero="any", linear=((0,), (1,)), **details)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 from ...expression import Rule
-from .helpers import is_float
+from .helpers import axis_of, is_float, letters
 from .registry import OpCall, rule
 
 _UNARY_ZERO = (
     "abs asin asinh atan ceil erf floor negative round sign sin sinh sqrt square tan tanh trunc "
-    "nn.relu nn.silu nn.gelu nn.gelu_tanh nn.leakyrelu"
+    "nn.relu nn.silu nn.gelu nn.gelu_tanh nn.leakyrelu nn.selu"
 )
 _UNARY = "acos acosh atanh bitwise_not cos cosh exp log logical_not rsqrt sigmoid nn.softplus isfinite isinf isnan clip"
 _BINARY_ZERO = (
     "add subtract multiply maximum minimum bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor left_shift right_shift"
 )
-_BINARY = "divide floor_divide power mod floor_mod log_add_exp equal not_equal less less_equal greater greater_equal"
+_BINARY = "atan2 divide floor_divide power mod floor_mod log_add_exp equal not_equal less less_equal greater greater_equal"
 
 
 def _relax(names: str) -> list[str]:
@@ -54,3 +54,18 @@ def binary_zero(op: OpCall) -> Rule:
     elif op.name == "relax.multiply":
         linear = ((0,), (1,))
     return _pointwise(op, zero="any" if op.name == "relax.multiply" else "all", linear=linear)
+
+
+@rule("relax.nn.dropout")
+def dropout(op: OpCall) -> Rule:
+    """What TVM makes of it is inference: the input as it is, and a mask of ones."""
+    return op.bind("... -> ..., ...", work="pointwise")
+
+
+@rule("relax.nn.prelu", "relax.quantize", "relax.dequantize")
+def by_channel(op: OpCall) -> Rule:
+    """Element by element, with numbers of the channel along `axis`, or one for all."""
+    names = letters(len(op.inputs[0]))
+    channel = names[axis_of(op.attrs.axis, len(names))]
+    others = ", ".join("" if not shape else "1" if shape[0] == 1 else channel for shape in op.inputs[1:])
+    return op.bind(f"{' '.join(names)}, {others} -> {' '.join(names)}", work="pointwise")

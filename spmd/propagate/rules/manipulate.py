@@ -1,21 +1,22 @@
-"""Operators that only move elements: reshape, transpose, split, concat, repeat, broadcast."""
+"""Operators that only arrange elements anew: reshape, transpose, split, concat, stack, repeat, tile, broadcast, grids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import tvm
 from tvm import tirx
 
 from ...expression import Rule, Size, bind
-from .helpers import all_but, axis_of, letters, static
+from .helpers import all_but, axis_of, letters, static, whole
 from .registry import OpCall, rule
 from .reshape import match_shapes
 
 _LINEAR = ((0,),)
 
 
-@rule("relax.reshape", "relax.flatten", "relax.squeeze", "relax.expand_dims")
+@rule("relax.reshape", "relax.flatten", "relax.nn.batch_flatten", "relax.squeeze", "relax.expand_dims")
 def reshape(op: OpCall) -> Rule:
     """The same elements in row-major order under another shape."""
     inputs, outputs, sizes, whole = match_shapes(op.input_dims[0], op.output_dims[0])
@@ -76,12 +77,66 @@ def broadcast_to(op: OpCall) -> Rule:
     return op.bind("... -> ...", zero="all", linear=_LINEAR, shape_args={1: 0}, work="view")
 
 
+@rule("relax.stack")
+def stack(op: OpCall) -> Rule:
+    """Equal shapes beside each other along a new dimension, which is whole."""
+    rank = len(op.outputs[0])
+    names = letters(rank - 1, skip="s")
+    axis = axis_of(op.attrs.axis if op.attrs.axis is not None else 0, rank)
+    out = [*names[:axis], "s", *names[axis:]]
+    ins = ", ".join([" ".join(names)] * len(op.inputs))
+    return op.bind(f"{ins} -> {' '.join(out)}", whole="s", zero="all", linear=(tuple(range(len(op.inputs))),))
+
+
+@rule("relax.meshgrid")
+def meshgrid(op: OpCall) -> Rule:
+    """Each vector along a dimension of its own; indexing "xy" swaps the first two, which TVM's shapes do not tell."""
+    names = letters(len(op.inputs))
+    out = list(names)
+    if op.attrs.indexing == "xy" and len(out) > 1:
+        if op.inputs[0] != op.inputs[1]:
+            return whole(op)
+        out[:2] = out[1::-1]
+    grid = " ".join(out)
+    return op.bind(f"{', '.join(names)} -> {', '.join([grid] * len(names))}", work="view")
+
+
+@rule("relax.tile")
+def tile(op: OpCall) -> Rule:
+    """The whole tensor over and over: merged dimensions whose major factors are new."""
+    names, rank = letters(len(op.inputs[0]), skip="r"), len(op.outputs[0])
+    counts = [int(r) for r in op.attrs.repeats]
+    counts = [1] * (rank - len(counts)) + counts
+    new = [""] * (rank - len(names)) + names
+    out = [f"(r{i} {n})" if count > 1 else f"({n})" for i, (n, count) in enumerate(zip(new, counts, strict=True))]
+
+    def local(size: Callable[[str], int]) -> dict[str, Any]:
+        return {"repeats": [size(f"r{i}") if count > 1 else count for i, count in enumerate(counts)]}
+
+    sizes: dict[str, Size] = {f"r{i}": count for i, count in enumerate(counts) if count > 1}
+    return op.bind(f"{' '.join(names)} -> {' '.join(out)}", sizes=sizes, zero="all", linear=_LINEAR, local_attrs=local)
+
+
+@rule("relax.memory.view")
+def view(op: OpCall) -> Rule:
+    """A reshape, unless the bytes are read as another dtype or from elsewhere: then nothing can be said."""
+    _, shape, _, offset = op.call.args
+    moved = not isinstance(offset, tvm.relax.Tuple) and static(offset) != 0
+    if moved or op.call.ty.dtype != op.call.args[0].ty.dtype or not isinstance(shape, tvm.relax.ShapeExpr):
+        return whole(op)
+    inputs, outputs, sizes, left = match_shapes(op.input_dims[0], op.output_dims[0])
+    extra = ((),) * (len(op.inputs) - 1)  # a dtype that is a variable counts as an input
+    return Rule((inputs, *extra), (outputs,), sizes, whole=left, zero="all", linear=_LINEAR, shape_args={1: 0}, work="view")
+
+
 @rule("relax.repeat")
-def repeat(op: OpCall) -> Rule | None:
+def repeat(op: OpCall) -> Rule:
     """Each element `repeats` times in a row: a merged dimension whose minor factor is new."""
-    if op.attrs.axis is None:
-        return None
     shape = op.inputs[0]
+    if op.attrs.axis is None:
+        names = letters(len(shape), skip="r")
+        text = f"{' '.join(names)} -> ({' '.join(names)} r)"
+        return bind(text, op.inputs, op.outputs, {"r": static(op.attrs.repeats)}, whole="r", zero="all", linear=_LINEAR)
     axis = axis_of(op.attrs.axis, len(shape))
     inner: dict[str, Size] = {"r": static(op.attrs.repeats)}
     names = all_but(shape, axis, "h")

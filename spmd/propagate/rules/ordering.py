@@ -14,7 +14,7 @@ from .registry import OpCall, rule
 
 @rule("relax.argmax", "relax.argmin")
 def extreme_index(op: OpCall) -> Rule:
-    """Of one axis, or of all elements as one row; split, each worker brings its best value, then the first place that has the best of all."""
+    """Of one axis, or of all elements as one row; split, workers bring their best values, then the first places of the best of all."""
     shape = op.inputs[0]
     names = letters(len(shape))
     axes = range(len(names)) if op.attrs.axis is None else (axis_of(op.attrs.axis, len(names)),)

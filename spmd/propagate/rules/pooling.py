@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from ...attributes import attributes
 from ...expression import Form, Rule
 from .helpers import is_float
 from .registry import OpCall, rule
@@ -57,6 +61,13 @@ def adaptive_pooling(op: OpCall) -> Rule | None:
     spec, out = _specs(op, slide)
     details = slide.details("", spec)
     details.update(forms=forms, uncounted=details["uncounted"] - set(forms))
+    windows_of = [slide.out[axis] for axis in spatial_axes(layout)]
+
+    def local(size: Callable[[str], int]) -> dict[str, Any]:
+        return attributes(op.attrs, output_size=[1 if f == "1" else size(f) for f in windows_of])
+
+    if all(size_of(layout, op.outputs[0], axis) is not None for axis in spatial_axes(layout)):
+        details["local_attrs"] = local
     return op.bind(f"{spec} -> {out}", zero="all", linear=((0,),) if exact else (), **details)
 
 

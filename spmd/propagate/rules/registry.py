@@ -60,8 +60,13 @@ def rule(*names: str, expression: str | None = None) -> Callable[[RuleFunction],
     return register
 
 
+def function_of(name: str) -> RuleFunction | None:
+    """The rule function of an operator or packed function, where one is registered."""
+    return _RULES.get(name)
+
+
 def rule_of(op: OpCall) -> Rule | None:
     """The registered rule of this call, or None where there is none or it declines."""
-    function = _RULES.get(op.name)
+    function = function_of(op.name)
     found = None if function is None else function(op)
     return op.bind(found) if isinstance(found, str) else found

@@ -89,7 +89,8 @@ class Slide:
     def details(self, form: str, spec: str) -> dict[str, Any]:
         """The fields of the rule, where the tensor that is read is `spec` and `form` runs a slid dimension; with no form it is whole."""
         forms: dict[str, Form] = {}
-        whole = list(self.whole)
+        # A block is part of the layout's name.
+        whole = [*self.whole, *(f for f in ("cb", "cib") if f in factors_of(spec))]
         for axis, fields in self.slid:
             into, out = self.into[axis], self.out[axis]
             if not form:
