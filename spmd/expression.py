@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,12 +102,12 @@ class Rule:
     work: Literal["full", "pointwise", "view"] = "full"
     """What it costs: memory and arithmetic; arithmetic alone, as it is fused into what makes or reads it; nothing."""
 
-    @property
+    @cached_property
     def factors(self) -> list[str]:
         """Every factor, in order of first use."""
         return list(dict.fromkeys(f for spec in (*self.outputs, *self.inputs) for dim in spec for piece in dim for f in piece))
 
-    @property
+    @cached_property
     def reduced(self) -> frozenset[str]:
         """The factors that no output has, though they are read."""
         out = {f for spec in self.outputs for dim in spec for piece in dim for f in piece}

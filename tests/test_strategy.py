@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spmd.expression import bind
+from spmd.expression import Form, bind
 from spmd.mesh import Mesh
 from spmd.sharding import Segment, Sharding, Split
 from spmd.strategy import complete, partial_strategy, replicate, splits_from, strategy_of
@@ -56,7 +56,7 @@ def test_padding_of_a_reduced_factor_needs_a_sum_that_zeros_do_not_change():
 
 
 def test_a_table_split_by_rows_gives_a_sum_though_the_operator_reduces_nothing():
-    take = bind("v d, t -> t d", [(10, 4), (3,)], [(3, 4)], lookup=(0, 1, 0), reduce=None)
+    take = bind("v d, t -> t d", [(10, 4), (3,)], [(3, 4)], forms={"v": Form("lookup", partial="sum", ordered=True)})
     assert text(strategy_of(take, {"v": over(10)}, MESH)) == ["[tp, -]", "[-]", "[-, -] sum@tp"]
     assert strategy_of(take, {"v": over(4, 6)}, MESH) is None, "rows are found by one offset"
     assert text(strategy_of(take, {"d": over(4)}, MESH)) == ["[-, tp]", "[-]", "[-, tp]"]

@@ -43,7 +43,8 @@ class CallLowering:
     def emit(self, into: FunctionLowering, node: Node, choice: Choice, taken: list[Local]) -> tuple[Any, bool]:
         """The local result of an operator, and whether its padding is zero."""
         splits = dict(choice.splits)
-        taken = self._masked(into, node, splits, choice, taken)
+        if splits:
+            taken = self._masked(into, node, splits, choice, taken)
         zero = _zero_out(node.rule, splits, taken, self.mesh)
         binding, call = node.binding, node.binding.value
         operands = iter([t.expr for t in taken])

@@ -90,14 +90,11 @@ def stack(op: OpCall) -> Rule:
 
 @rule("relax.meshgrid")
 def meshgrid(op: OpCall) -> Rule:
-    """Each vector along a dimension of its own; indexing "xy" swaps the first two, which TVM's shapes do not tell."""
+    """Each vector along a dimension of its own. Indexing "xy" swaps the first two, which the shapes that TVM infers do not tell."""
+    if op.attrs.indexing == "xy" and len(op.inputs) > 1:
+        return whole(op)
     names = letters(len(op.inputs))
-    out = list(names)
-    if op.attrs.indexing == "xy" and len(out) > 1:
-        if op.inputs[0] != op.inputs[1]:
-            return whole(op)
-        out[:2] = out[1::-1]
-    grid = " ".join(out)
+    grid = " ".join(names)
     return op.bind(f"{', '.join(names)} -> {', '.join([grid] * len(names))}", work="view")
 
 

@@ -22,8 +22,10 @@ def match_shapes(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Spec
     major first, so ``(9*64) -> (9, 64)`` gives ``(h d) -> h d``.
     """
     maker = _Factors()
-    ins: list[Dim] = []
-    outs: list[Dim] = []
+    if any(static(d) == 0 for d in (*source, *target)):  # no elements: any product is any other
+        empty = [tuple((maker.opaque(d),) for d in dims) for dims in (source, target)]
+        return empty[0], empty[1], maker.sizes, frozenset(maker.whole)
+    ins, outs = list[Dim](), list[Dim]()
     i = j = 0
     while i < len(source) or j < len(target):
         a, b = [i], [j]
@@ -73,10 +75,11 @@ class _Factors:
         elif all(static(d) is not None for d in (*big_in, *big_out)):
             names_in, names_out = self._common([static(d) or 0 for d in big_in], [static(d) or 0 for d in big_out])
         else:
-            names_in, names_out = [self._opaque(d) for d in big_in], [self._opaque(d) for d in big_out]
+            names_in, names_out = [self.opaque(d) for d in big_in], [self.opaque(d) for d in big_out]
         return _place(source, names_in), _place(target, names_out)
 
-    def _opaque(self, size: Any) -> tuple[str, ...]:
+    def opaque(self, size: Any) -> tuple[str, ...]:
+        """A factor that stays whole."""
         name = self.new(static(size))
         self.whole.add(name)
         return (name,)
@@ -102,10 +105,10 @@ class _Factors:
                 j += 1
         for k, rest in enumerate(left):
             if rest > 1:
-                ins[k] = (*ins[k], *self._opaque(rest))
+                ins[k] = (*ins[k], *self.opaque(rest))
         for k, rest in enumerate(right):
             if rest > 1:
-                outs[k] = (*outs[k], *self._opaque(rest))
+                outs[k] = (*outs[k], *self.opaque(rest))
         return ins, outs
 
 
