@@ -13,6 +13,7 @@ import tvm
 
 from .annotate import Specs, annotate
 from .graph import Graph
+from .inline import inlined
 from .layout import Array
 from .lower import lower_graph, partition
 from .mesh import Mesh
@@ -74,7 +75,7 @@ def plan(
 
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`."""
-    return lower_graph(build_graph(mod), plan)
+    return lower_graph(build_graph(inlined(mod)), plan)
 
 
 def _planned(
@@ -82,7 +83,7 @@ def _planned(
 ) -> tuple[Graph, Plan]:
     """The graph of `mod` and its plan, whose notes are logged: what is replicated for want of a rule is never silent."""
     cost = Cost(Mesh.of(mesh), profile_of(profile), sizes)
-    graph = build_graph(mod)
+    graph = build_graph(inlined(mod))
     annotate(graph, cost.mesh, specs)
     decided = make_plan(graph, cost)
     for note in decided.notes:

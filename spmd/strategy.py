@@ -35,7 +35,8 @@ def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> Strategy
         form = rule.forms.get(f)
         if form is not None:
             # A form is written for one split factor, and those that go with it.
-            if not set(splits) <= {f, *form.together} or (form.ordered and len(split.segments) > 1) or (not form.padded and split.is_padded(mesh)):
+            alone = set(splits) <= {f, *form.together}
+            if not alone or (form.ordered and len(split.segments) > 1) or (not form.padded and split.is_padded(mesh)):
                 return None
             kind = form.partial
         elif f in rule.reduced:
@@ -133,7 +134,8 @@ def _factor_split(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, 
     workers = mesh.axis_size(*axes)
     for at, factor in enumerate(piece):
         before, after = _product(piece[:at], rule), _product(piece[at + 1 :], rule)
-        if before is None or after is None or rule.sizes[factor] is None or (rule.sizes[factor] == 1 and len(piece) > 1) or len(segments) % before:
+        size = rule.sizes[factor]
+        if before is None or after is None or size is None or (size == 1 and len(piece) > 1) or len(segments) % before:
             continue
         period = segments[: len(segments) // before]
         if period * before != segments:

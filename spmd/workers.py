@@ -61,7 +61,7 @@ class Workers:
         else:
             mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
         self.backend = make_backend(backend, self.mesh, timeout)
-        executable = build(mod, target, parallel=self.mesh.size == 1)
+        executable = build(mod, target)
         self._pool = Pool(self.backend)
         self._machines: dict[int, Any] = {}
         self._traces: dict[int, tuple[Record, ...]] = {}

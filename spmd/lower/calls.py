@@ -11,6 +11,7 @@ from tvm import relax
 
 from ..expression import Rule, Spec
 from ..graph import Graph, Node
+from ..kernel import KERNEL_CALLS, CallKernel, kernel_key, read_call
 from ..mesh import Mesh
 from ..plan import Choice
 from ..sharding import Split
@@ -29,15 +30,16 @@ class CallLowering:
     def __init__(self, graph: Graph, builder: relax.BlockBuilder, mesh: Mesh) -> None:
         self.source, self.bb, self.mesh = graph.module, builder, mesh
         self.kernels: dict[tuple[object, ...], Any] = {}
+        self.read: dict[tuple[object, ...], CallKernel] = {}
         self.globals: dict[str, Any] = {}
 
     def global_var(self, var: Any) -> Any:
         """The function of the original module that `var` names, carried over as it is."""
         if var.name_hint not in self.globals:
             func = self.source[var]
-            if isinstance(func, relax.Function):
-                func = _carried(func, self)
-            self.globals[var.name_hint] = self.bb.add_func(func, var.name_hint)
+            made = self.globals[var.name_hint] = self.bb.add_func(func, var.name_hint)
+            if isinstance(func, relax.Function):  # which may call itself
+                self.bb.update_func(made, _carried(func, self))
         return self.globals[var.name_hint]
 
     def emit(self, into: FunctionLowering, node: Node, choice: Choice, taken: list[Local]) -> tuple[Any, bool]:
@@ -57,7 +59,12 @@ class CallLowering:
             return into.emit(self._carried_expr(into, call, node, operands)), False
         form = next((node.rule.forms[f] for f in splits if f in node.rule.forms), None)
         if form is not None:
-            return run_form(form.name, into.emit, node, choice, [t.expr for t in taken], self.mesh), False
+            context = {
+                "kernel": lambda: self._read(node),
+                "add_function": self.bb.add_func,
+                "number": lambda expr: into.others.get(expr, expr),
+            }
+            return run_form(form.name, into.emit, node, choice, [t.expr for t in taken], self.mesh, **context), False
         args = self._args(into, node, choice, call, operands)
         attrs = call.attrs
         if splits and node.rule.local_attrs is not None:
@@ -92,7 +99,7 @@ class CallLowering:
         args: list[Any] = []
         replaced = rule.local_args(lambda f: self._size(rule, splits, f)) if splits and rule.local_args is not None else {}
         for i, arg in enumerate(call.args):
-            if i == 0 and node.op == "relax.call_tir":
+            if i == 0 and node.op in KERNEL_CALLS:
                 args.append(self._kernel(node, splits))
             elif i in rule.shape_args:
                 dims = local_dims(node.outputs[rule.shape_args[i]].dims, choice.outputs[rule.shape_args[i]], self.mesh)
@@ -114,12 +121,23 @@ class CallLowering:
 
     def _kernel(self, node: Node, splits: dict[str, Split]) -> Any:
         var = node.binding.value.args[0]
-        key = (var.name_hint, tuple(sorted(splits.items())))
         if not splits:
             return self.global_var(var)
+        key = (self._kernel_key(node), tuple(sorted(splits.items())))
         if key not in self.kernels:
-            self.kernels[key] = self.bb.add_func(local_kernel(self.source[var], len(node.outputs), splits, self.mesh), var.name_hint)
+            self.kernels[key] = self.bb.add_func(local_kernel(self._read(node).kernel, splits, self.mesh), var.name_hint)
         return self.kernels[key]
+
+    def _kernel_key(self, node: Node) -> tuple[object, ...]:
+        return kernel_key(node.binding.value, [v.dims for v in node.inputs], [v.dims for v in node.outputs])
+
+    def _read(self, node: Node) -> CallKernel:
+        """What the kernel of a call_tir says of itself."""
+        key = self._kernel_key(node)
+        if key not in self.read:
+            call = node.binding.value
+            self.read[key] = read_call(self.source[call.args[0]], call, [v.dims for v in node.inputs], [v.dims for v in node.outputs])
+        return self.read[key]
 
     def _local_type(self, node: Node, choice: Choice, ty: Any) -> Any:
         outs = iter(zip(node.outputs, choice.outputs, strict=True))

@@ -1,8 +1,9 @@
-"""The PrimFunc that one worker runs: the same blocks over smaller loops and buffers."""
+"""The PrimFuncs that one worker runs: the same blocks over smaller loops and buffers, cut where workers must exchange."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -10,44 +11,240 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from ..expression import Dim
-from ..kernel import read_kernel
+from ..kernel import Block, Kernel, levels
+from ..kernel.normal import static, variables
 from ..mesh import Mesh
 from ..sharding import Split
 
 
-def local_kernel(func: tirx.PrimFunc, outputs: int, splits: Mapping[str, Split], mesh: Mesh) -> tirx.PrimFunc:
-    """`func` with the factors in `splits` cut to what each worker holds; `func` itself is not changed."""
-    kernel = read_kernel(func, outputs)
+@dataclass(frozen=True)
+class Stage:
+    """One kernel of several: what it is given and makes, as buffers and numbers of the whole kernel."""
 
-    def size(dim: Dim, whole: Any) -> Any:
+    func: tirx.PrimFunc
+    inputs: tuple[Any, ...]
+    scalars: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+
+def local_kernel(kernel: Kernel, splits: Mapping[str, Split], mesh: Mesh) -> tirx.PrimFunc:
+    """The kernel with the factors in `splits` cut to what each worker holds; `kernel.func` itself is not changed."""
+    return _Cut(kernel, splits, mesh).all()
+
+
+def stage_kernels(kernel: Kernel, factor: str, split: Split, mesh: Mesh) -> list[Stage]:
+    """The kernels between which the buffers that splitting `factor` leaves partial are reduced.
+
+    Each takes, before its results, a vector of the global position of every element of the factor, past the end for padding.
+    """
+    cut = _Cut(kernel, {factor: split}, mesh)
+    found = levels(kernel.blocks, [b for b, _ in kernel.staged[factor].reduced])
+    assert found is not None
+    places = tirx.decl_buffer((split.local_size(mesh),), "int64", "places")
+    return [
+        cut.stage([b for b, at in zip(kernel.blocks, found, strict=True) if at == level], factor, places) for level in range(max(found) + 1)
+    ]
+
+
+class _Cut:
+    def __init__(self, kernel: Kernel, splits: Mapping[str, Split], mesh: Mesh) -> None:
+        self.kernel, self.splits, self.mesh = kernel, splits, mesh
+        self.buffers: dict[Any, Any] = {}
+        for buffer, spec in kernel.buffers.items():
+            shape = [self._size(dim, s) for dim, s in zip(spec, buffer.ty.shape, strict=True)]
+            layout = None if buffer.ty.layout is None else "default"
+            dtype = str(buffer.ty.dtype.dtype)
+            self.buffers[buffer] = tirx.decl_buffer(shape, dtype, buffer.name, scope=buffer.ty.storage_scope, layout=layout)
+
+    def all(self) -> tirx.PrimFunc:
+        """Every block, in one kernel."""
+        func = self.kernel.func
+        body = self._mutated(func.body, {})
+        return tirx.PrimFunc([self.buffers.get(p, p) for p in func.params], body, func.ret_type, func.attrs)
+
+    def stage(self, blocks: Sequence[Block], factor: str, places: Any) -> Stage:
+        """The kernel of some of the blocks: it takes what other blocks write, and gives what they or the caller read."""
+        kernel, func = self.kernel, self.kernel.func
+        written = _distinct(b for block in blocks for b in block.writes)
+        read = _distinct(b for block in blocks for b in block.reads)
+        others = {b for block in kernel.blocks if block not in blocks for b in block.reads}
+        inputs = tuple(b for b in read if b not in written)
+        outputs = tuple(b for b in written if b in others or b in kernel.outputs)
+        made = {block.realize.block: self._block(block, factor, places) for block in blocks}
+        root = func.body.block
+        stmts = root.body.seq if isinstance(root.body, tirx.SeqStmt) else [root.body]
+        tops = dict.fromkeys(block.top for block in blocks)
+        parts = [self._mutated(stmts[top], made) for top in tops]
+        body = parts[0] if len(parts) == 1 else tirx.SeqStmt(parts)
+        own = [self.buffers[b] for b in root.alloc_buffers if b in written and b not in outputs]
+        block = s_tir.SBlock([], [], [], "root", body, alloc_buffers=own)
+        used = set(variables(body))
+        scalars = tuple(p for p in func.params if p in used and not isinstance(p.ty, tirx.BufferType))
+        params = [*(self.buffers[b] for b in inputs), *scalars, places, *(self.buffers[b] for b in outputs)]
+        made_func = tirx.PrimFunc(params, s_tir.SBlockRealize([], True, block), func.ret_type, func.attrs)
+        return Stage(made_func, inputs, scalars, outputs)
+
+    def _size(self, dim: Dim, whole: Any) -> Any:
         """The local size of a dimension or loop."""
         (piece,) = dim
-        if not any(f in splits for f in piece):
+        if not any(f in self.splits for f in piece):
             return whole
         total = 1
         for f in piece:
-            total *= splits[f].local_size(mesh) if f in splits else (kernel.sizes[f] or 1)
+            total *= self.splits[f].local_size(self.mesh) if f in self.splits else (self.kernel.sizes[f] or 1)
         return tirx.IntImm(whole.ty.dtype, total)
 
-    buffers: dict[Any, Any] = {}
-    for buffer, spec in kernel.buffers.items():
-        shape = [size(dim, s) for dim, s in zip(spec, buffer.ty.shape, strict=True)]
-        layout = None if buffer.ty.layout is None else "default"
-        buffers[buffer] = tirx.decl_buffer(shape, str(buffer.ty.dtype.dtype), buffer.name, scope=buffer.ty.storage_scope, layout=layout)
+    def _mutated(self, stmt: Any, blocks: Mapping[Any, Any]) -> Any:
+        """A statement over local buffers and loops, with `blocks` in the place of those that they were made from."""
+        kernel = self.kernel
 
-    def on_loop(loop: Any, mutator: Any) -> Any:
-        body = mutator.mutate(loop.body)
-        extent = size((kernel.loops[loop.loop_var],), loop.extent) if loop.loop_var in kernel.loops else loop.extent
-        return tirx.For(loop.loop_var, loop.min, extent, loop.kind, body, loop.thread_binding, loop.annotations)
+        def on_loop(loop: Any, mutator: Any) -> Any:
+            body = mutator.mutate(loop.body)
+            extent = self._size((kernel.loops[loop.loop_var],), loop.extent) if loop.loop_var in kernel.loops else loop.extent
+            return tirx.For(loop.loop_var, loop.min, extent, loop.kind, body, loop.thread_binding, loop.annotations)
 
-    def on_iter(iter_var: Any, _: Any) -> Any:
-        factors = kernel.iters.get(iter_var.var)
-        extent = iter_var.dom.extent if factors is None else size((factors,), iter_var.dom.extent)
+        def on_block(block: Any, mutator: Any) -> Any:
+            made = next((m for b, m in blocks.items() if b.same_as(block)), None)
+            if made is not None:
+                return made
+            return mutator.default_mutate(block)
+
+        def on_iter(iter_var: Any, _: Any) -> Any:
+            return self._iter(iter_var)
+
+        def on_var(var: Any, _: Any) -> Any:
+            return self.buffers.get(var, var)
+
+        callbacks = [(tirx.For, on_loop), (s_tir.SBlock, on_block), (tirx.IterVar, on_iter), (tvm.ir.Var, on_var)]
+        return tvm_ffi.structural_mutate(stmt, callbacks)
+
+    def _iter(self, iter_var: Any) -> Any:
+        factors = self.kernel.iters.get(iter_var.var)
+        extent = iter_var.dom.extent if factors is None else self._size((factors,), iter_var.dom.extent)
         return tirx.IterVar(tvm.ir.Range.from_min_extent(iter_var.dom.min, extent), iter_var.var, iter_var.iter_type, iter_var.thread_tag)
 
-    def on_var(var: Any, _: Any) -> Any:
-        return buffers.get(var, var)
+    def _block(self, block: Block, factor: str, places: Any) -> Any:
+        """A block that asks `places` where its elements are, and leaves out of its reductions those that are padding."""
+        source = block.realize.block
+        (var,) = [v.var for v in source.iter_vars if factor in self.kernel.iters[v.var]] or [None]
+        rewrite = _Rewrite(self, var, factor, places)
+        reduces = var is not None and any(v.iter_type == 2 for v in source.iter_vars if v.var.same_as(var))
+        guarded = self.splits[factor].is_padded(self.mesh) and var is not None and (reduces or block.careful or var in block.positional)
+        if block.stores is None:
+            body = rewrite(source.body)
+            body = tirx.IfThenElse(rewrite.valid(), body, None) if guarded else body
+        else:
+            stores: list[Any] = []
+            for store in block.stores:
+                value = rewrite(store.update if store.kind is not None else store.value)
+                if guarded:
+                    other = rewrite(store.start) if store.kind is not None else _zero(value)
+                    value = tirx.if_then_else(rewrite.valid(), value, other)
+                target, indices = self.buffers[store.buffer], rewrite.indices(store.buffer, store.indices)
+                if store.kind is not None:
+                    value = _REDUCE[store.kind](tirx.BufferLoad(target, indices), value)
+                stores.append(tirx.BufferStore(target, value, indices))
+            body = stores[0] if len(stores) == 1 else tirx.SeqStmt(stores)
+        init = None if source.init is None else rewrite(source.init)
+        iters = [self._iter(v) for v in source.iter_vars]
+        reads, writes = self._regions(source, body, init, [v.var for v in source.iter_vars])
+        own = [self.buffers[b] for b in source.alloc_buffers]
+        return s_tir.SBlock(iters, reads, writes, source.name_hint, body, init, own, [], source.annotations)
 
-    body = tvm_ffi.structural_mutate(func.body, [(tirx.For, on_loop), (tirx.IterVar, on_iter), (tvm.ir.Var, on_var)])
-    assert isinstance(body, s_tir.SBlockRealize)
-    return tirx.PrimFunc([buffers[p] for p in func.params], body, func.ret_type, func.attrs)
+    def _regions(self, source: Any, body: Any, init: Any, iters: list[Any]) -> tuple[list[Any], list[Any]]:
+        """What a block reads and writes: single elements, or all of a dimension where the block itself loops."""
+        reads: list[Any] = []
+        writes: list[Any] = []
+
+        def visit(node: Any, visitor: Any) -> None:
+            if isinstance(node, tirx.BufferStore):
+                writes.append(self._region(node.buffer, node.indices, iters))
+            elif isinstance(node, tvm.ir.TensorLoad):
+                reads.append(self._region(node.source, node.indices, iters))
+            visitor.default_visit(node)
+
+        tvm_ffi.structural_visit(body, [((tvm.ir.Expr, tirx.Stmt), visit)])
+        own = [w.source for w in writes] if init is not None else []
+        reads = [r for r in reads if not any(r.source.same_as(w) for w in own)]
+        return _unequal(reads), _unequal(writes)
+
+    @staticmethod
+    def _region(buffer: Any, indices: Sequence[Any], iters: list[Any]) -> Any:
+        ranges: list[Any] = []
+        for index, size in zip(indices, buffer.ty.shape, strict=True):
+            known = all(any(v.same_as(i) for i in iters) for v in variables(index))
+            ranges.append(tvm.ir.Range.from_min_extent(index, tirx.IntImm(str(index.ty.dtype), 1)) if known else tvm.ir.Range(0, size))
+        return tirx.BufferRegion(buffer, ranges)
+
+
+class _Rewrite:
+    """Expressions of a block over local buffers, with global positions wherever one is asked for."""
+
+    def __init__(self, cut: _Cut, var: Any, factor: str, places: Any) -> None:
+        self.cut, self.var, self.places = cut, var, places
+        sizes = cut.kernel.sizes
+        minor = 1
+        for f in cut.kernel.iters[var][1:] if var is not None else ():
+            minor *= sizes[f] or 1
+        self.minor, self.size = minor, cut.splits[factor].size
+        self.factor = factor
+
+    def place(self) -> Any:
+        """The global position of the major part of the block variable."""
+        dtype = str(self.var.ty.dtype)
+        at = self.var if self.minor == 1 else tirx.floordiv(self.var, tirx.IntImm(dtype, self.minor))
+        found = tirx.BufferLoad(self.places, [at.astype("int64")])
+        return found.astype(dtype)
+
+    def valid(self) -> Any:
+        """Whether the element is no padding."""
+        return self.place() < tirx.IntImm(str(self.var.ty.dtype), self.size)
+
+    def indices(self, buffer: Any, given: Sequence[Any]) -> list[Any]:
+        """Where an element of `buffer` is in the local one: dimensions that hold the factor are indexed by local places."""
+        held = [any(self.factor in piece for piece in dim) for dim in self.cut.kernel.buffers[buffer]]
+        return [i if local else self(i) for i, local in zip(given, held, strict=True)]
+
+    def __call__(self, root: Any) -> Any:
+        buffers = self.cut.buffers
+
+        def on_load(load: Any, _: Any) -> Any:
+            return tirx.BufferLoad(buffers[load.source], self.indices(load.source, load.indices))
+
+        def on_store(store: Any, mutator: Any) -> Any:
+            return tirx.BufferStore(buffers[store.buffer], mutator.mutate(store.value), self.indices(store.buffer, store.indices))
+
+        def on_mod(mod: Any, mutator: Any) -> Any:
+            if self.var is not None and self.var.same_as(mod.a) and static(mod.b) and self.minor % (static(mod.b) or 1) == 0:
+                return mod
+            return mutator.default_mutate(mod)
+
+        def on_var(var: Any, _: Any) -> Any:
+            if self.var is None or not var.same_as(self.var):
+                return var
+            if self.minor == 1:
+                return self.place()
+            minor = tirx.IntImm(str(var.ty.dtype), self.minor)
+            return self.place() * minor + tirx.floormod(var, minor)
+
+        callbacks = [(tvm.ir.TensorLoad, on_load), (tirx.BufferStore, on_store), (tirx.FloorMod, on_mod), (tvm.ir.Var, on_var)]
+        return tvm_ffi.structural_mutate(root, callbacks)
+
+
+_REDUCE = {"sum": lambda a, b: a + b, "prod": lambda a, b: a * b, "max": tirx.max, "min": tirx.min}
+
+
+def _zero(value: Any) -> Any:
+    return tirx.const(0, str(value.ty.dtype))
+
+
+def _distinct(buffers: Any) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(buffers))
+
+
+def _unequal(regions: list[Any]) -> list[Any]:
+    found: list[Any] = []
+    for region in regions:
+        if not any(region.source.same_as(o.source) and tvm_ffi.structural_equal(region.region, o.region) for o in found):
+            found.append(region)
+    return found

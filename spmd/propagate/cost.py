@@ -85,7 +85,9 @@ class Cost:
         held = self.local_bytes(shape, item, step.source)
         into = step.to_dim if step.kind == "all_to_all" else step.dim if step.kind == "reduce_scatter" else -1
         split = step.target.dims[into] if into >= 0 else None
-        return held if split is None or not shape[into] else held // shape[into] * split.local_size(self.mesh) * self.mesh.axis_size(step.axis)
+        if split is None or not shape[into]:
+            return held
+        return held // shape[into] * split.local_size(self.mesh) * self.mesh.axis_size(step.axis)
 
     def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
         """The time to take a tensor of the planning `shape` from one sharding to another."""

@@ -13,11 +13,11 @@ from tvm import relax
 from ..errors import ShardingError
 from ..expression import Dim, Rule, Shape, Size, Spec
 from ..graph import Function, Graph, Node, Tree, Value, leaves, map_tree
-from ..kernel import Kernel
+from ..kernel import KERNEL_CALLS
 from ..sharding import Sharding
-from .rules import OpCall, kernel_rule, rule_of, static
+from .rules import OpCall, Readings, kernel_rule, rule_of, static
 
-_PACKED = ("relax.call_dps_packed", "relax.call_pure_packed")
+_PACKED = ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed")
 
 
 def build_graph(mod: tvm.IRModule) -> Graph:
@@ -45,7 +45,7 @@ class _Builder:
         self.states: dict[tuple[str, Size], Value] = {}
         self.names: dict[str, dict[str, int]] = {}
         self.rules: dict[tuple[object, ...] | None, Rule | str | None] = {}
-        self.readings: dict[str, Kernel | str] = {}
+        self.readings: Readings = {}
         self.tied: dict[Value, Value] = {}
         self.unknown: set[Value] = set()
         """Temporaries whose shape is known only when the program runs."""
@@ -214,7 +214,7 @@ class _Builder:
         name = _op_name(call)
         if isinstance(binding, relax.MatchCast):
             name = "match_cast"
-        if name == "relax.call_tir" and call.args[0].name_hint in self.kernels:
+        if name in KERNEL_CALLS and call.args[0].name_hint in self.kernels:
             kernel = self.mod[call.args[0]]
         op = OpCall(
             name,
@@ -233,7 +233,7 @@ class _Builder:
         elif key in self.rules:
             found = self.rules[key]
         else:
-            found = kernel_rule(op, self.readings) if name == "relax.call_tir" else rule_of(op)
+            found = kernel_rule(op, self.readings) if name in KERNEL_CALLS else rule_of(op)
             if key is not None:
                 self.rules[key] = found
         if isinstance(found, str):

@@ -20,6 +20,10 @@ from ...plan import Choice
 from ...sharding import Split
 
 
+def _no_kernel(*_: Any) -> Any:
+    raise ShardingError("form", "it asks for the kernel of an operator that calls none")
+
+
 @dataclass
 class FormContext:
     """One operator call whose factor `factor` is split by `split`. A form returns the local output, or a tuple of them."""
@@ -33,6 +37,12 @@ class FormContext:
     mesh: Mesh
     factor: str
     split: Split
+    kernel: Callable[[], Any] = _no_kernel
+    """Reads the PrimFunc that a call_tir calls: a `kernel.CallKernel`."""
+    add_function: Callable[[Any, str], Any] = _no_kernel
+    """Adds a PrimFunc to the lowered module under a name like this, and gives its GlobalVar."""
+    number: Callable[[Any], Any] = _no_kernel
+    """What stands in the lowered function for a number of the original one."""
 
     @property
     def call(self) -> Any:
@@ -170,12 +180,14 @@ def form(name: str) -> Callable[[FormFunction], FormFunction]:
     return register
 
 
-def run_form(name: str, emit: Callable[[Any], Any], node: Node, choice: Choice, args: list[Any], mesh: Mesh) -> Any:
-    """The local output of a call, made by the form `name`."""
+def run_form(
+    name: str, emit: Callable[[Any], Any], node: Node, choice: Choice, args: list[Any], mesh: Mesh, **kernel: Callable[..., Any]
+) -> Any:
+    """The local output of a call, made by the form `name`; `kernel` are the fields of `FormContext` for calls of kernels."""
     if name not in FORMS:
         raise ShardingError(
             f"{node.function}: {node.op} {node.name!r}", f"its rule asks for the form {name!r}", f"There are {', '.join(FORMS)}."
         )
     factor, split = choice.splits[0]
-    made = FORMS[name](FormContext(emit, node, choice, args, mesh, factor, split))
+    made = FORMS[name](FormContext(emit, node, choice, args, mesh, factor, split, **kernel))
     return emit(relax.Tuple(list(made))) if isinstance(made, tuple) else made

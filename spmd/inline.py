@@ -1,0 +1,50 @@
+"""Private functions put in the place of their calls, so that what they do is sharded like everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx
+import tvm
+import tvm_ffi
+from tvm import relax
+
+_KEPT = ("Codegen", "Composite")
+"""Attributes of functions that another compiler takes as they are."""
+
+
+def inlined(mod: tvm.IRModule) -> tvm.IRModule:
+    """`mod` with its private Relax functions inlined into the public ones, but for recursive ones; `mod` is not changed."""
+    functions = {gv.name_hint: f for gv, f in mod.functions.items() if isinstance(f, relax.Function)}
+    private = {n: f for n, f in functions.items() if not (f.attrs and ("global_symbol" in f.attrs or any(a in f.attrs for a in _KEPT)))}
+    if not private:
+        return mod
+    calls = networkx.DiGraph((caller, callee) for caller, f in functions.items() for callee in _called(f))
+    recursive = {n for ring in networkx.strongly_connected_components(calls) for n in ring if len(ring) > 1 or calls.has_edge(n, n)}
+    wanted: Any = {n: f for n, f in private.items() if n not in recursive}
+    result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
+    for name, function in functions.items():
+        if name not in private and _called(function) & wanted.keys():
+            result.update_func(result.get_global_var(name), function.inline_functions(wanted))
+    return result
+
+
+def inline_private() -> tvm.transform.Pass:
+    """`inlined` as a pass."""
+
+    @tvm.transform.module_pass(opt_level=0, name="spmd.inline_private")
+    def run(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+        return inlined(mod)
+
+    return run
+
+
+def _called(function: relax.Function) -> set[str]:
+    """The names of the functions that `function` calls, or hands on."""
+    found: set[str] = set()
+
+    def visit(var: Any, _: Any) -> None:
+        found.add(var.name_hint)
+
+    tvm_ffi.structural_visit(function.body, [(tvm.ir.GlobalVar, visit)])
+    return found

@@ -1,0 +1,298 @@
+"""Reads the factors of a PrimFunc off its loops, block variables and buffer indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from ..expression import Size
+from .blocks import read_block
+from .linear import keeps_zero, linear_sets
+from .model import Block, Kernel, Unreadable
+from .normal import is_true, normalized, split_parts, static, terms, variables
+from .stages import final_reduction, splittable
+
+
+@dataclass
+class _Node:
+    """A loop variable or a buffer dimension, as a number that is cut at `divisors` (each the product of what is minor to it)."""
+
+    size: Size
+    divisors: set[int]
+
+
+@dataclass(frozen=True)
+class _Link:
+    """The part of `a` from `a_minor` on and that of `b` from `b_minor` on, `extent` long, are one; all of both where it is None."""
+
+    a: Any
+    b: Any
+    a_minor: int = 1
+    b_minor: int = 1
+    extent: int | None = None
+
+
+def read_kernel(func: tirx.PrimFunc, outputs: int | Sequence[int]) -> Kernel:
+    """The factors of `func`, whose last `outputs` buffer parameters are written (or those of these numbers).
+
+    Raises `Unreadable` with the reason.
+    """
+    if func.attrs is not None and func.attrs.get("tirx.is_scheduled"):
+        raise Unreadable("it is already scheduled")
+    if not isinstance(func.body, s_tir.SBlockRealize):
+        raise Unreadable("it is not made of blocks")
+    func = normalized(func)
+    tensors = [p for p in func.params if isinstance(p.ty, tirx.BufferType)]
+    written = tensors[len(tensors) - outputs :] if isinstance(outputs, int) else [tensors[i] for i in outputs]
+    return _Reader(func, tensors, written).read()
+
+
+class _Reader:
+    def __init__(self, func: tirx.PrimFunc, tensors: list[Any], written: list[Any]) -> None:
+        self.func, self.tensors, self.written = func, tensors, written
+        self.nodes: dict[Any, _Node] = {}
+        self.links: list[_Link] = []
+        self.whole: set[Any] = set()
+        self.blocks: list[Block] = []
+        self.loop_of: dict[Any, Any] = {}
+        self.known: list[Any] = list(tensors)
+        """Every buffer."""
+        self.gathered: set[Any] = set()
+
+    def read(self) -> Kernel:
+        body = self.func.body.block.body
+        self.known += self.func.body.block.alloc_buffers
+        for top, stmt in enumerate(body.seq if isinstance(body, tirx.SeqStmt) else [body]):
+            self._statement(stmt, {}, top)
+        for block in self.blocks:
+            self._block(block)
+        for buffer in self.known:  # those that nothing reads have dimensions too
+            for dim, size in enumerate(buffer.ty.shape):
+                self.nodes.setdefault((buffer, dim), _Node(static(size), set()))
+        self._share_divisors()
+        chains = {key: self._chain(node) for key, node in self.nodes.items()}
+        names, sizes = self._unify(chains)
+
+        def factors(key: Any) -> tuple[str, ...]:
+            return tuple(names[key, i] for i in range(len(chains[key])))
+
+        buffers = {b: tuple((factors((b, d)),) for d in range(len(b.ty.shape))) for b in self.known}
+        iters = {v.var: factors(v.var) for b in self.blocks for v in b.realize.block.iter_vars}
+        loops = {loop: iters[var] for var, loop in self.loop_of.items()}
+        params = tuple(tuple((tuple(f for f in piece if sizes[f] != 1),) for (piece,) in buffers[p]) for p in self.tensors)
+        whole = {f for key in self.whole for f in factors(key)} | {f for key in self.nodes for f in factors(key)[1:]}
+        candidates = [f for f in sizes if f not in whole]
+        allowed = splittable(candidates, self.blocks, iters, buffers, self.tensors, self.written)
+        whole |= {f for f in candidates if f not in allowed}
+        zero = keeps_zero(self.blocks, self.tensors, self.written)
+        reduce = final_reduction(allowed)
+        holding = [{f for (piece,) in spec for f in piece} for p, spec in zip(self.tensors, params, strict=True) if p not in self.written]
+        staged = {
+            f: s
+            for f, s in allowed.items()
+            if s is not None and not (s.partial is not None and _plain(f, s.partial, reduce, zero, holding))
+        }
+        # What each block may be run on shards for is known now; the plain way is taken wherever it is one.
+        for f in list(staged):
+            if staged[f].partial is None and not staged[f].reduced and not self._needs_care(f, iters):
+                del staged[f]
+        return Kernel(
+            self.func,
+            params,
+            tuple(self.written),
+            sizes,
+            frozenset(whole),
+            reduce,
+            staged,
+            loops,
+            iters,
+            buffers,
+            tuple(self.blocks),
+            zero,
+            linear_sets(self.blocks, self.tensors, self.written),
+            frozenset(i for i, p in enumerate(self.tensors) if p in self.gathered),
+        )
+
+    def _needs_care(self, factor: str, iters: dict[Any, tuple[str, ...]]) -> bool:
+        """Whether some block asks for the position of this factor, or must not run on its padding."""
+        return any(factor in iters[v.var] and (b.careful or v.var in b.positional) for b in self.blocks for v in b.realize.block.iter_vars)
+
+    def _statement(self, stmt: Any, loops: dict[Any, Any], top: int) -> None:
+        """Collect leaf blocks under loops from 0."""
+        if isinstance(stmt, s_tir.SBlockRealize):
+            if not stmt.block.iter_vars:
+                self.known += stmt.block.alloc_buffers
+                self._statement(stmt.block.body, loops, top)
+                return
+            self._leaf(stmt, loops, top)
+        elif isinstance(stmt, tirx.For):
+            if static(stmt.min) != 0 or stmt.thread_binding is not None or stmt.kind == tirx.ForKind.THREAD_BINDING:
+                raise Unreadable(f"its loop over {stmt.loop_var.name!r} is not a plain one from 0")
+            self._statement(stmt.body, {**loops, stmt.loop_var: stmt}, top)
+        elif isinstance(stmt, tirx.SeqStmt):
+            for inner in stmt.seq:
+                self._statement(inner, loops, top)
+        else:
+            raise Unreadable(f"it has a {type(stmt).__name__} outside of any block")
+
+    def _leaf(self, realize: Any, loops: dict[Any, Any], top: int) -> None:
+        name = realize.block.name_hint
+        if len(realize.block.match_buffers) or not is_true(realize.predicate):
+            raise Unreadable(f"block {name!r} has a predicate or matched buffers")
+        for iter_var, value in zip(realize.block.iter_vars, realize.iter_values, strict=True):
+            if static(value) == 0 and static(iter_var.dom.extent) == 1:
+                self.nodes[iter_var.var] = _Node(1, set())
+                continue
+            if value not in loops:
+                raise Unreadable(f"block {name!r} is bound to {value}, which is no plain loop")
+            self.nodes[iter_var.var] = _Node(static(loops[value].extent), set())
+            self.loop_of[iter_var.var] = value
+        self.known += realize.block.alloc_buffers
+        self.blocks.append(read_block(realize, top))
+
+    def _block(self, block: Block) -> None:
+        """Follow every access and value of a block."""
+
+        def visit(node: Any, visitor: Any) -> None:
+            if isinstance(node, tirx.BufferStore):
+                block.writes.append(node.buffer)
+                for index in self._access(block, node.buffer, node.indices, visitor):
+                    # Where it writes hangs on more than which element it is: every worker would have to do all of it.
+                    self.whole.update(v for v in variables(index) if v in self.nodes)
+                visitor.visit(node.value)
+            elif isinstance(node, tvm.ir.TensorLoad):
+                block.reads.append(node.source)
+                self._access(block, node.source, node.indices, visitor)
+            elif isinstance(node, tirx.FloorMod) and node.a in self.nodes and _divides(static(node.b), self.nodes[node.a].size):
+                # k % 8 looks only at the minor factors of k, which never split.
+                self.nodes[node.a].divisors.add(static(node.b) or 1)
+            elif isinstance(node, tvm.ir.Var):
+                if node in self.nodes:
+                    block.positional.add(node)
+            else:
+                visitor.default_visit(node)
+
+        for stmt in (block.realize.block.init, block.realize.block.body):
+            if stmt is not None:
+                tvm_ffi.structural_visit(stmt, [((tvm.ir.Expr, tirx.Stmt), visit)])
+        for buffer in (*block.reads, *block.writes):
+            if not any(buffer.same_as(b) for b in self.known):
+                raise Unreadable(f"block {block.realize.block.name_hint!r} uses a buffer of its own")
+
+    def _access(self, block: Block, buffer: Any, indices: Iterable[Any], visitor: Any) -> list[Any]:
+        """Link the dimensions of `buffer` to what indexes them; the indices that are of no known form."""
+        odd: list[Any] = []
+        for dim, index in enumerate(indices):
+            size = static(buffer.ty.shape[dim])
+            key = (buffer, dim)
+            node = self.nodes.setdefault(key, _Node(size, set()))
+            if node.size != size or not self._index(key, size, index):
+                odd.append(index)
+                self.whole.add(key)
+                before = len(block.reads)
+                visitor.visit(index)
+                if len(block.reads) > before:
+                    block.careful = True
+                    self.gathered.add(buffer)
+        return odd
+
+    def _index(self, key: Any, size: Size, index: Any) -> bool:
+        """Link a buffer dimension to the loop variables that index it; False where the index is of no known form."""
+        known = self.nodes.get(index)
+        if known is not None and known.size == size:
+            self.links.append(_Link(index, key))
+            return True
+        if static(index) == 0:
+            return size == 1
+        inside = variables(index)
+        if size is None or not inside or any(v not in self.nodes or self.nodes[v].size is None for v in inside):
+            return False
+        found = split_parts([index], {v: tirx.IntImm(str(v.ty.dtype), self.nodes[v].size or 0) for v in inside})
+        if len(found) != 1 or static(found[0].base) != 0:
+            return False
+        rest = size
+        links: list[_Link] = []
+        for var, low, extent, scale in sorted(terms(found[0]) or [], key=lambda p: -p[3]):
+            if var not in self.nodes or rest != extent * scale or (self.nodes[var].size or 0) % (low * extent):
+                return False
+            links.append(_Link(var, key, low, scale, extent))
+            rest = scale
+        if rest != 1:
+            return False
+        for link in links:
+            for node, low in ((self.nodes[link.a], link.a_minor), (self.nodes[key], link.b_minor)):
+                node.divisors |= {d for d in (low, low * (link.extent or 1)) if 1 < d < (node.size or 0)}
+        self.links += links
+        return True
+
+    def _share_divisors(self) -> None:
+        def carried(link: _Link, divisors: set[int], minor: int, other: int) -> set[int]:
+            if link.extent is None:
+                return divisors
+            return {d // minor * other for d in divisors if d % minor == 0 and minor < d < minor * link.extent}
+
+        changed = True
+        while changed:
+            changed = False
+            for link in self.links:
+                a, b = self.nodes[link.a], self.nodes[link.b]
+                to_a, to_b = carried(link, b.divisors, link.b_minor, link.a_minor), carried(link, a.divisors, link.a_minor, link.b_minor)
+                if not to_a <= a.divisors or not to_b <= b.divisors:
+                    a.divisors |= to_a
+                    b.divisors |= to_b
+                    changed = True
+
+    def _chain(self, node: _Node) -> list[tuple[int, Size]]:
+        """The factors of a node, major first, each as ``(product of what is minor to it, size)``."""
+        cuts = sorted(node.divisors, reverse=True)
+        if not cuts:
+            return [(1, node.size)]
+        for a, b in pairwise(cuts):
+            if a % b:
+                raise Unreadable(f"it divides one index by both {a} and {b}")
+        assert node.size is not None
+        bounds = [node.size, *cuts, 1]
+        return [(low, high // low) for high, low in pairwise(bounds)]
+
+    def _unify(self, chains: dict[Any, list[tuple[int, Size]]]) -> tuple[dict[Any, str], dict[str, Size]]:
+        parent: dict[Any, Any] = {(key, i): (key, i) for key, chain in chains.items() for i in range(len(chain))}
+
+        def root(x: Any) -> Any:
+            while parent[x] is not x:
+                x = parent[x]
+            return x
+
+        for link in self.links:
+            for i, (low, _) in enumerate(chains[link.a]):
+                if link.extent is not None and not link.a_minor <= low < link.a_minor * link.extent:
+                    continue
+                at = low // link.a_minor * link.b_minor
+                j = next((j for j, (other, _) in enumerate(chains[link.b]) if other == at), None)
+                if j is not None:
+                    ra, rb = root((link.a, i)), root((link.b, j))
+                    if ra is not rb:
+                        parent[rb] = ra
+        names: dict[Any, str] = {}
+        sizes: dict[str, Size] = {}
+        roots: dict[Any, str] = {}
+        for key, chain in chains.items():
+            for i, (_, size) in enumerate(chain):
+                top = root((key, i))
+                names[key, i] = roots.setdefault(top, f"f{len(roots)}")
+                sizes.setdefault(names[key, i], size)
+        return names, sizes
+
+
+def _plain(factor: str, kind: str, reduce: str | None, zero: bool, holding: list[set[str]]) -> bool:
+    """Whether a last reduction needs no more than the same kernel on shards: zeros in padding add nothing to it."""
+    return kind == reduce == "sum" and zero and all(factor in h for h in holding)
+
+
+def _divides(part: int | None, whole: Size) -> bool:
+    return part is not None and whole is not None and part > 0 and whole % part == 0
