@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import networkx
 import tvm
 import tvm_ffi
 from tvm import relax
@@ -19,8 +18,8 @@ def inlined(mod: tvm.IRModule) -> tvm.IRModule:
     private = {n: f for n, f in functions.items() if not (f.attrs and ("global_symbol" in f.attrs or any(a in f.attrs for a in _KEPT)))}
     if not private:
         return mod
-    calls = networkx.DiGraph((caller, callee) for caller, f in functions.items() for callee in _called(f))
-    recursive = {n for ring in networkx.strongly_connected_components(calls) for n in ring if len(ring) > 1 or calls.has_edge(n, n)}
+    calls = {name: _called(f) & functions.keys() for name, f in functions.items()}
+    recursive = {name for name in private if name in _reached(name, calls)}
     wanted: Any = {n: f for n, f in private.items() if n not in recursive}
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
     for name, function in functions.items():
@@ -47,4 +46,15 @@ def _called(function: relax.Function) -> set[str]:
         found.add(var.name_hint)
 
     tvm_ffi.structural_visit(function.body, [(tvm.ir.GlobalVar, visit)])
+    return found
+
+
+def _reached(start: str, calls: dict[str, set[str]]) -> set[str]:
+    """Every function that `start` calls, directly or not."""
+    found: set[str] = set()
+    waiting = set(calls[start])
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= calls[name] - found
     return found

@@ -1,18 +1,15 @@
 """Calls of every kind in whole programs: private functions, packed functions, kernels, control flow, and odd signatures."""
 
-import numpy as np
 import pytest
 import tvm
 import tvm_ffi
-from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
-from tvm.script import tirx as T
 
 import spmd
-from spmd import P, ShardingError
+from spmd import P
 from spmd.inline import inline_private, inlined
-from spmd.testing import assert_equivalent, simulate
+from spmd.testing import assert_equivalent
 
 
 @I.ir_module

@@ -47,9 +47,9 @@ def _stores(block: Any) -> tuple[Store, ...] | None:
         others = [b for i, (b, _, _) in enumerate(found) if i != number]
         if any(_reads(value, b) for b in others):
             return None
-        start = next((v for b, _, v in starts if b.same_as(buffer)), None)
+        start: Any = next((v for b, _, v in starts if b.same_as(buffer)), None)
         kind, update = _reduction(buffer, indices, value) if reducing and start is not None else (None, None)
-        if kind in NEUTRAL and not (isinstance(start, tirx.IntImm | tirx.FloatImm) and start.value == NEUTRAL[kind]):
+        if kind is not None and kind in NEUTRAL and not (isinstance(start, tirx.IntImm | tirx.FloatImm) and start.value == NEUTRAL[kind]):
             kind, update = None, None  # each worker would count what it starts from
         stores.append(Store(buffer, indices, value, kind, update, start))
     return tuple(stores)
@@ -78,9 +78,10 @@ def _reduction(buffer: Any, indices: tuple[Any, ...], value: Any) -> tuple[str |
     if kind is None:
         return None, None
     for mine, update in ((value.a, value.b), (value.b, value.a)):
-        if isinstance(mine, tvm.ir.TensorLoad) and mine.source.same_as(buffer) and not _reads(update, buffer):
-            if all(tvm_ffi.structural_equal(a, b) for a, b in zip(mine.indices, indices, strict=True)):
-                return kind, update
+        if not isinstance(mine, tvm.ir.TensorLoad) or not mine.source.same_as(buffer) or _reads(update, buffer):
+            continue
+        if all(tvm_ffi.structural_equal(a, b) for a, b in zip(mine.indices, indices, strict=True)):
+            return kind, update
     return None, None
 
 

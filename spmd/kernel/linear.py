@@ -82,9 +82,9 @@ def _degree(expr: Any, known: Mapping[Any, _Degree | None]) -> _Degree | None:
     parts = _operands(expr)
     if parts is None:
         return None
+    degrees: list[_Degree | None] = [_degree(p, known) for p in parts]
     if isinstance(expr, tirx.Add | tirx.Sub):
-        return _sum(*(_degree(p, known) for p in parts))
-    degrees = [_degree(p, known) for p in parts]
+        return _sum(degrees[0], degrees[1])
     if isinstance(expr, tirx.Mul):
         if "zero" in degrees and None not in degrees:
             return "zero"

@@ -93,15 +93,12 @@ class _Reader:
         zero = keeps_zero(self.blocks, self.tensors, self.written)
         reduce = final_reduction(allowed)
         holding = [{f for (piece,) in spec for f in piece} for p, spec in zip(self.tensors, params, strict=True) if p not in self.written]
+        # The same kernel on shards will do where nothing is reduced, or a last sum to which zeros in padding add nothing.
         staged = {
             f: s
             for f, s in allowed.items()
-            if s is not None and not (s.partial is not None and _plain(f, s.partial, reduce, zero, holding))
+            if s.reduced or self._needs_care(f, iters) or (s.partial is not None and not _plain(f, s.partial, reduce, zero, holding))
         }
-        # What each block may be run on shards for is known now; the plain way is taken wherever it is one.
-        for f in list(staged):
-            if staged[f].partial is None and not staged[f].reduced and not self._needs_care(f, iters):
-                del staged[f]
         return Kernel(
             self.func,
             params,

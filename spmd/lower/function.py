@@ -66,7 +66,9 @@ class FunctionLowering:
 
         def result(tree: Tree[Value], end: LeafTree, expr: Any) -> Any:
             if isinstance(tree, tuple) and isinstance(end, tuple):
-                return relax.Tuple([result(t, e, None) for t, e in zip(tree, end, strict=True)])
+                expr = self._unbound(expr)
+                parts = expr.fields if isinstance(expr, relax.Tuple) else [relax.TupleGetItem(expr, i) for i in range(len(tree))]
+                return relax.Tuple([result(t, e, p) for t, e, p in zip(tree, end, parts, strict=True)])
             assert isinstance(tree, Value) and isinstance(end, Leaf)
             if tree.kind == "other":
                 return self._other(expr)
@@ -79,12 +81,25 @@ class FunctionLowering:
         made = self.function.result if self.function.result is not None else ()
         return result(made, self.plan.functions[self.function.name].outputs, self.source.body.body)
 
+    def _unbound(self, expr: Any) -> Any:
+        """What a variable is another name for, up to what the lowered function knows it by."""
+        while isinstance(expr, tvm.ir.Var) and expr not in self.others and expr in self.bound:
+            expr = self.bound[expr]
+        return expr
+
     def _other(self, expr: Any) -> Any:
-        if expr not in self.others:
+        """A shape or a number, in the lowered function."""
+        expr = self._unbound(expr)
+        if isinstance(expr, relax.TupleGetItem):
+            whole = self._unbound(expr.tuple_value)
+            if isinstance(whole, relax.Tuple):
+                return self._other(whole.fields[expr.index])
+            if whole in self.others:
+                return relax.TupleGetItem(self.others[whole], expr.index)
             raise ShardingError(
-                f"function {self.function.name!r}", "it returns a shape or a number inside a tuple", "Return it as a tensor, or alone."
+                f"function {self.function.name!r}", "it takes a shape or a number out of a tuple", "Return it as a tensor, or alone."
             )
-        return self.others[expr]
+        return self.others.get(expr, expr) if isinstance(expr, tvm.ir.Var) else expr
 
     def emit(self, expr: Any) -> Any:
         """Bind an expression."""
@@ -181,7 +196,7 @@ class FunctionLowering:
                 self._check(node, value, sharding, expr)
             local = Local(expr, sharding, zero or not sharding.is_padded(self.mesh))
             kept = self._kept(value)
-            self.held[value, sharding] = local
+            # Whoever uses the value takes it as it is kept, which may be what the user asked for.
             self._hold(value, local if kept == sharding else self._convert(value, local, kept))
 
     def _leaves(self, expr: Any, var: Any) -> Iterator[Any]:
@@ -226,6 +241,6 @@ class FunctionLowering:
         def fill(ty: Any) -> Any:
             if isinstance(ty, relax.TupleType):
                 return relax.Tuple([fill(f) for f in ty.fields])
-            return next(taken) if isinstance(ty, relax.TensorType | relax.AnyType) else self.others.get(expr, expr)
+            return next(taken) if isinstance(ty, relax.TensorType | relax.AnyType) else self._other(expr)
 
         return fill(expr.ty)

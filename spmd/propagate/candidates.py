@@ -76,11 +76,19 @@ class _Search:
                 strategy = self._offer(node, is_output, at, sharding)
                 if strategy is not None:
                     self._consider(node, strategy)
+        self._obey_hints(nodes)
         return Candidates(
             {v: list(s.values()) for v, s in self.shardings.items()},
             {n: list(s.values()) for n, s in self.strategies.items()},
             list(self.cut_short),
         )
+
+    def _obey_hints(self, nodes: list[Node]) -> None:
+        """What follows a hint takes the value as the hint asks, and not as it was before it."""
+        for node in nodes:
+            if node.op == "relax.spmd.hint":
+                wanted = {k: s for k, s in self.strategies[node].items() if s.outputs[0] == node.outputs[0].wanted}
+                self.strategies[node] = wanted or self.strategies[node]
 
     def _register(self, node: Node) -> None:
         rule = node.rule

@@ -69,7 +69,7 @@ class _Builder:
         for block in body.blocks:
             for binding in block.bindings:
                 env[hash(binding.var)] = self._binding(binding, made, env)
-        made.result = self._tree_of(body.body, made, env)
+        made.result = self._numbered(self._tree_of(body.body, made, env), body.body.ty, made, "result")
         return made
 
     def _drop_dead(self, function: Function) -> None:
@@ -145,7 +145,7 @@ class _Builder:
     def _binding(self, binding: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
         value = binding.value
         if isinstance(binding, relax.VarBinding) and not isinstance(value, tvm.ir.Call | relax.If | relax.Function):
-            tree = self._tree_of(value, made, env)
+            tree = self._numbered(self._tree_of(value, made, env), value.ty, made, binding.var.name)
             if isinstance(tree, Value) and tree.role == "weight":
                 self._rename(tree, binding.var.name)
             return tree
@@ -158,6 +158,12 @@ class _Builder:
             if operand.kind == "object" and spec:
                 self._tie(operand, node.rule.sizes[spec[0][0][0]])
         return tree
+
+    def _numbered(self, tree: Tree[Value], ty: Any, made: Function, name: str) -> Tree[Value]:
+        """`tree` with a value for each shape and number that is written out, which a function may return."""
+        if isinstance(ty, relax.TupleType) and isinstance(tree, tuple):
+            return tuple(self._numbered(t, f, made, f"{name}[{i}]") for i, (t, f) in enumerate(zip(tree, ty.fields, strict=True)))
+        return self._new(name, made.name, ty, "temporary") if tree == () and isinstance(ty, relax.ShapeType | tvm.ir.PrimType) else tree
 
     @staticmethod
     def _rename(weight: Value, name: str) -> None:

@@ -142,8 +142,6 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
             for value, sharding in zip(node.inputs, strategy.inputs, strict=True):
                 convert(name, value, chosen[value], sharding, partial(_taken, node, value, chosen[value], sharding), done)
             for value, sharding in zip(node.outputs, strategy.outputs, strict=True):
-                # What the operator made is still there for those who take it as it was made.
-                done.add((value, sharding))
                 convert(name, value, sharding, chosen[value], partial(_made, node, value, sharding, chosen[value]), done)
             choices[name].append(
                 Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule)

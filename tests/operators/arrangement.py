@@ -173,6 +173,9 @@ class MODULE:
 
 
 ARGUMENTS: dict[str, list] = {}
-MISSING: dict[str, str] = {}
+MISSING = {
+    "layout_transform_odd": "a map that merges dimensions is not read",
+    "reshape_nothing": "there is nothing to split",
+}
 
 assert isinstance(MODULE, tvm.IRModule)

@@ -246,6 +246,20 @@ class Written:
                 vi, vj = T.axis.remap("SS", [i, j])
                 C[vi, vj] = A[vi, vj] / (B[vi] * B[vi] + T.float64(1))
 
+    @T.prim_func(s_tir=True, private=True)
+    def moment(A: T.Buffer((3, 7), "float64"), B: T.Buffer((3,), "float64")):
+        for i, k in T.grid(3, 7):
+            with T.sblock("B"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                with T.init():
+                    B[vi] = T.float64(0)
+                B[vi] = B[vi] + A[vi, vk] * T.Cast("float64", vk)
+
+    @R.function
+    def w_moment(x: R.Tensor((3, 7), "float64")):
+        cls = Written
+        return R.call_tir(cls.moment, (x,), out_ty=R.Tensor((3,), "float64"))
+
     @R.function
     def w_scaled(x: R.Tensor((5, 4), "float64")):
         cls = Written

@@ -79,10 +79,6 @@ class MODULE:
         return R.mean(x, axis=[1])
 
     @R.function
-    def mean_of_all(x: R.Tensor((3, 7), "float64")):
-        return R.mean(x)
-
-    @R.function
     def mean_kept(x: R.Tensor((3, 7, 8), "float64")):
         return R.mean(x, axis=[0, -1], keepdims=True)
 
@@ -91,24 +87,12 @@ class MODULE:
         return R.variance(x, axis=[1])
 
     @R.function
-    def variance_kept(x: R.Tensor((3, 7, 8), "float64")):
-        return R.variance(x, axis=[1, 2], keepdims=True)
-
-    @R.function
     def std(x: R.Tensor((3, 7, 8), "float64")):
         return R.std(x, axis=[2])
 
     @R.function
-    def std_of_all(x: R.Tensor((3, 7), "float64")):
-        return R.std(x)
-
-    @R.function
     def sum(x: R.Tensor((3, 7, 8), "float64")):
         return R.sum(x, axis=[0, 1])
-
-    @R.function
-    def sum_integer(x: R.Tensor((3, 7), "int64")):
-        return R.sum(x, axis=[-1], keepdims=True)
 
     @R.function
     def max(x: R.Tensor((3, 7, 8), "float64")):

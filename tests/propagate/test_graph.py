@@ -233,12 +233,12 @@ class Branches:
         return e
 
 
-def test_branches_and_private_functions_are_replicated_and_said_to_be():
+def test_branches_are_replicated_and_said_to_be_and_private_functions_are_inlined():
     sharded = assert_equivalent(Branches, 2, {"main.x": P("tp", None)})
     notes = " / ".join(sharded.plan.notes)
     assert "If is replicated, as If has no rule (main: 'c')" in notes
-    assert "twice is replicated, as twice has no rule (main: 'e')" in notes
-    assert [c.replicated_because for c in sharded.plan.choices["main"]] == ["", "If has no rule", "twice has no rule"]
+    assert [c.replicated_because for c in sharded.plan.choices["main"]] == ["", "If has no rule", ""]
+    assert "twice" not in sharded.mod.script()
 
 
 @I.ir_module

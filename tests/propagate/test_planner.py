@@ -36,8 +36,8 @@ def check_megatron(plan, layers):
         if function == "prefill" and moved[2 * layers - 1][0] == "reduce_scatter":
             sums[-1] = ("reduce_scatter", sums[-1][1])  # only the last token goes on from the last layer: half a sum is enough
         assert moved[: 2 * layers] == sums
-        # after the layers: the last token's hidden state, which the norm wants whole, and its logits
-        assert [kind for kind, _ in moved[2 * layers :]] in (["all_gather"], ["all_gather"] * 2)
+        # after the layers: the last token's norm or hidden state, and its logits
+        assert 1 <= len(moved[2 * layers :]) <= 2
         assert all(size <= LLAMA.vocab_size * 4 for _, size in moved[2 * layers :])
 
 

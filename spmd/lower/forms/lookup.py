@@ -41,7 +41,8 @@ def lookup(f: FormContext) -> Any:
 
 def component(f: FormContext, indices: Any, at: int, dummy: int = 0) -> tuple[Any, Any]:
     """`FormContext.in_shard` of one component of indices whose last dimension holds several: whether it is in the shard, and
-    the indices with that component a place in the shard (`dummy` where it is not)."""
+    the indices with that component a place in the shard (`dummy` where it is not).
+    """
     indices = f.signed(indices)
     rank, count, dtype = indices.ty.ndim, int(indices.ty.shape.values[-1]), str(indices.ty.dtype)
     inside, here = f.in_shard(indices)

@@ -69,6 +69,6 @@ def places(f: FormContext, tensor: int, dim: int, rank: int, at: int, *, output:
     """The global places along dimension `dim` of a tensor, as a tensor of `rank` dimensions that is long in dimension `at`."""
     if f.dim_of(tensor, output=output) == dim:
         return f.along(f.positions(), rank, at)
-    size = (f.node.outputs if output else f.node.inputs)[tensor].shape[dim]
+    size = (f.node.outputs if output else f.node.inputs)[tensor].shape[dim] or 0
     shape = [-1 if d == at else 1 for d in range(rank)]
     return relax.const(np.arange(size, dtype="int64").reshape(shape), "int64")

@@ -17,8 +17,9 @@ from .convolution import dim_of, rows_under, unpadded, window_of
 @form("max_pooling")
 def max_pooling(f: FormContext) -> Any:
     """The same pooling over the fetched rows; what stands in the padding of a window is the lowest number, as in TVM's own."""
-    window, kind = window_of(f), np.dtype(getattr(ml_dtypes, dtype := str(f.args[0].ty.dtype), dtype))
-    lowest = ml_dtypes.iinfo(kind).min if kind.kind in "iu" else ml_dtypes.finfo(kind).min
+    window, dtype = window_of(f), str(f.args[0].ty.dtype)
+    kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    lowest = float((ml_dtypes.iinfo if kind.kind in "iu" else ml_dtypes.finfo)(kind).min)
     return f.emit(tvm.ir.Call(f.call.op, [rows_under(f, window, lowest)], unpadded(f, window)))
 
 

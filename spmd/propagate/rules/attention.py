@@ -24,12 +24,12 @@ def attention(op: OpCall) -> Rule:
     largest score and the total of all. The channels ``d`` stay whole: all scores would have to be summed.
     """
     h, k, sizes = _heads(op)
+    known = None not in (op.inputs[0][1], op.inputs[1][1])
     text = f"b s {h} d, b t {k} d, b t {k} e"
     if len(op.inputs) > 3:
         one = [size == 1 for size in op.inputs[3]]
         text += f", {'1' if one[0] else 'b'} {'1' if one[1] else h} {'1' if one[2] else 's'} t"
     text += f" -> b s {h} e"
-    known = None not in (op.inputs[0][1], op.inputs[1][1])
     causal, windowed = op.attrs.causal_mask is not None, op.attrs.window_size is not None
     if windowed or (causal and (sizes or not known)):  # masks go by absolute positions
         return op.bind(text, sizes=sizes, whole="d r s t")

@@ -27,7 +27,7 @@ def resize(op: OpCall) -> Rule | None:
         return None
     into: dict[str, str] = {}
     out: dict[str, str] = {}
-    whole, sizes, slid, exact = ["cb"], dict[str, Size](), list[tuple[str, str, dict[str, int]]](), set[str]()
+    whole, sizes, slid, exact = ["cb"], dict[str, Size](), list[tuple[str, str, dict[str, Any]]](), set[str]()
     for place, axis in enumerate(spatial_axes(layout)):
         rows, made = size_of(layout, op.inputs[0], axis), size_of(layout, op.outputs[0], axis)
         row, step = f"{axis.lower()}o", f"{axis.lower()}s"

@@ -59,7 +59,8 @@ def index_tensor(op: OpCall) -> Rule:
 
 def aligned(op: OpCall, axis: int) -> tuple[list[str], list[str], frozenset[str]]:
     """Factors of data and of indices that pick along `axis` only. A dimension in which they differ stays whole, as indices
-    stand for the first elements of the data."""
+    stand for the first elements of the data.
+    """
     rows = letters(len(op.inputs[0]), skip="it")
     places = [name if size == other and size is not None else f"{name}_" for name, size, other in zip(rows, *op.inputs[:2], strict=True)]
     places[axis] = "i"

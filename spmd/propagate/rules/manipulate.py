@@ -21,7 +21,12 @@ def reshape(op: OpCall) -> Rule:
     """The same elements in row-major order under another shape."""
     inputs, outputs, sizes, whole = match_shapes(op.input_dims[0], op.output_dims[0])
     shape_args = {1: 0} if op.name == "relax.reshape" else {}
-    return Rule((inputs,), (outputs,), sizes, whole=whole, zero="all", linear=_LINEAR, shape_args=shape_args, work="view")
+    # A squeeze that names no axis would take away dimensions of which a shard holds one element.
+    ones = [i for i, size in enumerate(op.inputs[0]) if size == 1]
+    local = (lambda _: {"axis": ones}) if op.name == "relax.squeeze" and op.attrs.axis is None else None
+    return Rule(
+        (inputs,), (outputs,), sizes, whole=whole, zero="all", linear=_LINEAR, shape_args=shape_args, local_attrs=local, work="view"
+    )
 
 
 @rule("relax.permute_dims")

@@ -1,5 +1,6 @@
 """Writing at given indices: where the data is split, each worker writes what falls into its shard; where the updates are, the
-results are reduced over the workers."""
+results are reduced over the workers.
+"""
 
 from __future__ import annotations
 
