@@ -49,10 +49,14 @@ def _stores(block: Any) -> tuple[Store, ...] | None:
             return None
         start: Any = next((v for b, _, v in starts if b.same_as(buffer)), None)
         kind, update = _reduction(buffer, indices, value) if reducing and start is not None else (None, None)
-        if kind is not None and kind in NEUTRAL and not (isinstance(start, tirx.IntImm | tirx.FloatImm) and start.value == NEUTRAL[kind]):
+        if kind is not None and kind in NEUTRAL and _number(start) != NEUTRAL[kind]:
             kind, update = None, None  # each worker would count what it starts from
         stores.append(Store(buffer, indices, value, kind, update, start))
     return tuple(stores)
+
+
+def _number(expr: Any) -> float | None:
+    return float(expr.value) if isinstance(expr, tirx.IntImm | tirx.FloatImm) else None
 
 
 def _flat(stmt: Any) -> list[tuple[Any, tuple[Any, ...], Any]] | None:

@@ -123,7 +123,8 @@ def tile(op: OpCall) -> Rule:
 def view(op: OpCall) -> Rule:
     """A reshape, unless the bytes are read as another dtype or from elsewhere: then nothing can be said."""
     _, shape, _, offset = op.call.args
-    moved = not isinstance(offset, tvm.relax.Tuple) and static(offset) != 0
+    # An offset that is left out is an empty tuple, or a null object.
+    moved = not isinstance(offset.ty, tvm.relax.TupleType | tvm.relax.AnyType) and static(offset) != 0
     if moved or op.call.ty.dtype != op.call.args[0].ty.dtype or not isinstance(shape, tvm.relax.ShapeExpr):
         return whole(op)
     inputs, outputs, sizes, left = match_shapes(op.input_dims[0], op.output_dims[0])

@@ -16,9 +16,9 @@ def question(op: OpCall) -> Rule:
     return op.bind(f"{' '.join(names)} ->{'' if op.outputs else ' '}", forms=dict.fromkeys(names, Form("question")))
 
 
-@rule("relax.shape_to_tensor", "relax.tensor_to_shape")
+@rule("relax.shape_to_tensor", "relax.tensor_to_shape", "relax.null_value")
 def conversion(op: OpCall) -> Rule:
-    """A shape is the same on every worker, so the tensor that it comes from or becomes is whole."""
+    """A shape (or an argument left out) is the same on every worker, so the tensor that it comes from or becomes is whole."""
     return whole(op)
 
 
