@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
-from ...expression import Rule
+from ...expression import Form, Rule
 from .helpers import axis_of, is_float, letters
 from .registry import OpCall, rule
 
@@ -16,7 +17,8 @@ _UNARY = "acos acosh atanh bitwise_not cos cosh exp log logical_not rsqrt sigmoi
 _BINARY_ZERO = (
     "add subtract multiply maximum minimum bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor left_shift right_shift"
 )
-_BINARY = "atan2 divide floor_divide power mod floor_mod log_add_exp equal not_equal less less_equal greater greater_equal"
+_QUOTIENT = "divide floor_divide mod floor_mod"
+_BINARY = "atan2 power log_add_exp equal not_equal less less_equal greater greater_equal"
 
 
 def _relax(names: str) -> list[str]:
@@ -41,8 +43,18 @@ def astype(op: OpCall) -> Rule:
 
 @rule(*_relax(_UNARY), *_relax(_BINARY), "relax.where")
 def pointwise(op: OpCall) -> Rule:
-    """Nothing more is known than that it goes element by element; dividing floats, not integers, is linear."""
-    return _pointwise(op, zero="", linear=((0,),) if op.name == "relax.divide" and is_float(op) else ())
+    """Nothing more is known than that it goes element by element."""
+    return _pointwise(op, zero="")
+
+
+@rule(*_relax(_QUOTIENT))
+def quotient(op: OpCall) -> Rule:
+    """Dividing floats is linear; of integers, what stands in the padding of the divisor must not be zero."""
+    if is_float(op):
+        return _pointwise(op, zero="", linear=((0,),) if op.name == "relax.divide" else ())
+    found = _pointwise(op, zero="")
+    divisor = [f for dim in found.inputs[1] for piece in dim for f in piece] if len(found.inputs) > 1 else []
+    return replace(found, forms=dict.fromkeys(divisor, Form("integer_quotient")))
 
 
 @rule(*_relax(_BINARY_ZERO))
