@@ -36,7 +36,7 @@ demo: $(READY) ## run the language-model example; ARGS="--help" lists its option
 
 .PHONY: test
 test: lint types ## every check: style, types, tests; ARGS="-k name" goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## ruff: rules and format

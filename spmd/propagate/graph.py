@@ -204,16 +204,14 @@ class _Builder:
             )
         return ()
 
-    def _rule_key(self, op: OpCall) -> tuple[object, ...] | None:
+    def _rule_key(self, op: OpCall, dtypes: tuple[str, ...]) -> tuple[object, ...] | None:
         """Calls with equal keys have equal rules; None where a rule may look at more than these."""
         call = op.call
         if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name in _PACKED:
             return None
         attrs = None if call.attrs is None else tvm_ffi.StructuralKey(call.attrs)
-        skip = tvm.ir.Var | relax.Tuple | relax.TupleGetItem | relax.ShapeExpr | tvm.ir.GenericConst
-        others = [a for a in call.args if not isinstance(a, skip)]
-        args = tuple(a.name_hint if isinstance(a, tvm.ir.GlobalVar) else tvm_ffi.StructuralKey(a) for a in others)
-        return (op.name, attrs, args, tuple(map(_dims_key, op.input_dims)), tuple(map(_dims_key, op.output_dims)))
+        args = tuple(map(_argument_key, call.args))
+        return (op.name, attrs, args, dtypes, tuple(map(_dims_key, op.input_dims)), tuple(map(_dims_key, op.output_dims)))
 
     def _node(self, binding: Any, made: Function, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> Node:
         call, kernel, why = binding.value, None, ""
@@ -231,7 +229,7 @@ class _Builder:
             tuple(v.dims for v in outputs),
             kernel,
         )
-        key = self._rule_key(op)
+        key = self._rule_key(op, tuple(v.dtype for v in (*inputs, *outputs)))
         found: Rule | str | None
         unknown = next((v for v in (*inputs, *outputs) if v in self.unknown), None)
         if unknown is not None and name != "match_cast":
@@ -254,6 +252,15 @@ class _Builder:
                 )
             found = _whole_rule(op)
         return Node(name, binding.var.name, made.name, found, inputs, outputs, binding, why)
+
+
+def _argument_key(arg: Any) -> object:
+    """What a rule can see of an argument: of tensors nothing, as their shapes are there already."""
+    if isinstance(arg, relax.Tuple):
+        return tuple(map(_argument_key, arg.fields))
+    if isinstance(arg, tvm.ir.Var | relax.TupleGetItem | tvm.ir.GenericConst):
+        return "" if isinstance(arg.ty, relax.TensorType | relax.TupleType) else hash(arg)
+    return arg.name_hint if isinstance(arg, tvm.ir.GlobalVar) else tvm_ffi.StructuralKey(arg)
 
 
 def _dims_key(dims: tuple[Any, ...]) -> tuple[object, ...]:

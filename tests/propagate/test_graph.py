@@ -295,3 +295,22 @@ def test_caches_of_equal_heads_are_placed_alike():
     mod, _ = mlc_llama(TINY, layers=1, functions=["prefill", "decode", "create_paged_kv_cache"])
     states = [v for v in build_graph(mod).values if v.kind == "object"]
     assert len(states) == 1, "the cache that one function makes is the one that the others take"
+
+
+def test_calls_that_differ_in_arguments_or_dtype_alone_have_rules_of_their_own():
+    @I.ir_module
+    class Alike:
+        @R.function
+        def main(x: R.Tensor((4, 9), "float32"), y: R.Tensor((4, 9), "int32")):
+            with R.dataflow():
+                plain = R.strided_slice(x, axes=[1], begin=[5], end=[7], strides=[1])
+                strided = R.strided_slice(x, axes=[1], begin=[5], end=[9], strides=[2])
+                floats = R.divide(x, x)
+                integers = R.divide(y, y)
+                out = (plain, strided, floats, integers)
+                R.output(out)
+            return out
+
+    plain, strided, floats, integers = build_graph(Alike).functions["main"].nodes
+    assert plain.rule.inputs != strided.rule.inputs
+    assert floats.rule.linear and not integers.rule.linear
