@@ -35,7 +35,8 @@ demo: $(READY) ## run the language-model example; ARGS="--help" lists its option
 	$(BIN)/python -m examples.llm.demo $(ARGS)
 
 .PHONY: test
-test: lint types ## every check: style, types, tests; ARGS="-k name" goes to pytest
+test: lint types ## every check: style, types, tests (fetches the demo's model once); ARGS="-k name" goes to pytest
+	$(BIN)/python -m examples.llm.fetch
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: lint

@@ -33,3 +33,17 @@ def test_it_knows_paris():
     with start(shard(source.config, 1), source.weights(), max_seq_len=64) as engine:
         answer = tokenizer.decode(engine.generate(prompt, max_tokens=12, stop_ids=tokenizer.stop_ids))
     assert answer.startswith("The capital of France is Paris.")
+
+
+@pytest.mark.slow
+def test_greedy_tokens_are_the_same_on_two_and_three_workers():
+    source = open_model(MODEL)
+    tokenizer = source.tokenizer()
+    prompt = tokenizer.prompt([{"role": "user", "content": "What is the meaning of life?"}])
+    answers = {}
+    for workers in (1, 2, 3):
+        with start(shard(source.config, workers), source.weights(), max_seq_len=len(prompt) + 40) as engine:
+            answers[workers] = list(engine.generate(prompt, max_tokens=40, stop_ids=tokenizer.stop_ids))
+    assert len(answers[1]) >= 32
+    assert answers[2] == answers[1]
+    assert answers[3] == answers[1]

@@ -12,7 +12,7 @@ from tests.models.mlc_llama import FUNCTIONS, LLAMA_2_7B, LLAMA_2_70B, hand_writ
 from tests.programs import Mlp, Two
 
 LLAMA = LlamaConfig.preset("llama-2-70b")
-METHODS = ("embed", "prefill", "decode", "create_paged_kv_cache")
+METHODS = ("embed", "prefill", "decode", "batch_prefill", "batch_decode", "create_paged_kv_cache")
 MEGATRON = {
     "self_attn.qkv_proj.weight": "[tp:8192|1024|1024, -]",
     "self_attn.o_proj.weight": "[-, tp]",
@@ -33,12 +33,10 @@ def check_megatron(plan, layers):
         moved = [(c.kind, c.bytes) for c in plan.collectives if c.function == function]
         tokens = 64 if function == "prefill" else 1
         sums = [("all_reduce", tokens * LLAMA.hidden_size * 4)] * (2 * layers)
-        if function == "prefill" and moved[2 * layers - 1][0] == "reduce_scatter":
-            sums[-1] = ("reduce_scatter", sums[-1][1])  # only the last token goes on from the last layer: half a sum is enough
         assert moved[: 2 * layers] == sums
-        # after the layers: the last token's norm or hidden state, and its logits
-        assert 1 <= len(moved[2 * layers :]) <= 2
-        assert all(size <= LLAMA.vocab_size * 4 for _, size in moved[2 * layers :])
+        # after the layers: the logits
+        assert [kind for kind, _ in moved[2 * layers :]] == ["all_gather"]
+        assert moved[-1][1] * plan.mesh.size == LLAMA.vocab_size * 4
 
 
 @pytest.mark.parametrize("workers", [2, 4, 8])
