@@ -277,13 +277,24 @@ def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: S
     scratch = relax.BlockBuilder()
     try:
         with scratch.function(name, params):
-            scratch.emit_func_output(scratch.emit(made))
+            result = scratch.emit(made)
+            scratch.emit_func_output(result)
+        if _is_impossible(result.ty):
+            return False
         relax.transform.LegalizeOps()(scratch.finalize())  # type inference does not see all that does not fit
     except Exception:
         return False
     with builder.function(name, params):
         builder.emit_func_output(builder.emit(made))
     return True
+
+
+def _is_impossible(ty: Any) -> bool:
+    """Whether a size has come out negative, as where a window is larger than a shard."""
+    if isinstance(ty, relax.TupleType):
+        return any(_is_impossible(f) for f in ty.fields)
+    sizes = ty.shape.values if isinstance(ty, relax.TensorType) and ty.ndim else ()
+    return any(isinstance(s, tvm.tirx.IntImm) and s.value < 0 for s in sizes)
 
 
 def _raw_program(mod: tvm.IRModule, mesh: Mesh) -> _Program:
