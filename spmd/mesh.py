@@ -33,7 +33,10 @@ class Mesh:
 
     def axis_size(self, *names: str) -> int:
         """The number of workers along the named axes together."""
-        return math.prod(self.axes[self._known(name)] for name in names)
+        total = 1
+        for name in names:
+            total *= self.axes[name] if name in self.axes else self.axes[self._known(name)]
+        return total
 
     def coordinates(self, rank: int) -> dict[str, int]:
         """Where worker `rank` stands along each axis."""

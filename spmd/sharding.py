@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import EllipsisType
 
 from .errors import ShardingError
@@ -39,6 +39,13 @@ class Split:
     axes: tuple[str, ...]
     segments: tuple[Segment, ...]
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.axes, self.segments))
+
     @property
     def size(self) -> int:
         """The global size of the dimension."""
@@ -46,7 +53,10 @@ class Split:
 
     def local_size(self, mesh: Mesh) -> int:
         """The size that each worker holds, padding included."""
-        workers = mesh.axis_size(*self.axes)
+        return self._local_size(mesh.axis_size(*self.axes))
+
+    @lru_cache(maxsize=1 << 14)  # noqa: B019  splits are few, small, and asked for all the time
+    def _local_size(self, workers: int) -> int:
         return sum(s.local(workers) for s in self.segments)
 
     def is_padded(self, mesh: Mesh) -> bool:

@@ -57,7 +57,7 @@ class CallLowering:
             return into.bb.match_cast(taken[0].expr, relax.TensorType(shape, node.outputs[0].dtype)), taken[0].zero
         if not isinstance(call, tvm.ir.Call):
             return into.emit(self._carried_expr(into, call, node, operands)), False
-        form = next((node.rule.forms[f] for f in splits if f in node.rule.forms), None)
+        form = next((node.rule.forms[f] for f in splits if f in node.rule.forms), None) if node.rule.forms else None
         if form is not None:
             context = {
                 "kernel": lambda: self._read(node),

@@ -136,7 +136,8 @@ class FunctionLowering:
     def _kept(self, value: Value) -> Sharding:
         if value.role == "weight":
             return self.plan.params.get(value.name, Sharding(()))
-        return self.plan.values.get(f"{value.function}.{value.name}", Sharding.replicated(len(value.shape)))
+        found = self.plan.values.get(f"{value.function}.{value.name}")
+        return found if found is not None else Sharding.replicated(len(value.shape))
 
     def _hold(self, value: Value, local: Local) -> None:
         self.held[value, local.sharding] = local

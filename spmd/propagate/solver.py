@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Elimination:
             self._add(*_condition(variables, table, self.fixed))
         self._run()
 
-    @property
+    @cached_property
     def choice(self) -> dict[int, int]:
         """A value for each variable."""
         chosen = dict(self.fixed)
