@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ShardingError, nearest
+from ..graph import leaves
 from ..layout import Array, cut
-from ..plan import Leaf, LeafTree, Plan
+from ..plan import Leaf, Plan
 
 
 def weight_leaves(plan: Plan) -> dict[str, Leaf]:
     """Every weight of the plan by name, in parameter order."""
     found: dict[str, Leaf] = {}
 
-    def visit(tree: LeafTree) -> Iterator[Leaf]:
-        if isinstance(tree, Leaf):
-            yield tree
-        else:
-            for part in tree:
-                yield from visit(part)
-
     for signature in plan.functions.values():
         if signature.num_input is not None:
-            for leaf in visit(signature.params[signature.num_input :]):
+            for leaf in leaves(signature.params[signature.num_input :]):
                 if leaf.sharding is not None:
                     found.setdefault(leaf.name, leaf)
     return found
@@ -34,22 +28,22 @@ def partition(plan: Plan, weights: Mapping[str, Array] | Sequence[Array], rank: 
 
     Raises `ShardingError` for a missing, unknown or misshapen weight. Padding is zero.
     """
-    leaves = weight_leaves(plan)
+    wanted = weight_leaves(plan)
     if not isinstance(weights, Mapping):
-        if len(weights) != len(leaves):
+        if len(weights) != len(wanted):
             raise ShardingError(
-                "partition", f"{len(weights)} weights for {len(leaves)} parameters", "Pass one a parameter, or a dict by name."
+                "partition", f"{len(weights)} weights for {len(wanted)} parameters", "Pass one a parameter, or a dict by name."
             )
-        weights = dict(zip(leaves, weights, strict=True))
+        weights = dict(zip(wanted, weights, strict=True))
     for name in weights:
-        if name not in leaves:
-            raise ShardingError("partition", f"the module has no weight {name!r}", nearest(name, leaves))
-    for name, leaf in leaves.items():
+        if name not in wanted:
+            raise ShardingError("partition", f"the module has no weight {name!r}", nearest(name, wanted))
+    for name, leaf in wanted.items():
         if name not in weights:
             raise ShardingError("partition", f"weight {name!r} is missing", nearest(name, weights))
         _check(leaf, weights[name])
     ranks = range(plan.mesh.size) if rank is None else [rank]
-    shards = [{n: cut(weights[n], leaf.sharding, plan.mesh, r) for n, leaf in leaves.items() if leaf.sharding is not None} for r in ranks]
+    shards = [{n: cut(weights[n], leaf.sharding, plan.mesh, r) for n, leaf in wanted.items() if leaf.sharding is not None} for r in ranks]
     return shards if rank is None else shards[0]
 
 
