@@ -58,6 +58,8 @@ class Node:
     outputs: tuple[Value, ...]
     binding: Any
     """The Relax binding that it came from."""
+    call_class: int
+    """Calls of one class differ in their operands only: not in operator, attributes, other arguments, shapes and dtypes."""
     no_rule: str = ""
     """Why it is replicated, when it has no rule."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import tvm
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
     from .function import FunctionLowering, Local
 
 
+@dataclass(frozen=True)
+class _Template:
+    """What calls of one class under one choice have in common: layers repeat, and this is worked out once."""
+
+    form: str | None
+    attrs: Any
+    types: list[Any]
+    replaced: dict[int, Any]
+    """Arguments by number, where the local call has others."""
+
+
 class CallLowering:
     """Makes local calls for all functions of a module; equal kernels are made once."""
 
@@ -32,6 +44,9 @@ class CallLowering:
         self.kernels: dict[tuple[object, ...], Any] = {}
         self.read: dict[tuple[object, ...], CallKernel] = {}
         self.globals: dict[str, Any] = {}
+        self.templates: dict[tuple[object, ...], _Template] = {}
+        self.checked: set[tuple[object, ...]] = set()
+        """Results whose shapes were found to be what the plan says."""
 
     def global_var(self, var: Any) -> Any:
         """The function of the original module that `var` names, carried over as it is."""
@@ -57,22 +72,43 @@ class CallLowering:
             return into.bb.match_cast(taken[0].expr, relax.TensorType(shape, node.outputs[0].dtype)), taken[0].zero
         if not isinstance(call, tvm.ir.Call):
             return into.emit(self._carried_expr(into, call, node, operands)), False
-        form = next((node.rule.forms[f] for f in splits if f in node.rule.forms), None) if node.rule.forms else None
-        if form is not None:
+        key = (node.call_class, choice.splits, choice.inputs, choice.outputs)
+        template = self.templates.get(key)
+        if template is None:
+            template = self.templates[key] = self._template(node, choice, call, splits)
+        if template.form is not None:
             context = {
                 "kernel": lambda: self._read(node),
                 "add_function": self.bb.add_func,
                 "number": lambda expr: into.others.get(expr, expr),
             }
-            return run_form(form.name, into.emit, node, choice, [t.expr for t in taken], self.mesh, **context), False
-        args = self._args(into, node, choice, call, operands)
+            return run_form(template.form, into.emit, node, choice, [t.expr for t in taken], self.mesh, **context), False
+        args = self._args(into, node, choice, operands, template.replaced)
+        op = call.op
+        if isinstance(op, tvm.ir.GlobalVar):
+            op = self.global_var(op)
+        return into.bb.emit(tvm.ir.Call(op, args, template.attrs, template.types), node.name), zero
+
+    def _template(self, node: Node, choice: Choice, call: Any, splits: Mapping[str, Split]) -> _Template:
+        rule = node.rule
+        form = next((rule.forms[f].name for f in splits if f in rule.forms), None)
+        if form is not None:
+            return _Template(form, None, [], {})
+
+        def size(factor: str) -> int:
+            return self._size(rule, splits, factor)
+
         attrs = call.attrs
-        if splits and node.rule.local_attrs is not None:
-            local = node.rule.local_attrs(lambda f: self._size(node.rule, splits, f))
-            attrs = tvm.ir.make_node(attrs.__tvm_ffi_type_info__.type_key, **local)
-        types = [self._local_type(node, choice, t) for t in call.ty_args]
-        op = self.global_var(call.op) if isinstance(call.op, tvm.ir.GlobalVar) else call.op
-        return into.bb.emit(tvm.ir.Call(op, args, attrs, types), node.binding.var.name), zero
+        if splits and rule.local_attrs is not None:
+            attrs = tvm.ir.make_node(attrs.__tvm_ffi_type_info__.type_key, **rule.local_attrs(size))
+        replaced = dict(rule.local_args(size)) if splits and rule.local_args is not None else {}
+        if splits:
+            replaced |= {i: relax.prim_value(self._product(rule, splits, factors)) for i, factors in rule.scalar_args.items()}
+        for i, output in rule.shape_args.items():
+            replaced[i] = relax.ShapeExpr(local_dims(node.outputs[output].dims, choice.outputs[output], self.mesh))
+        if node.op in KERNEL_CALLS:
+            replaced[0] = self._kernel(node, dict(splits))
+        return _Template(None, attrs, [self._local_type(node, choice, t) for t in call.ty_args], replaced)
 
     def _masked(self, into: FunctionLowering, node: Node, splits: Mapping[str, Split], choice: Choice, taken: list[Local]) -> list[Local]:
         """What changes nothing over padding that a reduction would otherwise take in."""
@@ -88,27 +124,18 @@ class CallLowering:
             masked.append(local)
         return masked
 
-    def _args(self, into: FunctionLowering, node: Node, choice: Choice, call: Any, operands: Iterator[Any]) -> list[Any]:
-        rule, splits = node.rule, dict(choice.splits)
+    def _args(self, into: FunctionLowering, node: Node, choice: Choice, operands: Iterator[Any], replaced: Mapping[int, Any]) -> list[Any]:
+        call, rule, splits = node.binding.value, node.rule, dict(choice.splits)
         kernels: Mapping[str, Any] = {}
         if rule.kernels is not None and splits:
             counts = [self._product(rule, splits, factors) for factors in rule.scalar_args.values()]
             where = f"{node.function}: {node.name!r}"
             made = local_kernels(self.source, call, counts[0], counts[1], where, lookup=into.bound.get, attrs=into.source.attrs)
             kernels = {name: self.bb.add_func(func, name) for name, func in made.items()}
-        args: list[Any] = []
-        replaced = rule.local_args(lambda f: self._size(rule, splits, f)) if splits and rule.local_args is not None else {}
-        for i, arg in enumerate(call.args):
-            if i == 0 and node.op in KERNEL_CALLS:
-                args.append(self._kernel(node, splits))
-            elif i in rule.shape_args:
-                dims = local_dims(node.outputs[rule.shape_args[i]].dims, choice.outputs[rule.shape_args[i]], self.mesh)
-                args.append(relax.ShapeExpr(dims))
-            elif splits and i in rule.scalar_args:
-                args.append(relax.prim_value(self._product(rule, splits, rule.scalar_args[i])))
-            else:
-                args.append(replaced[i] if i in replaced else into.substitute(arg, operands, kernels))
-        return args
+        return [
+            replaced[i] if i in replaced else into.substitute(arg, operands, kernels)
+            for i, arg in enumerate(call.args[:])  # a slice is a list, much faster to walk than the container
+        ]
 
     def _size(self, rule: Rule, splits: Mapping[str, Split], factor: str) -> int:
         return splits[factor].local_size(self.mesh) if factor in splits else rule.sizes[factor] or 0
@@ -144,7 +171,7 @@ class CallLowering:
 
         def local(ty: Any) -> Any:
             if isinstance(ty, relax.TupleType):
-                return relax.TupleType([local(f) for f in ty.fields])
+                return relax.TupleType([local(f) for f in ty.fields[:]])
             if isinstance(ty, relax.TensorType):
                 value, sharding = next(outs)
                 return relax.TensorType(local_dims(value.dims, sharding, self.mesh), value.dtype)

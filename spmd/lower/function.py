@@ -19,6 +19,9 @@ from ..sharding import Sharding
 from .calls import CallLowering
 from .reshard import adds_padding, emit_step, local_dims, mask_padding
 
+_NAMES = (tvm.ir.Var, relax.TupleGetItem)
+_LEAVES = (relax.TensorType, relax.AnyType)
+
 
 @dataclass(frozen=True)
 class Local:
@@ -43,7 +46,7 @@ class FunctionLowering:
         """The global shapes of parameters, in the terms of this function."""
         self.fields: dict[Value, tuple[Any, tuple[int, ...]]] = {}
         """Weights in a packed tuple that nothing has used yet."""
-        self.bound = {b.var: b.value for block in source.body.blocks for b in block.bindings if not isinstance(b.value, tvm.ir.Call)}
+        self.bound = {b.var: b.value for block in source.body.blocks for b in block.bindings[:] if not isinstance(b.value, tvm.ir.Call)}
         """Tuples and other names for values, by variable."""
 
     def run(self) -> None:
@@ -193,8 +196,8 @@ class FunctionLowering:
             if value.kind == "object":
                 self._hold(value, Local(expr, sharding, True))
                 continue
-            if not sharding.is_replicated or choice.splits:
-                self._check(node, value, sharding, expr)
+            if choice.splits or not sharding.is_replicated:
+                self._check(node, choice, value, sharding, expr)
             local = Local(expr, sharding, zero or not sharding.is_padded(self.mesh))
             kept = self._kept(value)
             # Whoever uses the value takes it as it is kept, which may be what the user asked for.
@@ -203,17 +206,21 @@ class FunctionLowering:
     def _leaves(self, expr: Any, var: Any) -> Iterator[Any]:
         def visit(expr: Any, ty: Any) -> Iterator[Any]:
             if isinstance(ty, relax.TupleType):
-                for i, field in enumerate(ty.fields):
+                for i, field in enumerate(ty.fields[:]):
                     yield from visit(self.bb.emit(relax.TupleGetItem(expr, i)), field)
-            elif isinstance(ty, relax.TensorType | relax.AnyType):
+            elif isinstance(ty, _LEAVES):
                 yield expr
             else:
                 self.others[var] = expr
 
         yield from visit(expr, var.ty)
 
-    def _check(self, node: Node, value: Value, sharding: Sharding, expr: Any) -> None:
+    def _check(self, node: Node, choice: Choice, value: Value, sharding: Sharding, expr: Any) -> None:
         """The local call must have the local shape that the plan says: a wrong rule is found here, not in a wrong number."""
+        key = (node.call_class, choice.splits, choice.inputs, sharding, node.outputs.index(value))
+        if key in self.calls.checked:
+            return
+        self.calls.checked.add(key)
         wanted = local_dims(value.dims, sharding, self.mesh)
         shape = expr.ty.shape
         if shape is None or (wanted and not tvm_ffi.structural_equal(relax.ShapeExpr(wanted), shape)):
@@ -228,20 +235,24 @@ class FunctionLowering:
 
         `kernels` are GlobalVars of the lowered module by the name of the one that they replace.
         """
-        if isinstance(expr, tvm.ir.Var) and isinstance(self.bound.get(expr), relax.Tuple):
-            expr = self.bound[expr]
+        if isinstance(expr, tvm.ir.Var):
+            bound = self.bound.get(expr)
+            if isinstance(bound, relax.Tuple):
+                expr = bound
+            elif isinstance(expr.ty, relax.TensorType):
+                return next(taken)
         if isinstance(expr, relax.Tuple):
-            return relax.Tuple([self.substitute(f, taken, kernels) for f in expr.fields])
+            return relax.Tuple([self.substitute(f, taken, kernels) for f in expr.fields[:]])
         if isinstance(expr, tvm.ir.GlobalVar):
             return kernels[expr.name_hint] if kernels and expr.name_hint in kernels else self.calls.global_var(expr)
         if isinstance(expr, tvm.ir.GenericConst) and isinstance(expr.ty, relax.TensorType):
             return next(taken)
-        if not isinstance(expr, tvm.ir.Var | relax.TupleGetItem):
+        if not isinstance(expr, _NAMES):
             return expr
 
         def fill(ty: Any) -> Any:
             if isinstance(ty, relax.TupleType):
                 return relax.Tuple([fill(f) for f in ty.fields])
-            return next(taken) if isinstance(ty, relax.TensorType | relax.AnyType) else self._other(expr)
+            return next(taken) if isinstance(ty, _LEAVES) else self._other(expr)
 
         return fill(expr.ty)

@@ -1,9 +1,11 @@
 """The kernels of a paged KV cache for the heads of one worker.
 
 The call that creates a cache passes some 14 kernels with the head counts baked into them. They are not rewritten but made again: what
-TVM's `TIRPagedKVCache` was told is read off the call and its kernels, proven by making every kernel for the global head counts and
-comparing, and only then are the kernels for the local ones made. `mlc.create_paged_kv_cache_generic` passes no kernels and needs nothing
-of this. A FlashInfer cache does: its attention functions are extern, the TIR kernels beside them are those of `TIRPagedKVCache`.
+TVM's `TIRPagedKVCache` was told is read off the call and its kernels, and every kernel is made for the local head counts. That this is
+the same kernel is proven: it differs from the module's in whole numbers alone, each of them scaled as the heads are; or else (tiles may
+hang on head counts), made for the global head counts, it is the module's to the letter. `mlc.create_paged_kv_cache_generic` passes no
+kernels and needs nothing of this. A FlashInfer cache does: its attention functions are extern, the TIR kernels beside them are those of
+`TIRPagedKVCache`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from tvm.relax.frontend.nn.llm.kv_cache import llama_rope_with_position_map
 from tvm.target import Target
 
 from ..errors import ShardingError
-from .kv_cache_call import ARGUMENTS, AS_MADE, COMPACT, HEADS, QUERY, ROTARY, CacheCall, Lookup, Parameters, make_kernels
+from .kv_cache_call import ARGUMENTS, AS_MADE, COMPACT, HEADS, QUERY, ROTARY, CacheCall, Lookup, Parameters, Position, make_kernels
 from .rope_scaling import Scaling, find_rope
 
 # The GPUs that TVM makes kernels of their own for; all others get those of cuda. Their largest block is read off the kernels
@@ -44,7 +46,7 @@ def local_kernels(
     `call` is a call of `vm.builtin.paged_attention_kv_cache_create` with the global head counts; `lookup` gives the value bound to a
     variable among its arguments, or None. `attrs` are those of the function that creates the cache: its `rope_scaling`, a dictionary as
     JSON text, is needed where RoPE is scaled in another way than none, gptj, llama3 or llama4. Attributes that a kernel got since it was
-    made are kept. A second call for the same cache takes milliseconds, the first one 1 to 2 seconds.
+    made are kept. A second call for the same cache takes milliseconds, the first one 0.5 to 2 seconds.
     Raises ShardingError naming the kernel that is not what TVM makes; `where` is the place that it names.
     """
     cache = CacheCall(mod, call, where, lookup or (lambda _: None))
@@ -57,12 +59,14 @@ def local_kernels(
         raise ShardingError(where, what, "Export the module again with the TVM that is installed.")
     heads = (cache.integer(QUERY), cache.integer(HEADS))
     parameters = _with_rope(cache, cache.parameters(), heads, (attrs or {}).get("rope_scaling"))
-    parameters = _with_target(cache, parameters, heads)
-    try:
-        local = make_kernels(parameters, query_heads, kv_heads)
-    except Exception as error:  # its asserts, ValueErrors and parser errors alike
-        what = f"TVM makes no KV cache kernels for {query_heads} query and {kv_heads} KV heads ({_first_line(error)})"
-        raise ShardingError(where, what, "Use fewer workers along this mesh axis.") from error
+    local = _scaled(cache, parameters, heads, (query_heads, kv_heads))
+    if local is None:
+        parameters = _with_target(cache, parameters, heads)
+        try:
+            local = make_kernels(parameters, query_heads, kv_heads)
+        except Exception as error:  # its asserts, ValueErrors and parser errors alike
+            what = f"TVM makes no KV cache kernels for {query_heads} query and {kv_heads} KV heads ({_first_line(error)})"
+            raise ShardingError(where, what, "Use fewer workers along this mesh axis.") from error
     found: dict[str, tirx.PrimFunc] = {}
     for position, (name, kernel) in cache.kernels.items():
         made = _dressed(local[position], kernel)
@@ -97,6 +101,42 @@ def _with_rope(cache: CacheCall, parameters: Parameters, heads: tuple[int, int],
         raise ShardingError(cache.where, what, f"{_ATTRIBUTE} {AS_MADE}")
     scaling, rotary_dim = found
     return replace(parameters, rope_scaling=json.dumps(scaling, sort_keys=True), rotary_dim=rotary_dim)
+
+
+def _scaled(
+    cache: CacheCall, parameters: Parameters, heads: tuple[int, int], local_heads: tuple[int, int]
+) -> dict[Position, tirx.PrimFunc] | None:
+    """The kernels for `local_heads`, where all those of the call are the same but for numbers that are scaled as the heads are."""
+    for target in _targets(_threads(cache.kernel((COMPACT, 0))[1])):
+        try:
+            made = make_kernels(replace(parameters, target=str(target)), *local_heads)
+        except Exception:  # `_with_target` says why
+            continue
+        scales = tuple(zip(heads, local_heads, strict=True))
+        if all(at in made and _same_but_scaled(made[at], kernel, scales) for at, (_, kernel) in cache.kernels.items()):
+            return made
+    return None
+
+
+def _same_but_scaled(made: tirx.PrimFunc, kernel: tirx.PrimFunc, scales: tuple[tuple[int, int], ...]) -> bool:
+    ours, numbers = _without_numbers(_dressed(made, kernel))
+    theirs, global_numbers = _without_numbers(kernel)
+    return (
+        len(numbers) == len(global_numbers)
+        and all(a == b or any(a * q == b * p for p, q in scales) for a, b in zip(global_numbers, numbers, strict=True))
+        and _equal(ours, theirs)
+    )
+
+
+def _without_numbers(kernel: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[int]]:
+    """`kernel` with 0 for every whole number, and these numbers in order."""
+    numbers: list[int] = []
+
+    def forget(number: Any, _: Any) -> Any:
+        numbers.append(int(number))
+        return tirx.IntImm(str(number.ty.dtype), 0)
+
+    return tvm_ffi.structural_mutate(kernel, [(tirx.IntImm, forget)]), numbers
 
 
 def _with_target(cache: CacheCall, parameters: Parameters, heads: tuple[int, int]) -> Parameters:

@@ -46,6 +46,7 @@ class _Builder:
         self.names: dict[str, dict[str, int]] = {}
         self.rules: dict[tuple[object, ...] | None, Rule | str | None] = {}
         self.readings: Readings = {}
+        self.classes: dict[tuple[object, ...], int] = {}
         self.tied: dict[Value, Value] = {}
         self.unknown: set[Value] = set()
         """Temporaries whose shape is known only when the program runs."""
@@ -66,8 +67,9 @@ class _Builder:
         body = func.body
         if not isinstance(body, relax.SeqExpr):
             raise ShardingError(f"function {name!r}", "its body is not normalized", "Run relax.transform.Normalize() on the module first.")
+        # A slice of a container is a list, and much faster to walk than the container: here and in what follows.
         for block in body.blocks:
-            for binding in block.bindings:
+            for binding in block.bindings[:]:
                 env[hash(binding.var)] = self._binding(binding, made, env)
         made.result = self._numbered(self._tree_of(body.body, made, env), body.body.ty, made, "result")
         return made
@@ -118,7 +120,7 @@ class _Builder:
         elif tensor and ty.ndim != 0:
             if unknown:
                 raise ShardingError(f"{function}: value {name!r}", f"its shape is not known ({ty})", "Give it a shape with R.match_cast.")
-            dims = tuple(d if (n := static(d)) is None else n for d in ty.shape.values)
+            dims = tuple(d if (n := static(d)) is None else n for d in ty.shape.values[:])
         dtype = str(ty.dtype) if tensor else ""
         value = Value(name, function, tuple(d if isinstance(d, int) else None for d in dims), dims, dtype, kind, role)
         self.values.append(value)
@@ -131,7 +133,7 @@ class _Builder:
 
         def make(ty: Any, name: str, key: tuple[Any, ...]) -> Tree[Value]:
             if isinstance(ty, relax.TupleType):
-                return tuple(make(f, f"{name}[{i}]", (*key, i)) for i, f in enumerate(ty.fields))
+                return tuple(make(f, f"{name}[{i}]", (*key, i)) for i, f in enumerate(ty.fields[:]))
             if weight:
                 value = self._new(name, function, ty, "weight")
                 shared = self.weights.setdefault((*key, value.shape, value.dtype), value)
@@ -174,7 +176,7 @@ class _Builder:
     def _results(self, var: Any, function: str) -> Tree[Value]:
         def make(ty: Any, name: str) -> Any:
             if isinstance(ty, relax.TupleType):
-                return tuple(make(f, f"{name}[{i}]") for i, f in enumerate(ty.fields))
+                return tuple(make(f, f"{name}[{i}]") for i, f in enumerate(ty.fields[:]))
             return self._new(name, function, ty, "temporary")
 
         return make(var.ty, var.name)
@@ -189,7 +191,7 @@ class _Builder:
         if isinstance(expr, tvm.ir.Var):
             return env.get(hash(expr), ())
         if isinstance(expr, relax.Tuple):
-            return tuple(self._tree_of(f, made, env) for f in expr.fields)
+            return tuple(self._tree_of(f, made, env) for f in expr.fields[:])
         if isinstance(expr, relax.TupleGetItem):
             tree = self._tree_of(expr.tuple_value, made, env)
             assert isinstance(tree, tuple)
@@ -210,7 +212,7 @@ class _Builder:
         if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name in _PACKED:
             return None
         attrs = None if call.attrs is None else tvm_ffi.StructuralKey(call.attrs)
-        args = tuple(map(_argument_key, call.args))
+        args = tuple(map(_argument_key, call.args[:]))
         return (op.name, attrs, args, dtypes, tuple(map(_dims_key, op.input_dims)), tuple(map(_dims_key, op.output_dims)))
 
     def _node(self, binding: Any, made: Function, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> Node:
@@ -251,13 +253,14 @@ class _Builder:
                     "Make the callee private, or inline it.",
                 )
             found = _whole_rule(op)
-        return Node(name, binding.var.name, made.name, found, inputs, outputs, binding, why)
+        number = self.classes.setdefault((key,) if key is not None else (len(self.classes), "alone"), len(self.classes))
+        return Node(name, binding.var.name, made.name, found, inputs, outputs, binding, number, why)
 
 
 def _argument_key(arg: Any) -> object:
     """What a rule can see of an argument: of tensors nothing, as their shapes are there already."""
     if isinstance(arg, relax.Tuple):
-        return tuple(map(_argument_key, arg.fields))
+        return tuple(map(_argument_key, arg.fields[:]))
     if isinstance(arg, tvm.ir.Var | relax.TupleGetItem | tvm.ir.GenericConst):
         return "" if isinstance(arg.ty, relax.TensorType | relax.TupleType) else hash(arg)
     return arg.name_hint if isinstance(arg, tvm.ir.GlobalVar) else tvm_ffi.StructuralKey(arg)
@@ -278,7 +281,7 @@ def _op_name(call: Any) -> str:
 
 def _tensor_args(value: Any) -> Iterable[Any]:
     if isinstance(value, tvm.ir.Call):
-        return value.args
+        return value.args[:]
     if isinstance(value, tvm.ir.Var | relax.Tuple | relax.TupleGetItem):
         return [value]
     return relax.analysis.free_vars(value)

@@ -1,24 +1,19 @@
-"""Placement as an optimum: tables for every (operator strategy, value sharding) pair, solved exactly."""
+"""Placement as an optimum: candidates, the tables over them, the exact solution, and what it means as a `Plan`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ..conversion import conversion
-from ..errors import ShardingError
-from ..expression import Rule
 from ..graph import Graph, Node, Value, map_tree
 from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature
 from ..sharding import Sharding
-from ..strategy import Strategy
-from .candidates import Candidates, find_candidates
-from .cost import INFEASIBLE, Cost
+from .candidates import find_candidates
+from .cost import Cost
+from .problem import Problem
 from .search import Search, Solution
-from .solver import Factor, Table
 
 Held = set[tuple[Value, Sharding]]
 """The shardings in which a function has each value so far."""
@@ -30,76 +25,10 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
     Raises `ShardingError` when the constraints contradict each other.
     """
     candidates = find_candidates(graph, cost.mesh)
-    problem = _Problem(graph, candidates, cost)
+    problem = Problem(graph, candidates, cost)
     solution = Search(problem.sizes, list(problem.groups.values())).run()
-    problem.check_feasible(solution)
+    problem.check_feasible(solution.choice, solution.cost)
     return _report(graph, problem, solution)
-
-
-class _Problem:
-    """Variables: the sharding of each value, then the strategy of each operator."""
-
-    def __init__(self, graph: Graph, candidates: Candidates, cost: Cost) -> None:
-        self.graph, self.candidates, self.cost = graph, candidates, cost
-        self.nodes: list[Node] = [n for f in graph.functions.values() for n in f.nodes]
-        self.values = [v for v in graph.values if candidates.shardings[v]]
-        self.number: dict[Value | Node, int] = {x: i for i, x in enumerate((*self.values, *self.nodes))}
-        self.sizes = [len(candidates.shardings[v]) for v in self.values] + [len(candidates.strategies[n]) for n in self.nodes]
-        self._tables: dict[tuple[Any, ...], Table] = {}
-        self.groups: dict[str, list[Factor]] = {name: [] for name in graph.functions}
-        """The tables of each function."""
-        for node in self.nodes:
-            self._node(node)
-        for function in graph.functions.values():
-            for value, wanted, _ in function.at_end:
-                if wanted is not None:
-                    costs = [self._convert(value, s, wanted) for s in candidates.shardings[value]]
-                    self.groups[function.name].append(((self.number[value],), np.array(costs)))
-
-    def _node(self, node: Node) -> None:
-        strategies = self.candidates.strategies[node]
-        at = self.number[node]
-        factors = self.groups[node.function]
-        factors.append(((at,), self._times(node, strategies)))
-        merged: dict[int, Table] = {}
-        for operands, is_output in ((node.inputs, False), (node.outputs, True)):
-            for i, value in enumerate(operands):
-                v = self.number[value]
-                table = self._edge(node.rule, strategies, i, is_output, value)
-                merged[v] = merged[v] + table if v in merged else table
-        factors += [((at, v), table) for v, table in merged.items()]
-
-    def _times(self, node: Node, strategies: Sequence[Strategy]) -> Table:
-        shapes = tuple(self.cost.shape(v) for v in (*node.inputs, *node.outputs))
-        rule = node.rule
-        key = ("time", tuple(map(id, strategies)), shapes, rule.work, rule.sparse, rule.uncounted, tuple(rule.forms.items()))
-        if key not in self._tables:
-            self._tables[key] = np.array([self.cost.operator(node, s) for s in strategies])
-        return self._tables[key]
-
-    def _edge(self, rule: Rule, strategies: Sequence[Strategy], i: int, is_output: bool, value: Value) -> Table:
-        shardings = self.candidates.shardings[value]
-        key = (tuple(map(id, strategies)), tuple(map(id, shardings)), i, is_output, self.cost.shape(value), value.dtype)
-        if key not in self._tables:
-            rows = [
-                [self._convert(value, s.outputs[i], d) if is_output else self._convert(value, d, s.inputs[i]) for d in shardings]
-                for s in strategies
-            ]
-            self._tables[key] = np.array(rows)
-        return self._tables[key]
-
-    def _convert(self, value: Value, source: Sharding, target: Sharding) -> float:
-        return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target)
-
-    def check_feasible(self, solution: Solution) -> None:
-        if solution.cost < INFEASIBLE:
-            return
-        for variables, table in (f for factors in self.groups.values() for f in factors):
-            if table[tuple(solution.choice[v] for v in variables)] >= INFEASIBLE:
-                names = [f"{x.function}: {x.name!r}" for x in (*self.values, *self.nodes) if self.number[x] in variables]
-                raise ShardingError(
-                    " and ".join(names), "no placement obeys all that is asked of them", "Loosen the specs of the values around them."
-                )
 
 
 def _taken(node: Node, value: Value, kept: Sharding, wanted: Sharding) -> str:
@@ -110,10 +39,10 @@ def _made(node: Node, value: Value, made: Sharding, kept: Sharding) -> str:
     return f"{node.op} makes {value.name!r} as {made}, it is kept as {kept}"
 
 
-def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
+def _report(graph: Graph, problem: Problem, solution: Solution) -> Plan:
     """The solution as a `Plan`."""
     cost, candidates = problem.cost, problem.candidates
-    chosen = {v: candidates.shardings[v][solution.choice.get(problem.number[v], 0)] for v in problem.values}
+    chosen = {v: problem.sharding(v, solution.choice) for v in problem.values}
     choices: dict[str, list[Choice]] = {}
     collectives: list[Collective] = []
     predicted: dict[str, float] = {}
@@ -135,7 +64,7 @@ def _report(graph: Graph, problem: _Problem, solution: Solution) -> Plan:
         choices[name], predicted[name] = [], 0.0
         done: Held = set()
         for node in function.nodes:
-            strategy = candidates.strategies[node][solution.choice[problem.number[node]]]
+            strategy = problem.strategy(node, solution.choice)
             predicted[name] += cost.operator(node, strategy)
             for kind, axis, held in cost.exchanges(node, strategy):
                 collectives.append(Collective(kind, axis, held, name, node.name, f"{node.op} {node.name!r} runs split: {strategy}"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import tvm
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import TensorLoad
 from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
@@ -46,7 +47,7 @@ class CPUSchedules:
         return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
 
     def _schedule(self, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
-        for rule in self.rules:
+        for rule in () if has_narrow_floats(func) else self.rules:
             schedule = attempt(rule, func, target)
             if schedule is not None:
                 bare = schedule.mod["main"].without_attr("global_symbol")
@@ -65,6 +66,18 @@ def attempt(rule: ScheduleRule, func: tirx.PrimFunc, target: Target) -> Schedule
     except REFUSED:
         return None
     return answer[0] if isinstance(answer, list) else answer
+
+
+def has_narrow_floats(func: tirx.PrimFunc) -> bool:
+    """Whether `func` works on floats of 8 bits, whose arithmetic TVM spells out in a way that cannot be vectorized."""
+    found = False
+
+    def see(load: TensorLoad) -> None:
+        nonlocal found
+        found |= "float8" in str(load.ty.dtype)
+
+    tvm_ffi.structural_walk(func.body, (TensorLoad, see))
+    return found
 
 
 def is_scheduled(func: tirx.PrimFunc) -> bool:

@@ -16,7 +16,7 @@ from ..errors import ShardingError
 from ..layout import Array
 from ..mesh import Mesh
 from ..pipeline import ShardedModule, shard
-from ..plan import Leaf, LeafTree, Signature
+from ..plan import Leaf, LeafTree, Plan, Signature
 from ..profile import Profile
 from ..workers import Workers, signatures, workers
 
@@ -26,7 +26,7 @@ Run = Callable[[Workers], Any]
 FREE_LINKS = Profile("free links", flops=1e12, memory_bandwidth=1e12, link_bandwidth=1e18, link_latency=1e-12)
 """Moving data costs next to nothing, so that even tiny programs are split wherever they can be."""
 
-_TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
+_TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2, "float8_e4m3fn": 0.5, "float8_e5m2": 1.0}
 """Largest difference relative to the largest magnitude of a result: what another order of a sum explains."""
 
 
@@ -68,7 +68,7 @@ def assert_equivalent(
         found = simulate(sharded, _every_function(sharded.plan.functions, seed, sizes, traces))
     else:
         expected, found = simulate(mod, run), simulate(sharded, run)
-    different = difference(expected, found, tolerance) or _traffic_difference(sharded, traces)
+    different = difference(expected, found, tolerance) or traffic_difference(sharded.plan, traces)
     assert not different, f"{different}\n{sharded.plan.explain()}"
     return sharded
 
@@ -131,11 +131,11 @@ def _symbols(mod: tvm.IRModule) -> list[str]:
     return list(found)
 
 
-def _traffic_difference(sharded: ShardedModule, traces: Mapping[str, tuple[Record, ...]]) -> str:
+def traffic_difference(plan: Plan, traces: Mapping[str, tuple[Record, ...]]) -> str:
     """How the collectives that ran differ from those of the plan; empty where they are the same to the byte."""
     for function, records in traces.items():
         ran = Counter((r.kind, r.axis, r.bytes, r.value) for r in records)
-        planned = Counter((c.kind, c.axis, c.bytes, c.value) for c in sharded.plan.collectives if c.function == function)
+        planned = Counter((c.kind, c.axis, c.bytes, c.value) for c in plan.collectives if c.function == function)
         if ran != planned:
             extra, lacking = sorted((ran - planned).elements()), sorted((planned - ran).elements())
             return f"function {function!r}: {extra} ran unplanned, {lacking} did not run"

@@ -241,12 +241,25 @@ def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int) -
 
 
 def _terms(array: Array, workers: int, seed: int) -> list[Array]:
+    """Unequal arrays of both signs that add up to `array`."""
     rng = np.random.default_rng(seed)
+    if array.dtype.kind == "b":  # of which a sum is "or"
+        parts = [array & (rng.random(array.shape) < 0.5) for _ in range(workers - 1)]
+        return [*parts, array & ~np.logical_or.reduce(parts)]
+    if array.dtype.itemsize <= 2 and array.dtype.kind not in "iu":  # powers of two times the array: their sum is exact
+        factors = rng.permuted(np.broadcast_to(_factors(workers), (*array.shape, workers)), axis=-1)
+        return [(array.astype("float32") * factors[..., i]).astype(array.dtype) for i in range(workers)]
     parts = [
         (rng.integers(-3, 4, array.shape) if array.dtype.kind in "iu" else rng.normal(0, 2, array.shape)).astype(array.dtype)
         for _ in range(workers - 1)
     ]
     return [*parts, (array - sum(parts, np.zeros_like(array))).astype(array.dtype)]
+
+
+def _factors(workers: int) -> Array:
+    """Powers of two of both signs whose sum is 1: 2 - 1, 4 - 2 - 1, 8 - 4 - 2 - 1."""
+    powers = 2.0 ** np.arange(workers)
+    return np.append(-powers[:-1], powers[-1]).astype("float32")
 
 
 def _verdict(node: Node, strategy: Strategy, status: str, detail: str) -> Verdict:

@@ -19,7 +19,8 @@ def sequence(f: FormContext) -> Any:
     kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
     numbers = [arg.value for arg in f.call.args]
     if f.node.op == "relax.arange":
-        values = np.arange(*numbers, dtype=kind)
+        start, _, step = (np.array(n).astype(kind) for n in numbers)
+        values = start + np.arange(f.split.size).astype(kind) * step
     else:
         size, periodic, alpha, beta = numbers
         places = np.arange(size) * (2 * np.pi / (size if periodic else size - 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...expression import Exchange, Form, Rule
+from .helpers import is_narrow
 from .registry import OpCall, rule
 
 
@@ -33,8 +34,8 @@ def attention(op: OpCall) -> Rule:
     causal, windowed = op.attrs.causal_mask is not None, op.attrs.window_size is not None
     if windowed or (causal and (sizes or not known)):  # masks go by absolute positions
         return op.bind(text, sizes=sizes, whole="d r s t")
-    if sizes:
-        return op.bind(text, sizes=sizes, whole="d r t")
+    if sizes or is_narrow(op):
+        return op.bind(text, sizes=sizes, whole=f"d t{' r' * bool(sizes)}{' s' * causal}")
     exchange = Exchange("all_reduce", "b h s", "float32" if str(op.call.args[0].ty.dtype) in ("float16", "bfloat16") else "")
     forms = {"t": Form("attention_keys", (exchange, exchange), partial="sum")}
     if causal:

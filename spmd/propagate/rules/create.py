@@ -23,7 +23,7 @@ def filled_like(op: OpCall) -> Rule:
 @rule("relax.arange", "relax.hamming_window")
 def sequence(op: OpCall) -> Rule:
     """A number for each place: each worker makes those of its own places, if they are known beforehand."""
-    if None in op.outputs[0] or any(static(arg) is None for arg in op.call.args):
+    if None in op.outputs[0] or not all(isinstance(getattr(arg, "value", None), int | float) for arg in op.call.args):
         return op.bind("-> n", whole="n")
     return op.bind("-> n", forms={"n": Form("sequence")})
 

@@ -49,3 +49,8 @@ def static(value: Any) -> int | None:
 def is_float(op: OpCall) -> bool:
     """Whether the call gives floats."""
     return "float" in str(op.call.ty.dtype)
+
+
+def is_narrow(op: OpCall) -> bool:
+    """Whether the first input holds floats of 8 bits, for which TVM has no roots and no exponentials."""
+    return "float8" in str(op.call.args[0].ty.dtype)

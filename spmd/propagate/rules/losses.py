@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...expression import Exchange, Form, Rule
-from .helpers import is_float, letters
+from .helpers import is_float, letters, whole
 from .registry import OpCall, rule
 
 
@@ -23,6 +23,8 @@ def cross_entropy(op: OpCall) -> Rule:
 @rule("relax.nn.nll_loss")
 def nll_loss(op: OpCall) -> Rule:
     """``-predictions[n, target] * weights[target]``, summed, or divided by the sum of the weights, or as it is."""
+    if not is_float(op):  # a mean of integers would be rounded shard by shard
+        return whole(op)
     prediction, target, weights = _specs(op)
     kept = op.attrs.reduction == "none"
     text = f"{prediction}, {target}{weights} -> {target if kept else ''}"
@@ -34,6 +36,8 @@ def nll_loss(op: OpCall) -> Rule:
 @rule("relax.grad.nll_loss_backward")
 def nll_loss_backward(op: OpCall) -> Rule:
     """The gradient of the predictions: zero but where the target is."""
+    if not is_float(op):
+        return whole(op)
     prediction, target, weights = _specs(op)
     upstream = target if op.attrs.reduction == "none" else ""
     text = f"{upstream}, {prediction}, {target}{weights} -> {prediction}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...expression import Exchange, Form, Rule
-from .helpers import axis_of, is_float, letters
+from .helpers import axis_of, is_float, is_narrow, letters
+from .helpers import whole as nothing_splits
 from .registry import OpCall, rule
 
 _KIND = {"relax.sum": "sum", "relax.max": "max", "relax.min": "min", "relax.prod": "prod"}
@@ -31,11 +32,13 @@ def statistic(op: OpCall) -> Rule:
     """Mean, variance and std of a split dimension reduce one number a row over the workers; the mean is linear."""
     text, reduced, rest = _text(op)
     name = op.name.removeprefix("relax.")
+    if not is_float(op) and (name == "std" or str(op.call.ty.dtype) != "int64"):
+        return nothing_splits(op)  # TVM's kernels give int64, and float32 for std, whatever the type says
     linear = ((0,),) if name == "mean" and is_float(op) else ()
     zero = "all" if linear else ""
     whole = op.bind(text, whole=" ".join(reduced), reduce=None, zero=zero, linear=linear)
-    # The number of elements must be known. TVM's kernels give integers as int64 whatever the type says.
-    if not is_float(op) or any(whole.sizes[f] is None for f in reduced):
+    # The number of elements must be known; a mean of integers rounds.
+    if not is_float(op) or (name == "std" and is_narrow(op)) or any(whole.sizes[f] is None for f in reduced):
         return whole
     one = Exchange("all_reduce", " ".join(rest))
     form = Form(name, (one,) * {"mean": 0, "variance": 1, "std": 2}[name], partial=None if name == "std" else "sum")

@@ -1,0 +1,144 @@
+"""Many programs checked at once: compiled, planned and run as one module, and those that fail made small."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+
+from ..annotate import Specs
+from ..collectives import Record
+from ..mesh import Mesh
+from ..pipeline import shard
+from ..workers import signatures, workers
+from .equivalence import FREE_LINKS, difference, random_arguments, traffic_difference
+from .reduction import Case, smallest
+
+_TARGET = {"kind": "llvm", "opt-level": 0}
+"""Programs run once: LLVM's optimizer would take longer than they do."""
+_TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 0.2}
+"""Largest difference in what a long program gives, relative to the largest magnitude of a result, or to 1 where that is less."""
+_PATIENCE = 60.0
+"""Seconds for making failing programs small."""
+
+
+def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0) -> int:
+    """Check that every program gives what it gives unsharded, and that its collectives are those of its plan; returns how many functions
+    were run.
+
+    Cases with the same mesh are run as one module, for which the names of their functions must differ. Raises `AssertionError` with each
+    kind of failure, and the smallest program found that has it, to be pasted into a test.
+    """
+    cases = list(cases)
+    failed = failures(cases, seed)
+    if failed:
+        texts: list[str] = []
+        kinds: dict[str, tuple[Case, str]] = {}
+        for index, problem in failed.items():
+            kinds.setdefault(kind_of(problem), (cases[index], problem))
+        deadline = time.monotonic() + _PATIENCE
+        for kind, (case, problem) in kinds.items():
+
+            def fails(tried: Sequence[Case], kind: str = kind) -> set[int]:
+                return {i for i, p in failures(tried, seed).items() if kind_of(p) == kind}
+
+            least = smallest(case, fails, deadline)
+            texts.append(f"{failures([least], seed).get(0, problem)}\n{least}")
+        raise AssertionError(f"{len(failed)} of {len(cases)} programs fail, in {len(kinds)} ways\n\n" + "\n\n".join(texts))
+    return sum(len(signatures(case.mod)) for case in cases)
+
+
+def failures(cases: Sequence[Case], seed: int = 0) -> dict[int, str]:
+    """What is wrong, by the number of the case."""
+    groups: dict[Mesh, list[int]] = {}
+    for i, case in enumerate(cases):
+        groups.setdefault(case.mesh, []).append(i)
+    found: dict[int, str] = {}
+    for members in groups.values():
+        found.update({members[i]: text for i, text in _narrowed([cases[i] for i in members], seed).items()})
+    return dict(sorted(found.items()))
+
+
+def kind_of(problem: str) -> str:
+    """The kind of a failure: the error's type, or what differs."""
+    return problem.split(":")[0]
+
+
+def _narrowed(cases: list[Case], seed: int) -> dict[int, str]:
+    """Of one mesh. What cannot be planned or compiled is looked for in halves."""
+    try:
+        return _run(cases, seed)
+    except Exception as error:
+        if len(cases) == 1:
+            return {0: f"{type(error).__name__}: {error}"}
+    half = len(cases) // 2
+    second = _narrowed(cases[half:], seed)
+    return {**_narrowed(cases[:half], seed), **{half + i: text for i, text in second.items()}}
+
+
+def _run(cases: list[Case], seed: int) -> dict[int, str]:
+    merged: dict[Any, Any] = {}
+    owner: dict[str, int] = {}
+    specs: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+    for i, case in enumerate(cases):
+        merged.update(case.mod.functions_items())
+        owner.update(dict.fromkeys(signatures(case.mod), i))
+        specs.update(case.specs)
+        sizes.update(case.sizes)
+    mod = tvm.IRModule(merged)
+    arguments = {name: random_arguments(s.params, name, seed, sizes) for name, s in signatures(mod).items()}
+    try:
+        expected = _Calls(mod).run(arguments)
+    except Exception as error:
+        raise RuntimeError(f"the program itself fails, unsharded: {error}") from error
+    sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes=sizes)
+    traces: dict[str, tuple[Record, ...]] = {}
+    found = _Calls(sharded, traces).run(arguments)
+    wrong: dict[int, str] = {}
+    for name, i in owner.items():
+        problem = f"unsharded {expected.errors[name]}" if name in expected.errors else found.errors.get(name)
+        problem = problem or _difference(expected.results[name], found.results[name])
+        problem = problem or traffic_difference(sharded.plan, {name: traces[name]})
+        if problem:
+            wrong.setdefault(i, problem)
+    return wrong
+
+
+@dataclass
+class _Calls:
+    """Calls of every function of a program, and their errors."""
+
+    program: Any
+    traces: dict[str, tuple[Record, ...]] | None = None
+    results: dict[str, Any] = field(default_factory=dict[str, Any])
+    errors: dict[str, str] = field(default_factory=dict[str, str])
+
+    def run(self, arguments: Mapping[str, Sequence[Any]]) -> _Calls:
+        """Call each function once."""
+        with workers(self.program, target=_TARGET) as w:
+            for name, given in arguments.items():
+                try:
+                    self.results[name] = w[name](*given)
+                except Exception as error:
+                    self.errors[name] = f"{type(error).__name__}: {error}"
+                if self.traces is not None:
+                    self.traces[name] = w.trace()
+        return self
+
+
+def _difference(expected: Any, found: Any, where: str = "result") -> str:
+    """How results differ; floats by what a long program may add up."""
+    if isinstance(expected, tuple):
+        pairs = enumerate(zip(expected, found, strict=True))
+        return next((d for i, (a, b) in pairs if (d := _difference(a, b, f"{where}[{i}]"))), "")
+    values = np.asarray(expected)
+    if values.dtype.name not in _TOLERANCE or not values.size:
+        return difference(expected, found, where=where)
+    finite = np.abs(values[np.isfinite(values)].astype("float64"))
+    largest = float(finite.max()) if finite.size else 1.0
+    return difference(expected, found, _TOLERANCE[values.dtype.name] * max(1.0, 1.0 / max(largest, 1e-30)), where)

@@ -1,0 +1,79 @@
+"""Hypothesis strategies for meshes, specs and random well-typed Relax programs. Needs the extra ``test``.
+
+A program is a module of functions, each a dag of operators over shared values. Numbers stay tame: what grows is made small, and an operator
+whose result jumps where its argument hardly changes (comparisons, argmax and the like) reads only what no rounding has touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from hypothesis import strategies as st
+from tvm import relax
+
+from ...mesh import Mesh
+from ...plan import Leaf, LeafTree, Signature
+from ...sharding import P
+from ...workers import signatures
+from .maker import SYMBOLIC, Draw
+from .write import write
+
+__all__ = ["SIZES", "meshes", "programs", "specs"]
+
+SIZES = {f"n{size}": size for size in SYMBOLIC}
+"""What the symbols of programs stand for: `sizes` of `assert_equivalent`."""
+
+
+@st.composite
+def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = "f") -> tvm.IRModule:
+    """Modules of 1 to `functions` public functions of 1 to about `operators` operators each, and private ones that they call.
+
+    The names of functions and of weights start with `prefix`. A symbolic size is named ``n`` and the number that it stands for.
+    """
+    bb = relax.BlockBuilder()
+    helpers: list[tuple[Any, list[Any]]] = []
+    if draw(st.integers(0, 4)) == 0:
+        types = [p.ty for p in write(draw, bb, f"{prefix}_private", 3, None, [], private=True)]
+        if all(isinstance(t, relax.TensorType) for t in types):
+            helpers.append((next(g for g in bb.get().get_global_vars() if g.name_hint == f"{prefix}_private"), types))
+    weights: list[Any] | None = [] if draw(st.integers(0, 1)) else None
+    for i in range(draw(st.integers(1, functions))):
+        write(draw, bb, f"{prefix}{i}", operators, weights, helpers)
+    return bb.finalize()
+
+
+@st.composite
+def meshes(draw: Draw, most: int = 4) -> Mesh:
+    """Meshes of 2 to `most` workers, along one axis, ``tp``, or two, ``dp`` and ``tp``."""
+    size = draw(st.integers(2, most))
+    tp = draw(st.sampled_from([n for n in range(size, 0, -1) if size % n == 0]))
+    return Mesh(tp=size) if tp == size else Mesh(dp=size // tp, tp=tp)
+
+
+@st.composite
+def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None) -> dict[str, P]:
+    """Specs for some of the parameters and results of a module: a dimension split over ``tp``, or over any axes of `mesh`; or all whole."""
+    axes: list[Any] = list(mesh.axes) if mesh is not None else ["tp"]
+    if len(axes) > 1:
+        axes.append(tuple(axes))
+    found: dict[str, P] = {}
+    for name, signature in signatures(mod).items():
+        for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
+            if leaf.shape and key not in found and draw(st.integers(0, 2)) == 0:
+                at = draw(st.integers(-1, len(leaf.shape) - 1))
+                if at < 0 or isinstance(leaf.shape[at], int):
+                    found[key] = P(*(draw(st.sampled_from(axes)) if d == at else None for d in range(len(leaf.shape))))
+    return found
+
+
+def _parameters(name: str, signature: Signature) -> list[tuple[str, Leaf]]:
+    """Parameters by the name that specs know them by: weights have their own."""
+    inputs = signature.num_input if signature.num_input is not None else len(signature.params)
+    return [(p.name if i >= inputs else f"{name}.{p.name}", p) for i, p in enumerate(signature.params) if isinstance(p, Leaf)]
+
+
+def _results(path: str, tree: LeafTree) -> list[tuple[str, Leaf]]:
+    if isinstance(tree, Leaf):
+        return [(path, tree)]
+    return [pair for i, part in enumerate(tree) for pair in _results(f"{path}[{i}]", part)]

@@ -1,0 +1,74 @@
+"""Branches, calls of private functions, and kernels that no operator names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax, te
+
+from .maker import Maker, dtype_of, is_float, shape_of
+
+op = relax.op
+
+
+def branch(m: Maker, x: Any) -> Any:
+    """One of two, as a number says."""
+    condition = m.pick(lambda v: dtype_of(v) == "bool" and v.ty.ndim == 0)
+    if condition is None:
+        number = m.pick(lambda v: dtype_of(v) == "int32" and shape_of(v) != [])
+        total = op.sum(number) if number is not None else m.parameter([], "int32")
+        condition = m.bb.emit(op.greater(total, m.number(m.integer(0, 8), "int32")))
+        m.read.update({hash(number), hash(condition)})
+    weight = m.like([shape_of(x)[-1], shape_of(x)[-1]], m.dtype)
+    bound = 2 * m.bound(x) * m.bound(weight) * shape_of(x)[-1]
+    return relax.If(condition, op.tanh(op.matmul(x, weight)), m.choose([lambda: op.negative(x), lambda: op.add(x, op.sin(x))])()), bound
+
+
+def call(m: Maker, x: Any) -> Any:
+    """A private function, of `x` where it takes such a value."""
+    if not m.helpers:
+        return None
+    function, types = m.choose(m.helpers)
+    given = [m.like(shape_of(t), dtype_of(t)) for t in types]
+    return function(*given), max(32.0, m.bound(*given))
+
+
+def kernel(m: Maker, x: Any) -> Any:
+    """A call_tir: moves, pieces of arithmetic, sums."""
+    shape = shape_of(x)
+    axis = m.axis(x)
+    size, shift = shape[axis], m.integer(1, 3)
+
+    def at(index: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+        return (*index[:axis], value, *index[axis + 1 :])
+
+    def fold(a: Any) -> Any:
+        k = te.reduce_axis((0, size), name="k")
+        return te.compute((*shape[:axis], *shape[axis + 1 :]), lambda *i: te.sum(a[(*i[:axis], k, *i[axis:])], axis=k))
+
+    def product(a: Any, b: Any) -> Any:
+        k = te.reduce_axis((0, shape[-1]), name="k")
+        return te.compute((*shape[:-1], shape[-1] + shift), lambda *i: te.sum(a[(*i[:-1], k)] * b[i[-1], k], axis=k))
+
+    def centered(a: Any) -> Any:
+        k = te.reduce_axis((0, shape[-1]), name="k")
+        total = te.compute(tuple(shape[:-1]), lambda *i: te.sum(a[(*i, k)], axis=k), name="total")
+        return te.compute(tuple(shape), lambda *i: a[i] - total[i[:-1]] / te.const(size, m.dtype), name="centered")
+
+    options: list[Any] = [
+        lambda: (_kernel(m, lambda a: te.compute(shape, lambda *i: a[at(i, (i[axis] + shift) % size)]), x), m.bound(x)),
+        lambda: (_kernel(m, lambda a: te.compute(shape, lambda *i: a[at(i, size - 1 - i[axis])]), x), m.bound(x)),
+        lambda: (_kernel(m, lambda a: te.compute(at(tuple(shape), size * 2), lambda *i: a[at(i, i[axis] // 2)]), x), m.bound(x)),
+        lambda: (_kernel(m, lambda a: te.compute(shape, lambda *i: a[i] + a[at(i, te.max(i[axis] - shift, 0))]), x), 2 * m.bound(x)),
+        lambda: (_kernel(m, fold, x), size * m.bound(x)),
+    ]
+    if is_float(x) and len(shape) > 1:
+        weight = m.like([shape[-1] + shift, shape[-1]], m.dtype)
+        options.append(lambda: (_kernel(m, product, x, weight), m.bound(x) * m.bound(weight) * shape[-1] ** 0.5))
+        options.append(lambda: (_kernel(m, centered, x), m.bound(x) * (shape[-1] / size + 1)))
+    return m.choose(options)()
+
+
+def _kernel(m: Maker, compute: Any, *args: Any) -> Any:
+    return m.bb.call_te(compute, *args, primfunc_name_hint=f"{m.name}_kernel")
+
