@@ -177,6 +177,10 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
     for name in ("whole", "unread", "uncounted"):
         if isinstance(details.get(name), str):
             details[name] = frozenset(details[name].split())
+    empty = {f for side in bound for spec in side for dim in spec if len(dim) > 1 for piece in dim for f in piece if known[f] == 0}
+    if empty:
+        details["whole"] = frozenset(details.get("whole", ())) | empty
+        bound = [tuple(tuple(_filled(dim, empty) for dim in spec) for spec in side) for side in bound]
     return Rule(bound[0], bound[1], known, **details)
 
 
@@ -258,6 +262,11 @@ def _solve(dims: list[tuple[Dim, Size]], known: dict[str, Size], text: str) -> N
         for piece in dim:
             for f in piece:
                 known.setdefault(f, None)
+
+
+def _filled(dim: Dim, empty: set[str]) -> Dim:
+    """A concatenated dimension without its pieces that hold nothing, which would have to be split with the others."""
+    return tuple(piece for piece in dim if empty.isdisjoint(piece)) or dim[:1]
 
 
 def _broadcast(spec: Spec, shape: Shape, known: Mapping[str, Size]) -> Spec:

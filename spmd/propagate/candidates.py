@@ -51,6 +51,7 @@ class _Search:
         # Layers repeat: equal rules are one object here, and what follows from a rule is worked out once.
         self.rules: dict[tuple[object, ...], Rule] = {}
         self.canonical: dict[Node, Rule] = {}
+        self.of_class: dict[int, Rule] = {}
         self.same: dict[Sharding, Sharding] = {}
         self.strategy: dict[tuple[object, ...], Strategy] = {}
         self.made: dict[tuple[object, ...], Strategy | None] = {}
@@ -91,6 +92,15 @@ class _Search:
                 self.strategies[node] = wanted or self.strategies[node]
 
     def _register(self, node: Node) -> None:
+        self.canonical[node] = self._canonical(node)
+        self.strategies[node] = {}
+        for operands, is_output in ((node.inputs, False), (node.outputs, True)):
+            for i, value in enumerate(operands):
+                self.uses[value].append((node, is_output, i))
+
+    def _canonical(self, node: Node) -> Rule:
+        if node.call_class in self.of_class:
+            return self.of_class[node.call_class]
         rule = node.rule
         key = (
             rule.inputs,
@@ -105,11 +115,7 @@ class _Search:
             rule.neutral,
             tuple(rule.forms.items()),
         )
-        self.canonical[node] = self.rules.setdefault(key, rule)
-        self.strategies[node] = {}
-        for operands, is_output in ((node.inputs, False), (node.outputs, True)):
-            for i, value in enumerate(operands):
-                self.uses[value].append((node, is_output, i))
+        return self.of_class.setdefault(node.call_class, self.rules.setdefault(key, rule))
 
     def _seeds(self, node: Node) -> list[Strategy]:
         rule = self.canonical[node]

@@ -48,6 +48,7 @@ def _report(graph: Graph, problem: Problem, solution: Solution) -> Plan:
     predicted: dict[str, float] = {}
     notes: dict[str, None] = {}
     replicated: dict[str, list[str]] = {}
+    costs: dict[tuple[int, int], tuple[float, list[tuple[str, str, int]]]] = {}
 
     def convert(function: str, value: Value, source: Sharding, target: Sharding, reason: Callable[[], str], done: Held) -> None:
         if source == target or not value.is_tensor or (value, target) in done:
@@ -65,8 +66,12 @@ def _report(graph: Graph, problem: Problem, solution: Solution) -> Plan:
         done: Held = set()
         for node in function.nodes:
             strategy = problem.strategy(node, solution.choice)
-            predicted[name] += cost.operator(node, strategy)
-            for kind, axis, held in cost.exchanges(node, strategy):
+            alike = (node.call_class, id(strategy))
+            if alike not in costs:
+                costs[alike] = (cost.operator(node, strategy), cost.exchanges(node, strategy))
+            time, exchanges = costs[alike]
+            predicted[name] += time
+            for kind, axis, held in exchanges:
                 collectives.append(Collective(kind, axis, held, name, node.name, f"{node.op} {node.name!r} runs split: {strategy}"))
             for value, sharding in zip(node.inputs, strategy.inputs, strict=True):
                 convert(name, value, chosen[value], sharding, partial(_taken, node, value, chosen[value], sharding), done)

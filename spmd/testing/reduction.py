@@ -89,7 +89,7 @@ def _candidates(case: Case) -> Iterator[Case]:
         return
     for name in case.specs:
         yield replace(case, specs={k: v for k, v in case.specs.items() if k != name})
-    if case.mesh != Mesh(tp=2) and all(set(_axes(p)) <= {"tp"} for p in case.specs.values()):
+    if case.mesh.size > 2 and list(case.mesh.axes) == ["tp"]:
         yield replace(case, mesh=Mesh(tp=2))
     plain = inlined(case.mod)
     ((variable, function),) = [
@@ -179,8 +179,3 @@ def _renamed(case: Case, suffix: str) -> Case:
 def _has_weights(mod: tvm.IRModule) -> bool:
     return any(s.num_input is not None for s in signatures(mod).values())
 
-
-def _axes(spec: Any) -> Iterator[str]:
-    for part in spec.entries:
-        if part is not None:
-            yield from (part,) if isinstance(part, str) else part

@@ -34,36 +34,30 @@ def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = 
     bb = relax.BlockBuilder()
     helpers: list[tuple[Any, list[Any]]] = []
     if draw(st.integers(0, 4)) == 0:
-        types = [p.ty for p in write(draw, bb, f"{prefix}_private", 3, None, [], private=True)]
-        if all(isinstance(t, relax.TensorType) for t in types):
-            helpers.append((next(g for g in bb.get().get_global_vars() if g.name_hint == f"{prefix}_private"), types))
+        params = write(draw, bb, f"{prefix}_private", 3, None, [], private=True)
+        if all(isinstance(p.ty, relax.TensorType) for p in params):
+            helpers.append((next(g for g in bb.get().get_global_vars() if g.name_hint == f"{prefix}_private"), params))
     weights: list[Any] | None = [] if draw(st.integers(0, 1)) else None
     for i in range(draw(st.integers(1, functions))):
         write(draw, bb, f"{prefix}{i}", operators, weights, helpers)
     return bb.finalize()
 
 
-@st.composite
-def meshes(draw: Draw, most: int = 4) -> Mesh:
-    """Meshes of 2 to `most` workers, along one axis, ``tp``, or two, ``dp`` and ``tp``."""
-    size = draw(st.integers(2, most))
-    tp = draw(st.sampled_from([n for n in range(size, 0, -1) if size % n == 0]))
-    return Mesh(tp=size) if tp == size else Mesh(dp=size // tp, tp=tp)
+def meshes(most: int = 4) -> st.SearchStrategy[Mesh]:
+    """Meshes of 2 to `most` workers along one axis, ``tp``."""
+    return st.integers(2, most).map(lambda n: Mesh(tp=n))
 
 
 @st.composite
-def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None) -> dict[str, P]:
-    """Specs for some of the parameters and results of a module: a dimension split over ``tp``, or over any axes of `mesh`; or all whole."""
-    axes: list[Any] = list(mesh.axes) if mesh is not None else ["tp"]
-    if len(axes) > 1:
-        axes.append(tuple(axes))
+def specs(draw: Draw, mod: tvm.IRModule) -> dict[str, P]:
+    """Specs for some of the parameters and results of a module: one dimension split over ``tp``, or all whole."""
     found: dict[str, P] = {}
     for name, signature in signatures(mod).items():
         for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and draw(st.integers(0, 2)) == 0:
                 at = draw(st.integers(-1, len(leaf.shape) - 1))
                 if at < 0 or isinstance(leaf.shape[at], int):
-                    found[key] = P(*(draw(st.sampled_from(axes)) if d == at else None for d in range(len(leaf.shape))))
+                    found[key] = P(*("tp" if d == at else None for d in range(len(leaf.shape))))
     return found
 
 

@@ -28,8 +28,8 @@ def call(m: Maker, x: Any) -> Any:
     """A private function, of `x` where it takes such a value."""
     if not m.helpers:
         return None
-    function, types = m.choose(m.helpers)
-    given = [m.like(shape_of(t), dtype_of(t)) for t in types]
+    function, params = m.choose(m.helpers)
+    given = [m.like(shape_of(p), dtype_of(p)) for p in params]
     return function(*given), max(32.0, m.bound(*given))
 
 

@@ -36,7 +36,7 @@ class Maker:
     weights: list[Any] | None = None
     """Parameters that other functions of the program have as weights; None where this one has no weights."""
     helpers: list[tuple[Any, list[Any]]] = field(default_factory=list[tuple[Any, list[Any]]])
-    """Private functions, with their parameters' types."""
+    """Private functions, with their parameters."""
     values: list[Any] = field(default_factory=list[Any])
     params: list[Any] = field(default_factory=list[Any])
     exact: set[int] = field(default_factory=set[int])

@@ -29,7 +29,7 @@ def contraction(m: Maker, x: Any) -> Any:
     """Sums that einsum, outer and linear name."""
     shape = shape_of(x)
     if len(shape) == 1:
-        other = m.pick(lambda v: _is(m, v, 1)) or x
+        other = m.pick(lambda v: _is(m, v, 1))
         return op.outer(x, other), m.bound(x) * m.bound(other)
     if len(shape) == 2:
         text, other = m.choose(
