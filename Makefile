@@ -10,6 +10,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
+PROGRAMS ?= 10000
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 # pyright runs on the node that PyPI carries, never on one that happens to be installed
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
@@ -54,8 +56,9 @@ types: $(READY) ## pyright, strict, on spmd/
 	$(BIN)/pyright
 
 .PHONY: fuzz
-fuzz: $(READY) ## the property tests on many fresh examples
-	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
+fuzz: $(READY) ## 10,000 new random programs, and the property tests on many new examples; PROGRAMS=N SEED=N
+	$(BIN)/python -m pytest -n 2 tests/test_programs.py --programs=$(PROGRAMS) --programs-seed=$(SEED) $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
 
 .PHONY: bench
 bench: $(READY) ## every figure of the README, measured here

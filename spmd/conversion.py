@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .mesh import Mesh
+from .paths import Move, Way, find_path
 from .sharding import Sharding, Split
 
 
@@ -12,8 +14,9 @@ from .sharding import Sharding, Split
 class Step:
     """One move. `source` and `target` are the shardings before and after it.
 
-    `kind` is "slice" (each worker keeps its part, nothing is sent), "all_gather", "all_reduce", "reduce_scatter" or "all_to_all".
-    `dim` is the dimension that is gathered, scattered or sliced, `to_dim` the one that all_to_all splits instead.
+    `kind` is "slice" (each worker keeps its part, nothing is sent), "all_gather", "all_reduce", "reduce_scatter", "all_to_all" or
+    "permute" (whole shards change hands). `axis` is what it runs over, several axes joined by ``+``; `dim` is the dimension that is
+    gathered, scattered or sliced, `to_dim` the one that all_to_all splits instead.
     """
 
     kind: str
@@ -26,48 +29,67 @@ class Step:
 
 
 def conversion(source: Sharding, target: Sharding, mesh: Mesh) -> list[Step] | None:
-    """The steps from `source` to `target`, or None where there is no way (nothing becomes partial).
-
-    Written for shardings over one mesh axis.
-    """
+    """The steps from `source` to `target` that send the least, or None where there is no way (nothing becomes partial)."""
     if source == target:
         return []
-    if target.partial and target.partial != source.partial:
+    found = _steps(source, target, mesh)
+    return None if found is None else list(found)
+
+
+def moved_split(step: Step, dim: int, mesh: Mesh) -> Split:
+    """How the workers that meet in `step` hold dimension `dim` among them, on the side where they split it."""
+    ends = (step.source.dims[dim], step.target.dims[dim])
+    fine = max((s for s in ends if s is not None), key=lambda s: len(s.axes))
+    return fine.inner(len(fine.axes) - len(step.axis.split("+")), mesh)
+
+
+@lru_cache(maxsize=1 << 15)
+def _steps(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Step, ...] | None:
+    if not set(target.partial) <= set(source.partial):
         return None
-    steps: list[Step] = []
-    now = source
-
-    def move(kind: str, axis: str, after: Sharding, dim: int = -1, to_dim: int = -1, reduce: str = "") -> None:
-        nonlocal now
-        steps.append(Step(kind, axis, now, after, dim, to_dim, reduce))
+    ways = tuple(_way(a, b, mesh) for a, b in zip(source.dims, target.dims, strict=True))
+    left = frozenset(axis for axis, _ in target.partial)
+    path = find_path(ways, source.partial, left, tuple(mesh.axes.items()))
+    if path is None:
+        return None
+    kinds, steps, now = dict(source.partial), [], source
+    for move in path:
+        after = _after(now, target, move, mesh)
+        reduce = kinds[move.axes[0]] if move.kind in ("all_reduce", "reduce_scatter") else ""
+        steps.append(Step(move.kind, "+".join(move.axes), now, after, move.dim, move.to_dim, reduce))
         now = after
-
-    for axis, kind in source.partial:
-        into = _split_dim(target, axis)
-        if into is not None and now.dims[into] is None and kind == "sum":
-            move("reduce_scatter", axis, Sharding(_with(now, into, target.dims[into])), into, reduce=kind)
-        else:
-            move("all_reduce", axis, Sharding(now.dims), reduce=kind)
-    for dim, split in enumerate(now.dims):
-        if split is None or split == target.dims[dim]:
-            continue
-        axis = split.axes[0]
-        into = _split_dim(target, axis)
-        if into is not None and into != dim and now.dims[into] is None:
-            dims = list(_with(now, dim, None))
-            dims[into] = target.dims[into]
-            move("all_to_all", axis, Sharding(tuple(dims)), dim, into)
-        else:
-            move("all_gather", axis, Sharding(_with(now, dim, None)), dim)
-    for dim, split in enumerate(target.dims):
-        if split is not None and now.dims[dim] is None:
-            move("slice", split.axes[0], Sharding(_with(now, dim, split)), dim)
-    return steps
+    return tuple(steps)
 
 
-def _split_dim(sharding: Sharding, axis: str) -> int | None:
-    return next((i for i, d in enumerate(sharding.dims) if d is not None and axis in d.axes), None)
+def _way(source: Split | None, target: Split | None, mesh: Mesh) -> Way:
+    here, there = source.axes if source else (), target.axes if target else ()
+    common = 0
+    if source is not None and target is not None:
+        while common < min(len(here), len(there)) and source.outer(common + 1, mesh) == target.outer(common + 1, mesh):
+            common += 1
+    return Way(here, there, common, _alike(source, target, mesh))
 
 
-def _with(sharding: Sharding, dim: int, split: Split | None) -> tuple[Split | None, ...]:
-    return (*sharding.dims[:dim], split, *sharding.dims[dim + 1 :])
+def _alike(source: Split | None, target: Split | None, mesh: Mesh) -> bool:
+    """Whether the shards are the same, whoever holds them."""
+    if source is None or target is None:
+        return source is target
+    a, b = mesh.axis_size(*source.axes), mesh.axis_size(*target.axes)
+    return a == b and [(s.size, s.local(a)) for s in source.segments] == [(s.size, s.local(b)) for s in target.segments]
+
+
+def _after(now: Sharding, target: Sharding, move: Move, mesh: Mesh) -> Sharding:
+    if move.kind == "permute":
+        return target
+    dims = list(now.dims)
+    partial = tuple(p for p in now.partial if move.kind not in ("all_reduce", "reduce_scatter") or p[0] not in move.axes)
+    if move.kind in ("all_gather", "all_to_all"):
+        held = dims[move.dim]
+        assert held is not None
+        dims[move.dim] = held.outer(len(held.axes) - len(move.axes), mesh)
+    if move.kind in ("slice", "reduce_scatter", "all_to_all"):
+        into = move.to_dim if move.kind == "all_to_all" else move.dim
+        held, wanted = dims[into], target.dims[into]
+        assert wanted is not None
+        dims[into] = wanted.outer((len(held.axes) if held else 0) + len(move.axes), mesh)
+    return Sharding(tuple(dims), partial)

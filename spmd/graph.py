@@ -11,6 +11,8 @@ from .sharding import Sharding
 
 T = TypeVar("T")
 Tree = T | tuple["Tree[T]", ...]
+Branch = tuple[tuple[str, bool], ...]
+"""Where something runs: the Ifs around it by name, outermost first, and whether it is the branch for true."""
 
 
 @dataclass(eq=False)
@@ -47,7 +49,9 @@ class Value:
 
 @dataclass(eq=False)
 class Node:
-    """One operator call."""
+    """One operator call. An If is several: one named ``If`` takes the condition, before the nodes of its branches; one named
+    ``join`` for each tensor that it gives, at the end of either branch, takes what that branch gives.
+    """
 
     op: str
     name: str
@@ -62,6 +66,10 @@ class Node:
     """Calls of one class differ in their operands only: not in operator, attributes, other arguments, shapes and dtypes."""
     no_rule: str = ""
     """Why it is replicated, when it has no rule."""
+    branch: Branch = ()
+    """The branches that it stands in."""
+    joined: Tree[Value] | None = None
+    """Of the nodes of an If: all that it gives."""
 
 
 @dataclass(eq=False)

@@ -32,10 +32,14 @@ class Mesh:
         return math.prod(self.axes.values())
 
     def axis_size(self, *names: str) -> int:
-        """The number of workers along the named axes together."""
+        """The number of workers along the named axes together; a name may be several joined by ``+``."""
         total = 1
         for name in names:
-            total *= self.axes[name] if name in self.axes else self.axes[self._known(name)]
+            if name in self.axes:
+                total *= self.axes[name]
+            else:
+                for part in self._parts(name):
+                    total *= self.axes[part]
         return total
 
     def coordinates(self, rank: int) -> dict[str, int]:
@@ -51,22 +55,25 @@ class Mesh:
         """The position of worker `rank` along `axes` taken as one, major first."""
         where, index = self.coordinates(rank), 0
         for name in axes:
-            index = index * self.axes[self._known(name)] + where[name]
+            for part in self._parts(name):
+                index = index * self.axes[part] + where[part]
         return index
 
     def groups(self, axis: str) -> list[list[int]]:
-        """The workers that meet in a collective over `axis`: one list a group, in order along the axis."""
-        self._known(axis)
+        """The workers that meet in a collective over `axis` (or several, ``"dp+tp"``): one list a group, in order along it."""
+        names = self._parts(axis)
         members: dict[tuple[int, ...], list[int]] = {}
         for rank in range(self.size):
             where = self.coordinates(rank)
-            members.setdefault(tuple(i for name, i in where.items() if name != axis), []).append(rank)
-        return list(members.values())
+            members.setdefault(tuple(i for name, i in where.items() if name not in names), []).append(rank)
+        return [sorted(group, key=lambda rank: self.index(rank, names)) for group in members.values()]
 
-    def _known(self, name: str) -> str:
-        if name not in self.axes:
-            raise ShardingError(f"{self}", f"there is no mesh axis {name!r}", f"Its axes are {', '.join(map(repr, self.axes))}.")
-        return name
+    def _parts(self, name: str) -> tuple[str, ...]:
+        parts = tuple(name.split("+"))
+        for part in parts:
+            if part not in self.axes:
+                raise ShardingError(f"{self}", f"there is no mesh axis {part!r}", f"Its axes are {', '.join(map(repr, self.axes))}.")
+        return parts
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mesh) and list(self.axes.items()) == list(other.axes.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,11 @@ class Leaf:
 LeafTree = Leaf | tuple["LeafTree", ...]
 
 
+def _way(branch: tuple[str, bool]) -> str:
+    name, taken = branch
+    return f"the {'true' if taken else 'false'} branch of {name!r}"
+
+
 @dataclass(frozen=True)
 class Signature:
     """The parameters and the result of a function as trees of leaves; parameters from `num_input` on are weights."""
@@ -48,6 +54,24 @@ class Collective:
     """The name of the value that it moves."""
     reason: str
     """Who makes the value how, and who wants it how."""
+    dtype: str = ""
+    """Of what it sends."""
+    reduce: str = ""
+    """The kind of partial that it reduces; empty inside an operator, which knows for itself."""
+    branch: tuple[tuple[str, bool], ...] = ()
+    """The Ifs that it stands in, by name, outermost first, and whether in the branch for true: it runs when they all go that way."""
+
+    @property
+    def is_low_precision(self) -> bool:
+        """Whether it adds up floats of less than 32 bits."""
+        adds = self.kind in ("all_reduce", "reduce_scatter") and self.reduce not in ("max", "min")
+        bits = re.match(r"b?float(\d+)", self.dtype)
+        return adds and bits is not None and int(bits[1]) < 32
+
+    def __str__(self) -> str:
+        held = f"{self.bytes} bytes" + (f" of {self.dtype}" if self.is_low_precision else "")
+        where = ", ".join([self.function, *map(_way, self.branch)])
+        return f"{self.kind} over {self.axis}, {held}, in {where}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -102,11 +126,7 @@ class Plan:
         lines = [f"{name}: {known[name]}"]
         if name in self.reasons:
             lines.append(f"  because {self.reasons[name]}")
-        lines += [
-            f"  {c.kind} over {c.axis}, {c.bytes} bytes, in {c.function}: {c.reason}"
-            for c in self.collectives
-            if name in (c.value, f"{c.function}.{c.value}")
-        ]
+        lines += [f"  {c}" for c in self.collectives if name in (c.value, f"{c.function}.{c.value}")]
         return "\n".join(lines)
 
     def _summary(self) -> str:
@@ -114,11 +134,25 @@ class Plan:
         width = max((len(n) for n in self.params), default=0)
         lines += [f"  {name:{width}}  {sharding}" for name, sharding in self.params.items()]
         for function in self.functions:
-            counts = Counter(c.kind for c in self.collectives if c.function == function)
-            total = sum(c.bytes for c in self.collectives if c.function == function)
-            what = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "no collectives"
-            lines.append(f"{function}: {what}, {total} bytes, {self.predicted[function] * 1e6:.1f} us predicted")
-        return "\n".join(lines + [f"note: {n}" for n in self.notes])
+            inside: dict[tuple[tuple[str, bool], ...], list[Collective]] = {(): []}
+            for c in self.collectives:
+                if c.function == function:
+                    inside.setdefault(c.branch, []).append(c)
+            lines.append(f"{function}: {_counted(inside.pop(()))}, {self.predicted[function] * 1e6:.1f} us predicted")
+            lines += [f"  in {', '.join(map(_way, branch))}: {_counted(found)}" for branch, found in inside.items()]
+        return "\n".join([*lines, *(f"note: {n}" for n in self.notes), *(f"remark: {r}" for r in self.remarks)])
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the reader may want to know, and nobody needs to act on: sums over workers in less than 32 bits."""
+        low: dict[str, list[Collective]] = {}
+        for c in self.collectives:
+            if c.is_low_precision:
+                low.setdefault(c.dtype, []).append(c)
+        return [
+            f"{len(found)} sums over workers are made in {dtype}, first {found[0].value!r} of {found[0].function!r}"
+            for dtype, found in low.items()
+        ]
 
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
@@ -137,3 +171,9 @@ class Plan:
     def load(cls, path: str | Path) -> Plan:
         """Read a plan from a file."""
         return cls.from_json(Path(path).read_text())
+
+
+def _counted(collectives: list[Collective]) -> str:
+    counts = Counter(c.kind for c in collectives)
+    what = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "no collectives"
+    return f"{what}, {sum(c.bytes for c in collectives)} bytes"

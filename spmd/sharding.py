@@ -59,9 +59,30 @@ class Split:
     def _local_size(self, workers: int) -> int:
         return sum(s.local(workers) for s in self.segments)
 
+    @property
+    def axis(self) -> str:
+        """All its axes as one, as a collective over them names it: ``"dp+tp"``."""
+        return self.axes[0] if len(self.axes) == 1 else "+".join(self.axes)
+
     def is_padded(self, mesh: Mesh) -> bool:
         """Whether some worker holds padding."""
         return self.local_size(mesh) * mesh.axis_size(*self.axes) != self.size
+
+    def outer(self, count: int, mesh: Mesh) -> Split | None:
+        """The split over the `count` major axes of which this one is a refinement: what their workers hold together."""
+        if count in (0, len(self.axes)):
+            return self if count else None
+        inner, workers = mesh.axis_size(*self.axes[count:]), mesh.axis_size(*self.axes)
+        segments = tuple(Segment(s.size, max(s.local(workers) * inner, 1)) for s in self.segments)
+        return Split(self.axes[:count], segments).normalized(mesh)
+
+    def inner(self, count: int, mesh: Mesh) -> Split:
+        """The split without its `count` major axes: how their workers split among them what `outer` says that they hold."""
+        outer = self.outer(count, mesh)
+        if outer is None:
+            return self
+        workers = mesh.axis_size(*outer.axes)
+        return Split(self.axes[count:], tuple(Segment(s.local(workers)) for s in outer.segments))
 
     def normalized(self, mesh: Mesh) -> Split:
         """The same placement with the smallest units: where a segment divides evenly, its unit says nothing."""
@@ -193,7 +214,9 @@ class P:
             )
         if sizes and sum(sizes) != size:
             raise ShardingError(where, f"the segments {sizes} of dimension {dim} add up to {sum(sizes)}, and its size is {size}")
-        return Split(axes, tuple(Segment(s) for s in sizes or (size,)))
+        if mesh.size > 1:  # one worker along an axis holds all: such an axis splits nothing
+            axes = tuple(axis for axis in axes if mesh.axes[axis] > 1)
+        return Split(axes, tuple(Segment(s) for s in sizes or (size,))) if axes else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, P) and self.entries == other.entries

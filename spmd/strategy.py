@@ -9,6 +9,9 @@ from .expression import Piece, Rule, Spec
 from .mesh import Mesh
 from .sharding import Segment, Sharding, Split
 
+Terms = Mapping[str, tuple[int, ...]]
+"""Mesh axis -> the inputs, in all of which together the operator is linear, that are partial sums over it."""
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -21,48 +24,55 @@ class Strategy:
     """The inputs taken as partial sums, where the operator is linear in them."""
 
     def __str__(self) -> str:
-        if self.partial_through:
-            return "partial sums in, partial sum out"
-        return ", ".join(f"{f} over {s}" for f, s in self.splits) or "replicate"
+        through = ["partial sums in, partial sum out"] if self.partial_through else []
+        return ", ".join(through + [f"{f} over {s}" for f, s in self.splits]) or "replicate"
 
 
-def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> Strategy | None:
-    """The `Strategy` that splits these factors, or None where some tensor cannot be held that way."""
-    if any(f in rule.whole for f in splits):
+def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh, terms: Terms | None = None) -> Strategy | None:
+    """The `Strategy` that splits these factors and lets these partial sums through, or None where some tensor cannot be held that way."""
+    terms = terms or {}
+    if any(f in rule.whole for f in splits) or not _apart(rule, splits, terms):
         return None
-    kinds: dict[str, str] = {}
+    kinds: dict[str, str] = dict.fromkeys(terms, "sum")
+    formed = next((f for f in splits if f in rule.forms), None)
     for f, split in splits.items():
         form = rule.forms.get(f)
         if form is not None:
-            # A form is written for one split factor, and those that go with it.
-            alone = set(splits) <= {f, *form.together}
-            if not alone or (form.ordered and len(split.segments) > 1) or (not form.padded and split.is_padded(mesh)):
+            if terms or (form.ordered and len(split.segments) > 1) or (not form.padded and split.is_padded(mesh)):
                 return None
             kind = form.partial
         elif f in rule.reduced:
-            if rule.reduce is None or (split.is_padded(mesh) and not _summable(rule, f)):
+            if rule.reduce is None or (terms and rule.reduce != "sum") or (split.is_padded(mesh) and not _summable(rule, f)):
                 return None
             kind = rule.reduce
         else:
             continue
         if kind is not None:
             kinds.update(dict.fromkeys(split.axes, kind))
+    if formed is not None and not _beside_form(rule, formed, splits):
+        return None
     inputs = [_place(spec, rule, splits, mesh) for spec in rule.inputs]
     outputs = [_place(spec, rule, splits, mesh) for spec in rule.outputs]
-    partial = tuple(kinds.items())
-    found_in, found_out = [], []
-    for found, sharding in [(found_in, s) for s in inputs] + [(found_out, s) for s in outputs]:
-        if sharding is None:
+    partial = tuple((axis, kinds[axis]) for axis in mesh.axes if axis in kinds)
+    found_in: list[Sharding] = []
+    for i, dims in enumerate(inputs):
+        if dims is None:
             return None
-        found.append(sharding)
-    return Strategy(tuple(sorted(splits.items())), tuple(found_in), tuple(Sharding(s.dims, partial) for s in found_out))
+        found_in.append(Sharding(dims, tuple((axis, "sum") for axis in mesh.axes if i in terms.get(axis, ()))))
+    found_out: list[Sharding] = []
+    for dims in outputs:
+        if dims is None:
+            return None
+        found_out.append(Sharding(dims, partial))
+    through = tuple(sorted({i for given in terms.values() for i in given}))
+    return Strategy(tuple(sorted(splits.items())), tuple(found_in), tuple(found_out), through)
 
 
-def partial_strategy(rule: Rule, inputs: tuple[int, ...], axis: str) -> Strategy:
+def partial_strategy(rule: Rule, inputs: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> Strategy:
     """Partial sums in at the linear `inputs`, a partial sum out, all else replicated."""
-    whole = [Sharding.replicated(len(s)) for s in rule.inputs]
-    partial = tuple(Sharding(s.dims, ((axis, "sum"),)) if i in inputs else s for i, s in enumerate(whole))
-    return Strategy((), partial, tuple(Sharding((None,) * len(s), ((axis, "sum"),)) for s in rule.outputs), inputs)
+    found = strategy_of(rule, {}, mesh, dict.fromkeys(axes, inputs))
+    assert found is not None
+    return found
 
 
 def replicate(rule: Rule) -> Strategy:
@@ -84,8 +94,8 @@ def splits_from(spec: Spec, sharding: Sharding, rule: Rule, mesh: Mesh) -> dict[
                 taken.append(segments.pop(0))
             if total is None or sum(s.size for s in taken) != total:
                 return None
-            factor = _factor_split(piece, tuple(taken), split.axes, rule, mesh)
-            if factor is None or found.setdefault(factor[0], factor[1]) != factor[1]:
+            factors = _factor_splits(piece, tuple(taken), split.axes, rule, mesh)
+            if factors is None or any(found.setdefault(f, s) != s for f, s in factors.items()):
                 return None
     return found
 
@@ -102,7 +112,26 @@ def complete(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> dict[str, S
     return full
 
 
-def _place(spec: Spec, rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> Sharding | None:
+def _apart(rule: Rule, splits: Mapping[str, Split], terms: Terms) -> bool:
+    """Whether each mesh axis does one thing: only factors that are split together share one."""
+    used: dict[str, int] = dict.fromkeys(terms, -1)
+    if not used and len({split.axes for split in splits.values()}) <= 1 and len(splits) <= 1:
+        return True
+    groups = {f: number for number, group in enumerate(rule.joint()) for f in group}
+    return all(used.setdefault(axis, groups[f]) == groups[f] for f, split in splits.items() for axis in split.axes)
+
+
+def _beside_form(rule: Rule, formed: str, splits: Mapping[str, Split]) -> bool:
+    """Whether what is split beside a form's factor is only repeated by it: dimensions of all results, none with a form of its own."""
+    own = (formed, *rule.forms[formed].together)
+    others = [f for f in splits if f not in own]
+    held = [{f for dim in spec for piece in dim for f in piece} for spec in rule.outputs]
+    pieces = [piece for spec in (*rule.inputs, *rule.outputs) for dim in spec for piece in dim]
+    merged = any(f in piece and g in piece for piece in pieces for f in own for g in others)
+    return not merged and all(f not in rule.forms and all(f in factors for factors in held) for f in others)
+
+
+def _place(spec: Spec, rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> tuple[Split | None, ...] | None:
     dims: list[Split | None] = []
     used: list[str] = []
     for dim in spec:
@@ -112,25 +141,43 @@ def _place(spec: Spec, rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> S
         segments: list[Segment] = []
         axes: tuple[str, ...] | None = None
         for piece in dim:
-            here = [f for f in piece if f in splits]
-            if len(here) != 1 or piece.count(here[0]) != 1:
-                return None
-            split, at = splits[here[0]], piece.index(here[0])
-            before, after = _product(piece[:at], rule), _product(piece[at + 1 :], rule)
-            if before is None or after is None or axes not in (None, split.axes):
+            split = _piece_split(piece, rule, splits, mesh)
+            if split is None or axes not in (None, split.axes):
                 return None
             axes = split.axes
-            segments += [Segment(s.size * after, s.unit * after) for s in split.segments] * before
+            segments += split.segments
         assert axes is not None
         if any(a in used for a in axes):
             return None
         used += axes
         dims.append(Split(axes, tuple(segments)).normalized(mesh))
-    return Sharding(tuple(dims))
+    return tuple(dims)
 
 
-def _factor_split(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, ...], rule: Rule, mesh: Mesh) -> tuple[str, Split] | None:
-    """Which factor of a merged dimension these segments split, and how."""
+def _piece_split(piece: Piece, rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> Split | None:
+    """How a merged dimension is split by its factors."""
+    here = [f for f in piece if f in splits]
+    if not here or any(piece.count(f) != 1 for f in here):
+        return None
+    first, last = piece.index(here[0]), piece.index(here[-1])
+    if len(here) > 1:
+        # Several factors split one dimension only where every worker holds one element of each but the last.
+        for f in piece[first:last]:
+            whole = Split(splits[f].axes, (Segment(rule.sizes[f] or 0),)) if f in splits else None
+            if rule.sizes[f] != 1 and (whole is None or splits[f] != whole or mesh.axis_size(*whole.axes) != rule.sizes[f]):
+                return None
+        if len(splits[here[-1]].segments) > 1 or splits[here[-1]].is_padded(mesh):
+            return None
+    before, between, after = _product(piece[:first], rule), _product(piece[first:last], rule), _product(piece[last + 1 :], rule)
+    if before is None or between is None or after is None:
+        return None
+    major = 1 if len(here) == 1 else between
+    own = [Segment(s.size * major * after, s.unit * after) for s in splits[here[-1]].segments]
+    return Split(tuple(a for f in here for a in splits[f].axes), tuple(own * before))
+
+
+def _factor_splits(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, ...], rule: Rule, mesh: Mesh) -> dict[str, Split] | None:
+    """Which factors of a merged dimension these segments split, and how."""
     workers = mesh.axis_size(*axes)
     for at, factor in enumerate(piece):
         before, after = _product(piece[:at], rule), _product(piece[at + 1 :], rule)
@@ -147,7 +194,21 @@ def _factor_split(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, 
                 break
             inner.append(Segment(s.size // after, s.unit // after if s.unit > 1 else 1))
         else:
-            return factor, Split(axes, tuple(inner)).normalized(mesh)
+            return {factor: Split(axes, tuple(inner)).normalized(mesh)}
+    return _over_several(piece, segments, axes, rule, mesh)
+
+
+def _over_several(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, ...], rule: Rule, mesh: Mesh) -> dict[str, Split] | None:
+    """The major factor takes the major axes, if there are as many workers along them as it has elements, and the rest the others."""
+    piece = piece[next((i for i, f in enumerate(piece) if rule.sizes[f] != 1), len(piece)) :]
+    size = rule.sizes[piece[0]] if len(piece) > 1 else None
+    if size is None or len(segments) != 1 or segments[0].size % mesh.axis_size(*axes):
+        return None
+    for cut in range(1, len(axes)):
+        if size == mesh.axis_size(*axes[:cut]):
+            rest = _factor_splits(piece[1:], (Segment(segments[0].size // size),), axes[cut:], rule, mesh)
+            if rest is not None:
+                return {piece[0]: Split(axes[:cut], (Segment(size),)), **rest}
     return None
 
 

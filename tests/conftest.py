@@ -1,6 +1,7 @@
 """Hypothesis profiles: `ci` repeats the same examples, `fuzz` looks for new ones.
 
-Choose with `--hypothesis-profile=fuzz` or `HYPOTHESIS_PROFILE=fuzz`; `ci` otherwise.
+Choose with `--hypothesis-profile=fuzz` or `HYPOTHESIS_PROFILE=fuzz`; `ci` otherwise. How many random programs `test_programs.py` runs,
+and from which seed on, are options of pytest.
 """
 
 import os
@@ -24,3 +25,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--programs", type=int, default=1000, help="how many random programs test_programs.py runs")
+    parser.addoption("--programs-seed", type=int, default=0, help="the first seed of their slices")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many random programs ran."""
+    passed = [dict(report.user_properties) for report in terminalreporter.getreports("passed")]
+    if total := sum(found.get("programs", 0) for found in passed):
+        functions = sum(found.get("functions", 0) for found in passed)
+        terminalreporter.write_line(f"{total:,} random programs ran, of {functions:,} functions: all as they are unsharded")

@@ -3,6 +3,7 @@
 import pytest
 import tvm
 import tvm_ffi
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -129,3 +130,20 @@ def test_a_packed_function_without_a_rule_is_replicated_with_a_note():
     sharded = assert_equivalent(Packed, 2)
     for name in ("test.scaled_product", "test.halved", "test.doubled_in_place"):
         assert any(f"{name} has no rule" in note for note in sharded.plan.notes)
+
+
+def test_a_claim_about_a_shape_that_is_no_tensor():
+    """A match_cast of what shape_of gives names the sizes of a tensor; one of a tuple is about several tensors."""
+    builder, x, y = relax.BlockBuilder(), *(relax.Var(n, relax.TensorType((5, 4), "float32")) for n in "xy")
+    rows, columns = (tvm.tirx.Var(n, "int64") for n in ("rows", "columns"))
+    with builder.function("named", [x]):
+        builder.match_cast(builder.emit(relax.op.shape_of(x)), relax.ShapeType([rows, columns]))
+        ones = builder.emit(relax.op.broadcast_to(relax.const(1.0, "float32"), relax.ShapeExpr([columns, rows])))
+        builder.emit_func_output(relax.Tuple([builder.emit(relax.op.exp(x)), ones]))
+    x, y = (relax.Var(n, relax.TensorType((5, 4), "float32")) for n in "xy")
+    with builder.function("both", [x, y]):
+        pair = builder.match_cast(relax.Tuple([x, y]), relax.TupleType([x.ty, y.ty]))
+        parts = [builder.emit(relax.TupleGetItem(pair, i)) for i in range(2)]
+        builder.emit_func_output(builder.emit(relax.op.add(*parts)))
+    sharded = assert_equivalent(builder.finalize(), 2, {"named.x": P("tp", None)})
+    assert str(sharded.plan.values["named.x"]) == "[tp, -]"

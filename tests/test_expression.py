@@ -87,3 +87,11 @@ def test_details_are_kept_and_whole_is_split_into_words():
 def test_what_cannot_be_read_is_refused(text, inputs, outputs, message):
     with pytest.raises(ShardingError, match=message):
         bind(text, inputs, outputs)
+
+
+def test_a_piece_that_holds_nothing_does_not_split_with_its_neighbours():
+    """Of nothing and three rows, only the three rows are split; the nothing stays whole."""
+    rule = bind("p m, q m -> [p q] m", [(0, 5), (3, 5)], [(3, 5)])
+    assert rule.outputs == (((("q",),), (("m",),)),)
+    assert rule.whole == {"p"}
+    assert rule.joint() == [("q",), ("m",), ("p",)]

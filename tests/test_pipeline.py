@@ -78,11 +78,6 @@ def test_sizes_and_profile_move_the_prediction():
     assert spmd.plan(Two, 2, sizes={"n": 4096}).predicted["second"] > spmd.plan(Two, 2, sizes={"n": 1}).predicted["second"]
 
 
-def test_a_mesh_of_two_axes_is_refused():
-    with pytest.raises(ShardingError, match=r"it has 2 axes, and the planner takes one\. Use Mesh\(tp=N\)"):
-        spmd.shard(Mlp, Mesh(dp=2, tp=2))
-
-
 SCRIPT = """
 import spmd
 from tests.models.mlc_llama import TINY, mlc_llama

@@ -1,13 +1,48 @@
-"""Random programs with random specs on random meshes give what they give unsharded."""
+"""Random programs with random specs on random meshes give what they give unsharded.
 
-from hypothesis import given
+A slice of programs is drawn, then run as few modules, one for each number of workers; what fails is made small by
+`spmd.testing.reduction`, not by Hypothesis, which draws only. `make fuzz` runs 10,000 new ones.
+"""
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from spmd.testing import assert_equivalent
-from spmd.testing.programs import meshes, programs, specs
+from spmd.testing import Case, assert_all_equivalent
+from spmd.testing.programs import SIZES, meshes, programs, specs
+
+ONE_SLICE = 500
 
 
-@given(st.data())
-def test_random_programs(data):
-    mod = data.draw(programs())
-    assert_equivalent(mod, data.draw(meshes()), data.draw(specs(mod)), tolerance=1e-9)
+def drawn(number, count):
+    """`count` programs of one or two functions, always the same for the same number."""
+    cases = []
+
+    @seed(number)
+    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def draw(data):
+        large = data.draw(st.integers(0, 9)) == 0
+        mod = data.draw(programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_"))
+        mesh = data.draw(meshes(6))
+        cases.append(Case(mod, mesh, data.draw(specs(mod, mesh)), SIZES))
+
+    draw()
+    return cases
+
+
+def pytest_generate_tests(metafunc):
+    """Slices of the programs that are asked for. The seed is in the name of the test, to run one of them again."""
+    if "slice_seed" in metafunc.fixturenames:
+        count, first = metafunc.config.getoption("programs"), metafunc.config.getoption("programs_seed")
+        slices = [ONE_SLICE] * (count // ONE_SLICE) + [count % ONE_SLICE] * (count % ONE_SLICE > 0)
+        metafunc.parametrize(("slice_seed", "count"), [(first + i, size) for i, size in enumerate(slices)])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_random_programs(slice_seed, count, record_property):
+    cases = drawn(slice_seed, count)
+    functions = assert_all_equivalent(cases, seed=slice_seed)
+    record_property("programs", len(cases))
+    record_property("functions", functions)

@@ -112,7 +112,7 @@ def test_a_strategy_is_found_again_from_each_of_its_shardings(a, b, c, workers, 
 
 
 def test_partial_sums_pass_through_what_is_linear():
-    strategy = partial_strategy(MATMUL, (0,), "tp")
+    strategy = partial_strategy(MATMUL, (0,), ("tp",), MESH)
     assert text(strategy) == ["[-, -] sum@tp", "[-, -]", "[-, -] sum@tp"]
     assert str(strategy) == "partial sums in, partial sum out"
 

@@ -45,15 +45,15 @@ class Record:
 class Communicator(ABC):
     """One worker's end of every collective. A backend is a subclass; a test of it is `tests/collectives/test_backends.py`.
 
-    The seven operations take the tensor of this worker, write the result into `out`, and have what their namesakes in
-    `spmd.collectives.dialect` say as meaning. `value` names what is moved, for errors. An operation returns when `out`
-    may be read and `x` overwritten by what comes next (on a GPU: in the order of the stream), and raises
+    The seven operations take the tensor of this worker and a mesh axis (or several joined, ``"dp+tp"``, the first one major),
+    write the result into `out`, and have what their namesakes in `spmd.collectives.dialect` say as meaning. `value` names what is
+    moved, for errors. An operation returns when `out` may be read and `x` overwritten by what comes next (on a GPU: in the order
+    of the stream), and raises
     `CollectiveError` for every worker when they cannot all complete it.
     """
 
     def __init__(self, mesh: Mesh, rank: int) -> None:
         self.mesh, self.rank = mesh, rank
-        self.where = mesh.coordinates(rank)
         self.calls: list[tuple[Any, ...]] = []
 
     @abstractmethod
@@ -82,7 +82,7 @@ class Communicator(ABC):
 
     def axis_index(self, axis: str, out: Tensor) -> None:
         """Write this worker's position along `axis`: nothing is communicated."""
-        out.copyfrom(self.where[axis])
+        out.copyfrom(self.mesh.index(self.rank, (axis,)))
 
     @abstractmethod
     def abort(self, why: str) -> None:
@@ -166,9 +166,10 @@ def _communicator(name: str, axis: str, workers: int) -> Communicator:
     if communicator is None:
         way_out = 'A program with R.spmd operators runs in workers: with spmd.workers(sharded) as w: w["main"](...).'
         raise CollectiveError(f"spmd.{name}: this thread is no worker. {way_out}")
-    if communicator.mesh.axes.get(axis) != workers:
+    mesh = communicator.mesh
+    if any(part not in mesh.axes for part in axis.split("+")) or mesh.axis_size(axis) != workers:
         what = f"spmd.{name} over mesh axis {axis!r} of {workers} workers"
-        raise CollectiveError(f"{what}: these workers are {communicator.mesh}. Start workers with the program's mesh.")
+        raise CollectiveError(f"{what}: these workers are {mesh}. Start workers with the program's mesh.")
     return communicator
 
 

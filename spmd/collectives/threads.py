@@ -42,12 +42,22 @@ class ThreadBackend(Backend):
 
     def __init__(self, mesh: Mesh, timeout: float) -> None:
         super().__init__(mesh, timeout)
-        self.groups = [_Group(axis, ranks) for axis in mesh.axes for ranks in mesh.groups(axis)]
+        self.groups: list[_Group] = []
+        self._group_of: dict[tuple[str, int], _Group] = {}
         self.lock = threading.Lock()
         self.gates = [threading.Lock() for _ in range(mesh.size)]  # held, but when its worker may go on
         for gate in self.gates:
             gate.acquire()
         self.begin()
+
+    def group(self, axis: str, rank: int) -> _Group:
+        """The group of worker `rank` over `axis`, made when the first of the axis asks."""
+        with self.lock:
+            if (axis, rank) not in self._group_of:
+                for ranks in self.mesh.groups(axis):
+                    self.groups.append(_Group(axis, ranks))
+                    self._group_of.update({(axis, member): self.groups[-1] for member in ranks})
+            return self._group_of[axis, rank]
 
     def communicator(self, rank: int) -> Communicator:
         """The communicator of worker `rank`."""
@@ -146,7 +156,7 @@ class ThreadCommunicator(Communicator):
     def __init__(self, backend: ThreadBackend, rank: int) -> None:
         super().__init__(backend.mesh, rank)
         self._backend = backend
-        self._groups = {group.axis: group for group in backend.groups if rank in group.ranks}
+        self._groups: dict[str, _Group] = {}
 
     def all_reduce(self, x: Tensor, axis: str, kind: str, value: str, out: Tensor) -> None:
         """See `Communicator`."""
@@ -183,4 +193,7 @@ class ThreadCommunicator(Communicator):
     def _meet(self, op: str, x: Tensor, axis: str, own: tuple[Any, ...], value: str, out: Tensor) -> None:
         source = view(x)
         call = _Call((op, axis, own, value, source.shape, source.dtype), source, view(out))
-        self._backend.meet(self.rank, self._groups[axis], call)
+        group = self._groups.get(axis)
+        if group is None:
+            group = self._groups[axis] = self._backend.group(axis, self.rank)
+        self._backend.meet(self.rank, group, call)

@@ -67,6 +67,8 @@ class CallLowering:
         operands = iter([t.expr for t in taken])
         if node.op == "relax.spmd.hint":
             return taken[0].expr, taken[0].zero
+        if isinstance(binding, relax.MatchCast) and not (len(node.inputs) == len(node.outputs) == 1):  # of a shape, or of a tuple
+            return into.bb.match_cast(into.substitute(binding.value, operands), binding.ty), False
         if isinstance(binding, relax.MatchCast):
             shape = local_dims(node.outputs[0].dims, choice.outputs[0], self.mesh)
             return into.bb.match_cast(taken[0].expr, relax.TensorType(shape, node.outputs[0].dtype)), taken[0].zero

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
 import tvm_ffi
 from tvm import relax
 
 from ..conversion import conversion
 from ..errors import ShardingError
-from ..graph import Function, Node, Tree, Value
+from ..graph import Branch, Function, Node, Tree, Value, leaves
 from ..mesh import Mesh
-from ..plan import Choice, Leaf, LeafTree, Plan
+from ..plan import Choice, Plan
 from ..sharding import Sharding
+from .branch import Steps, emit_if, is_dataflow
 from .calls import CallLowering
-from .reshard import adds_padding, emit_step, local_dims, mask_padding
-
-_NAMES = (tvm.ir.Var, relax.TupleGetItem)
-_LEAVES = (relax.TensorType, relax.AnyType)
+from .reshard import brings_zeros, emit_step, local_dims, mask_padding
+from .translation import Translation
 
 
 @dataclass(frozen=True)
@@ -32,30 +31,26 @@ class Local:
     zero: bool
 
 
-class FunctionLowering:
+class FunctionLowering(Translation):
     """Lowers one function into `builder`; `calls` makes the local call of each operator."""
 
     def __init__(self, builder: relax.BlockBuilder, function: Function, source: relax.Function, plan: Plan, calls: CallLowering) -> None:
-        self.bb, self.function, self.source, self.plan, self.calls = builder, function, source, plan, calls
+        super().__init__(builder, function.name, source, calls)
+        self.function, self.source, self.plan = function, source, plan
         self.mesh: Mesh = plan.mesh
-        self.held: dict[tuple[Value, Sharding], Local] = {}
-        self.kept: dict[Value, Sharding] = {}
-        self.others: dict[Any, Any] = {}
-        """Shapes and numbers: the original variable -> the local one."""
+        self.held: MutableMapping[tuple[Value, Sharding], Local] = {}
+        self.kept: MutableMapping[Value, Sharding] = {}
         self.dims: dict[Value, tuple[Any, ...]] = {}
         """The global shapes of parameters, in the terms of this function."""
         self.fields: dict[Value, tuple[Any, tuple[int, ...]]] = {}
         """Weights in a packed tuple that nothing has used yet."""
-        self.bound = {b.var: b.value for block in source.body.blocks for b in block.bindings[:] if not isinstance(b.value, tvm.ir.Call)}
-        """Tuples and other names for values, by variable."""
 
     def run(self) -> None:
         """Emit the function."""
         params = [self._param(p, tree) for p, tree in zip(self.source.params, self.function.params, strict=True)]
         attrs = {k: v for k, v in self.source.attrs.items() if k != "global_symbol"}
-        pure = all(isinstance(b, relax.DataflowBlock) for b in self.source.body.blocks)
         with self.bb.function(self.function.name, params, attrs=attrs, pure=bool(self.source.is_pure)):
-            if pure:
+            if is_dataflow(self.source.body):
                 with self.bb.dataflow():
                     result = self.bb.emit_output(self._body())
             else:
@@ -63,50 +58,38 @@ class FunctionLowering:
             self.bb.emit_func_output(result)
 
     def _body(self) -> Any:
-        choices = self.plan.choices[self.function.name]
-        for node, choice in zip(self.function.nodes, choices, strict=True):
-            self._node(node, choice)
+        steps: Steps = deque(zip(self.function.nodes, self.plan.choices[self.function.name], strict=True))
+        self.run_branch(steps, ())
+        made, outputs = self.function.result, self.plan.functions[self.function.name].outputs
+        assert made is not None
+        ends = iter([end for value, end in zip(leaves(made), leaves(outputs), strict=True) if value.kind != "other"])
 
-        def result(tree: Tree[Value], end: LeafTree, expr: Any) -> Any:
-            if isinstance(tree, tuple) and isinstance(end, tuple):
-                expr = self._unbound(expr)
-                parts = expr.fields if isinstance(expr, relax.Tuple) else [relax.TupleGetItem(expr, i) for i in range(len(tree))]
-                return relax.Tuple([result(t, e, p) for t, e, p in zip(tree, end, parts, strict=True)])
-            assert isinstance(tree, Value) and isinstance(end, Leaf)
-            if tree.kind == "other":
-                return self._other(expr)
-            held = self._take(tree, end.sharding if end.sharding is not None else self.kept[tree])
-            if held.zero or not tree.is_tensor:
+        def end(value: Value) -> Any:
+            wanted = next(ends).sharding
+            held = self.take(value, wanted if wanted is not None else self.kept[value])
+            if held.zero or not value.is_tensor:
                 return held.expr
             # A result that stays on the workers may come back as an argument, whose padding counts as zero.
-            return mask_padding(self.emit, held.expr, self.dims.get(tree, tree.dims), held.sharding, self.mesh)
+            return mask_padding(self.emit, held.expr, self.dims.get(value, value.dims), held.sharding, self.mesh)
 
-        made = self.function.result if self.function.result is not None else ()
-        return result(made, self.plan.functions[self.function.name].outputs, self.source.body.body)
+        return self.result(made, self.source.body.body, end)
 
-    def _unbound(self, expr: Any) -> Any:
-        """What a variable is another name for, up to what the lowered function knows it by."""
-        while isinstance(expr, tvm.ir.Var) and expr not in self.others and expr in self.bound:
-            expr = self.bound[expr]
-        return expr
-
-    def _other(self, expr: Any) -> Any:
-        """A shape or a number, in the lowered function."""
-        expr = self._unbound(expr)
-        if isinstance(expr, relax.TupleGetItem):
-            whole = self._unbound(expr.tuple_value)
-            if isinstance(whole, relax.Tuple):
-                return self._other(whole.fields[expr.index])
-            if whole in self.others:
-                return relax.TupleGetItem(self.others[whole], expr.index)
-            raise ShardingError(
-                f"function {self.function.name!r}", "it takes a shape or a number out of a tuple", "Return it as a tensor, or alone."
-            )
-        return self.others.get(expr, expr) if isinstance(expr, tvm.ir.Var) else expr
-
-    def emit(self, expr: Any) -> Any:
-        """Bind an expression."""
-        return self.bb.emit(expr)
+    def run_branch(self, steps: Steps, branch: Branch) -> None:
+        """Emit the operators of one branch (at first: of the function), which are the next of `steps`."""
+        while steps and steps[0][0].branch == branch:
+            node, choice = steps.popleft()
+            if (choice.op, choice.name) != (node.op, node.name):
+                raise ShardingError(
+                    f"plan for {self.function.name!r}",
+                    f"it has {choice.op} {choice.name!r} where the module has {node.op} {node.name!r}",
+                    "Plan this module with spmd.plan().",
+                )
+            if node.joined is None:
+                self._node(node, choice)
+            elif node.outputs:  # what a branch gives goes on as it is
+                self._make(node.outputs[0], self.take(node.inputs[0], choice.inputs[0]))
+            else:
+                emit_if(self, node, choice, steps)
 
     def _param(self, param: Any, tree: Tree[Value]) -> Any:
         def local(tree: Tree[Value], ty: Any) -> Any:
@@ -131,7 +114,7 @@ class FunctionLowering:
                 self.fields[tree] = (made, path)
                 self.kept[tree] = self._kept(tree)
             else:
-                self._hold(tree, Local(made, self._kept(tree), True))
+                self.hold(tree, Local(made, self._kept(tree), True))
 
         define(tree, ())
         return made
@@ -142,21 +125,23 @@ class FunctionLowering:
         found = self.plan.values.get(f"{value.function}.{value.name}")
         return found if found is not None else Sharding.replicated(len(value.shape))
 
-    def _hold(self, value: Value, local: Local) -> None:
+    def hold(self, value: Value, local: Local) -> None:
+        """Keep the value as `local`."""
         self.held[value, local.sharding] = local
         self.kept[value] = local.sharding
 
-    def _take(self, value: Value, sharding: Sharding) -> Local:
-        """The value in `sharding`, converted at most once in a function."""
+    def take(self, value: Value, sharding: Sharding) -> Local:
+        """The value in `sharding`, converted at most once in a function, or in each branch that needs it."""
         if value.kind == "object":
-            return self.held[value, self.kept[value]]
+            return self.as_kept(value)
         found = self.held.get((value, sharding))
         if found is None:
-            found = self._convert(value, self._source(value), sharding)
+            found = self._convert(value, self.as_kept(value), sharding)
             self.held[value, sharding] = found
         return found
 
-    def _source(self, value: Value) -> Local:
+    def as_kept(self, value: Value) -> Local:
+        """The value in the sharding in which it is kept."""
         kept = self.kept.setdefault(value, self._kept(value))
         if (value, kept) not in self.held and value.role == "constant":
             self.held[value, kept] = Local(value.data, kept, True)
@@ -178,42 +163,25 @@ class FunctionLowering:
         expr, zero = local.expr, local.zero
         for step in steps:
             expr = emit_step(self.emit, expr, step, self.dims.get(value, value.dims), self.mesh, value.name)
-            # What is gathered loses its padding; what is sliced or scattered gets zeros.
-            zero = True if adds_padding(step, self.mesh) or not step.target.is_padded(self.mesh) else zero
+            zero = zero or brings_zeros(step, self.mesh)
         return Local(expr, target, zero)
 
     def _node(self, node: Node, choice: Choice) -> None:
-        if (choice.op, choice.name) != (node.op, node.name):
-            raise ShardingError(
-                f"plan for {self.function.name!r}",
-                f"it has {choice.op} {choice.name!r} where the module has {node.op} {node.name!r}",
-                "Plan this module with spmd.plan().",
-            )
-        taken = [self._take(v, s) for v, s in zip(node.inputs, choice.inputs, strict=True)]
+        taken = [self.take(v, s) for v, s in zip(node.inputs, choice.inputs, strict=True)]
         result, zero = self.calls.emit(self, node, choice, taken)
-        made = list(self._leaves(result, node.binding.var))
+        made = list(self.parts(result, node.binding.var))
         for value, sharding, expr in zip(node.outputs, choice.outputs, made, strict=True):
             if value.kind == "object":
-                self._hold(value, Local(expr, sharding, True))
+                self.hold(value, Local(expr, sharding, True))
                 continue
             if choice.splits or not sharding.is_replicated:
                 self._check(node, choice, value, sharding, expr)
-            local = Local(expr, sharding, zero or not sharding.is_padded(self.mesh))
-            kept = self._kept(value)
-            # Whoever uses the value takes it as it is kept, which may be what the user asked for.
-            self._hold(value, local if kept == sharding else self._convert(value, local, kept))
+            self._make(value, Local(expr, sharding, zero or not sharding.is_padded(self.mesh)))
 
-    def _leaves(self, expr: Any, var: Any) -> Iterator[Any]:
-        def visit(expr: Any, ty: Any) -> Iterator[Any]:
-            if isinstance(ty, relax.TupleType):
-                for i, field in enumerate(ty.fields[:]):
-                    yield from visit(self.bb.emit(relax.TupleGetItem(expr, i)), field)
-            elif isinstance(ty, _LEAVES):
-                yield expr
-            else:
-                self.others[var] = expr
-
-        yield from visit(expr, var.ty)
+    def _make(self, value: Value, local: Local) -> None:
+        """Whoever uses the value takes it as it is kept, which may be what the user asked for."""
+        kept = self._kept(value)
+        self.hold(value, local if kept == local.sharding else self._convert(value, local, kept))
 
     def _check(self, node: Node, choice: Choice, value: Value, sharding: Sharding, expr: Any) -> None:
         """The local call must have the local shape that the plan says: a wrong rule is found here, not in a wrong number."""
@@ -229,30 +197,3 @@ class FunctionLowering:
                 f"its local call gives {expr.ty}, and the rule says {wanted}",
                 "The rule of this operator is wrong; replicate it by a rule that returns None.",
             )
-
-    def substitute(self, expr: Any, taken: Iterator[Any], kernels: Mapping[str, Any] | None = None) -> Any:
-        """An argument of the original call with the local tensors, in order, in the place of the global ones.
-
-        `kernels` are GlobalVars of the lowered module by the name of the one that they replace.
-        """
-        if isinstance(expr, tvm.ir.Var):
-            bound = self.bound.get(expr)
-            if isinstance(bound, relax.Tuple):
-                expr = bound
-            elif isinstance(expr.ty, relax.TensorType):
-                return next(taken)
-        if isinstance(expr, relax.Tuple):
-            return relax.Tuple([self.substitute(f, taken, kernels) for f in expr.fields[:]])
-        if isinstance(expr, tvm.ir.GlobalVar):
-            return kernels[expr.name_hint] if kernels and expr.name_hint in kernels else self.calls.global_var(expr)
-        if isinstance(expr, tvm.ir.GenericConst) and isinstance(expr.ty, relax.TensorType):
-            return next(taken)
-        if not isinstance(expr, _NAMES):
-            return expr
-
-        def fill(ty: Any) -> Any:
-            if isinstance(ty, relax.TupleType):
-                return relax.Tuple([fill(f) for f in ty.fields])
-            return next(taken) if isinstance(ty, _LEAVES) else self._other(expr)
-
-        return fill(expr.ty)

@@ -32,15 +32,15 @@ def local_kernel(kernel: Kernel, splits: Mapping[str, Split], mesh: Mesh) -> tir
     return _Cut(kernel, splits, mesh).all()
 
 
-def stage_kernels(kernel: Kernel, factor: str, split: Split, mesh: Mesh) -> list[Stage]:
-    """The kernels between which the buffers that splitting `factor` leaves partial are reduced.
+def stage_kernels(kernel: Kernel, factor: str, splits: Mapping[str, Split], mesh: Mesh) -> list[Stage]:
+    """The kernels, cut by `splits`, between which the buffers that splitting `factor` leaves partial are reduced.
 
     Each takes, before its results, a vector of the global position of every element of the factor, past the end for padding.
     """
-    cut = _Cut(kernel, {factor: split}, mesh)
+    cut = _Cut(kernel, splits, mesh)
     found = levels(kernel.blocks, [b for b, _ in kernel.staged[factor].reduced])
     assert found is not None
-    places = tirx.decl_buffer((split.local_size(mesh),), "int64", "places")
+    places = tirx.decl_buffer((splits[factor].local_size(mesh),), "int64", "places")
     return [
         cut.stage([b for b, at in zip(kernel.blocks, found, strict=True) if at == level], factor, places) for level in range(max(found) + 1)
     ]

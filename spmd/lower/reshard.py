@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax
 
 from .. import collectives
-from ..conversion import Step
+from ..conversion import Step, moved_split
 from ..mesh import Mesh
 from ..sharding import Sharding, Split
 
@@ -26,13 +26,14 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
     workers, axis = mesh.axis_size(step.axis), step.axis
     if step.kind == "all_reduce":
         return emit(collectives.all_reduce(x, axis, step.reduce, workers, value))
+    if step.kind == "permute":
+        return emit(collectives.permute(x, axis, _exchange(step, mesh), workers, value))
     here = local_dims(dims, step.source, mesh)
     if step.kind == "all_gather":
-        return _whole_order(
-            emit, emit(collectives.all_gather(x, axis, step.dim, workers, value)), step.dim, here, _split(step.source, step.dim), mesh
-        )
+        gathered = emit(collectives.all_gather(x, axis, step.dim, workers, value))
+        return _whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh)
     into = step.to_dim if step.kind == "all_to_all" else step.dim
-    split = _split(step.target, into)
+    split = moved_split(step, into, mesh)
     x = _shard_order(emit, x, into, here, split, mesh)
     here[into] = split.local_size(mesh) * workers
     if step.kind == "slice":
@@ -41,12 +42,34 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
         return emit(collectives.reduce_scatter(x, axis, step.reduce, into, workers, value))
     x = emit(collectives.all_to_all(x, axis, into, step.dim, workers, value))
     here[into] = split.local_size(mesh)
-    return _whole_order(emit, x, step.dim, here, _split(step.source, step.dim), mesh)
+    return _whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh)
 
 
-def adds_padding(step: Step, mesh: Mesh) -> bool:
-    """Whether the step makes zero padding in a dimension that had none."""
-    return step.target.is_padded(mesh)
+def _exchange(step: Step, mesh: Mesh) -> list[tuple[int, int]]:
+    """Who sends its whole shard to whom: every worker one that `step.target` wants there, itself where it can."""
+    axes = tuple(step.axis.split("+"))
+    one_group = Mesh(**{axis: mesh.axes[axis] for axis in axes})
+
+    def shards(sharding: Sharding) -> list[tuple[int, ...]]:
+        splits = [d for d in sharding.dims if d is not None]
+        return [tuple(one_group.index(rank, d.axes) for d in splits) for rank in range(one_group.size)]
+
+    held, wanted = shards(step.source), shards(step.target)
+    pairs = {rank: rank for rank in range(one_group.size) if held[rank] == wanted[rank]}
+    free = [rank for rank in range(one_group.size) if rank not in pairs]
+    for target in range(one_group.size):
+        if target not in pairs.values():
+            source = next(rank for rank in free if held[rank] == wanted[target])
+            free.remove(source)
+            pairs[source] = target
+    return sorted(pairs.items())
+
+
+def brings_zeros(step: Step, mesh: Mesh) -> bool:
+    """Whether whatever padding there is after the step was made by it, and is zero."""
+    into = step.to_dim if step.kind == "all_to_all" else step.dim if step.kind in ("slice", "reduce_scatter") else -1
+    padded = [i for i, split in enumerate(step.target.dims) if split is not None and split.is_padded(mesh)]
+    return all(i == into and step.source.dims[i] is None for i in padded)
 
 
 def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, mesh: Mesh, kind: str = "sum") -> Any:
@@ -59,13 +82,12 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
             continue
-        (axis,) = split.axes
-        workers, size = mesh.axis_size(axis), split.local_size(mesh)
+        workers, size = mesh.axis_size(split.axis), split.local_size(mesh)
         valid = np.zeros((workers, size), "bool")
         for worker in range(workers):
-            for _, start, count, _ in pieces(split, Mesh(**{axis: workers}), worker):
+            for _, start, count, _ in pieces(split, mesh, worker):
                 valid[worker, start : start + count] = True
-        mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(axis, workers)), axis=0))
+        mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
         shaped = emit(relax.op.reshape(mine, [size if d == dim else 1 for d in range(len(dims))]))
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
     return x
@@ -91,12 +113,6 @@ def _numpy(dtype: str) -> Any:
     import numpy as np
 
     return getattr(ml_dtypes, dtype) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
-
-
-def _split(sharding: Sharding, dim: int) -> Split:
-    split = sharding.dims[dim]
-    assert split is not None
-    return split
 
 
 def _own_part(emit: Emit, x: Any, dim: int, here: list[Any], size: int, axis: str, workers: int) -> Any:

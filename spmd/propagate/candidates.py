@@ -1,4 +1,4 @@
-"""The shardings worth considering for each value, and the strategies worth considering for each operator.
+"""The shardings worth considering for each value, and the strategies worth considering for each operator, over one mesh axis.
 
 Every factor of every operator proposes itself; a sharding proposed at one end of a value is offered to the operators at its
 other ends, until nothing new comes. So the segments of a fused weight are found where they arise (a split, an attention call)
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from ..errors import ShardingError
 from ..expression import Rule
 from ..graph import Graph, Node, Value
 from ..mesh import Mesh
@@ -31,19 +30,19 @@ class Candidates:
     """Names of values that had more candidates than are considered."""
 
 
-def find_candidates(graph: Graph, mesh: Mesh) -> Candidates:
-    """All candidates for a 1-D mesh."""
-    if len(mesh.axes) != 1:
-        raise ShardingError(f"{mesh}", f"it has {len(mesh.axes)} axes, and the planner takes one", "Use Mesh(tp=N), or mesh=N.")
-    return _Search(graph, mesh).run()
+def project(sharding: Sharding, axes: tuple[str, ...]) -> Sharding:
+    """What is split over exactly these axes."""
+    return Sharding(tuple(d if d is not None and d.axes == axes else None for d in sharding.dims))
 
 
-class _Search:
-    def __init__(self, graph: Graph, mesh: Mesh) -> None:
-        self.graph, self.mesh = graph, mesh
-        self.axis = next(iter(mesh.axes))
+class AxisSearch:
+    """The search over some axes of a mesh taken as one: each split is over all of them, in this order."""
+
+    def __init__(self, graph: Graph, mesh: Mesh, axes: tuple[str, ...]) -> None:
+        self.graph, self.mesh, self.axes = graph, mesh, axes
         # Equal shardings and strategies are one object here, so that identity is equality.
         self.shardings: dict[Value, dict[int, Sharding]] = {}
+        self.wanted: dict[Value, Sharding] = {}
         self.strategies: dict[Node, dict[int, Strategy]] = {}
         self.uses: dict[Value, list[tuple[Node, bool, int]]] = {v: [] for v in graph.values}
         self.queue: deque[tuple[Value, Sharding]] = deque()
@@ -59,11 +58,13 @@ class _Search:
         self.seeds: dict[int, list[Strategy]] = {}
 
     def run(self) -> Candidates:
+        """What was found."""
         nodes = [n for f in self.graph.functions.values() for n in f.nodes]
         for value in self.graph.values:
             self.shardings[value] = {}
             if value.wanted is not None:
-                self._propose(value, self._same(value.wanted))
+                self.wanted[value] = self._same(project(value.wanted, self.axes))
+                self._propose(value, self.wanted[value])
             elif value.is_tensor:
                 self._propose(value, self._same(Sharding.replicated(len(value.shape))))
         for node in nodes:
@@ -88,7 +89,7 @@ class _Search:
         """What follows a hint takes the value as the hint asks, and not as it was before it."""
         for node in nodes:
             if node.op == "relax.spmd.hint":
-                wanted = {k: s for k, s in self.strategies[node].items() if s.outputs[0] == node.outputs[0].wanted}
+                wanted = {k: s for k, s in self.strategies[node].items() if s.outputs[0] is self.wanted.get(node.outputs[0])}
                 self.strategies[node] = wanted or self.strategies[node]
 
     def _register(self, node: Node) -> None:
@@ -125,7 +126,7 @@ class _Search:
                 sizes = [rule.sizes[f] for f in group]
                 # A piece of size 1 is split too, so that what stands beside it can be.
                 if None not in sizes and max(s or 0 for s in sizes) > 1 and not any(f in rule.whole for f in group):
-                    splits = {f: Split((self.axis,), (Segment(rule.sizes[f] or 0),)).normalized(self.mesh) for f in group}
+                    splits = {f: Split(self.axes, (Segment(rule.sizes[f] or 0),)).normalized(self.mesh) for f in group}
                     strategy = self._strategy(rule, splits)
                     if strategy is not None:
                         found.append(strategy)
@@ -150,9 +151,9 @@ class _Search:
     def _asked(self, rule: Rule, is_output: bool, at: int, sharding: Sharding) -> Strategy | None:
         if sharding.partial:
             terms = next((t for t in rule.linear if at in t), None)
-            if is_output or terms is None or sharding.partial != ((self.axis, "sum"),) or any(sharding.dims):
+            if is_output or terms is None or any(kind != "sum" for _, kind in sharding.partial) or any(sharding.dims):
                 return None
-            return self._interned(partial_strategy(rule, terms, self.axis))
+            return self._interned(partial_strategy(rule, terms, self.axes, self.mesh))
         if sharding.is_replicated:
             return None
         splits = splits_from((rule.outputs if is_output else rule.inputs)[at], sharding, rule, self.mesh)
@@ -171,7 +172,7 @@ class _Search:
 
     def _propose(self, value: Value, sharding: Sharding) -> None:
         known = self.shardings[value]
-        if id(sharding) in known or (value.wanted is not None and sharding != value.wanted):
+        if id(sharding) in known or (value.wanted is not None and sharding is not self.wanted[value]):
             return
         if len(known) >= MOST:
             self.cut_short[f"{value.function}: {value.name}"] = None

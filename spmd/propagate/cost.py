@@ -8,7 +8,7 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-from ..conversion import Step, conversion
+from ..conversion import Step, conversion, moved_split
 from ..expression import Rule
 from ..graph import Node, Value
 from ..mesh import Mesh
@@ -84,10 +84,11 @@ class Cost:
         """Bytes of the tensor that each worker brings to a collective; what is scattered is padded first."""
         held = self.local_bytes(shape, item, step.source)
         into = step.to_dim if step.kind == "all_to_all" else step.dim if step.kind == "reduce_scatter" else -1
-        split = step.target.dims[into] if into >= 0 else None
-        if split is None or not shape[into]:
+        if into < 0 or not shape[into]:
             return held
-        return held // shape[into] * split.local_size(self.mesh) * self.mesh.axis_size(step.axis)
+        before, split = step.source.dims[into], moved_split(step, into, self.mesh)
+        size = shape[into] if before is None else before.local_size(self.mesh)
+        return held // size * split.local_size(self.mesh) * self.mesh.axis_size(step.axis)
 
     def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
         """The time to take a tensor of the planning `shape` from one sharding to another."""
@@ -118,15 +119,14 @@ class Cost:
         """``(kind, axis, bytes that each worker brings)`` of every collective inside an operator."""
         splits = dict(strategy.splits)
         found: list[tuple[str, str, int]] = []
-        for f, split in strategy.splits[:1]:  # what is split together runs as one form
-            form = node.rule.forms.get(f)
-            exchanges = form.exchanges if form is not None else ()
+        for f, split in [(f, s) for f, s in strategy.splits if f in node.rule.forms][:1]:  # what is split together runs as one form
+            exchanges = node.rule.forms[f].exchanges
             for exchange in exchanges(splits, self.mesh) if callable(exchanges) else exchanges:
                 held = (tvm.DataType(exchange.dtype).bits + 7) // 8 if exchange.dtype else self.item_bytes(node.inputs[0])
                 for name in exchange.spec.split():
                     local = splits[name].local_size(self.mesh) if name in splits else _planning_sizes(self, node).get(name, 1)
                     held *= int(name) if name.isdigit() else local
-                found.append((exchange.kind, split.axes[0], held))
+                found.append((exchange.kind, split.axis, held))
         return found
 
     def exchange_time(self, kind: str, axis: str, held: int) -> float:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..conversion import conversion
 from ..graph import Graph, Node, Value, map_tree
 from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature
 from ..sharding import Sharding
-from .candidates import find_candidates
 from .cost import Cost
-from .problem import Problem
-from .search import Search, Solution
-
-Held = set[tuple[Value, Sharding]]
-"""The shardings in which a function has each value so far."""
+from .decide import Decision, decide
+from .traffic import Traffic
 
 
 def make_plan(graph: Graph, cost: Cost) -> Plan:
@@ -24,11 +18,7 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
 
     Raises `ShardingError` when the constraints contradict each other.
     """
-    candidates = find_candidates(graph, cost.mesh)
-    problem = Problem(graph, candidates, cost)
-    solution = Search(problem.sizes, list(problem.groups.values())).run()
-    problem.check_feasible(solution.choice, solution.cost)
-    return _report(graph, problem, solution)
+    return _report(graph, decide(graph, cost))
 
 
 def _taken(node: Node, value: Value, kept: Sharding, wanted: Sharding) -> str:
@@ -39,9 +29,10 @@ def _made(node: Node, value: Value, made: Sharding, kept: Sharding) -> str:
     return f"{node.op} makes {value.name!r} as {made}, it is kept as {kept}"
 
 
-def _report(graph: Graph, problem: Problem, solution: Solution) -> Plan:
+def _report(graph: Graph, decision: Decision) -> Plan:
     """The solution as a `Plan`."""
-    cost, candidates = problem.cost, problem.candidates
+    problem, solution = decision.problem, decision.solution
+    cost = problem.cost
     chosen = {v: problem.sharding(v, solution.choice) for v in problem.values}
     choices: dict[str, list[Choice]] = {}
     collectives: list[Collective] = []
@@ -50,33 +41,20 @@ def _report(graph: Graph, problem: Problem, solution: Solution) -> Plan:
     replicated: dict[str, list[str]] = {}
     costs: dict[tuple[int, int], tuple[float, list[tuple[str, str, int]]]] = {}
 
-    def convert(function: str, value: Value, source: Sharding, target: Sharding, reason: Callable[[], str], done: Held) -> None:
-        if source == target or not value.is_tensor or (value, target) in done:
-            return
-        done.add((value, target))
-        shape, item = cost.shape(value), cost.item_bytes(value)
-        for step in conversion(source, target, cost.mesh) or []:
-            predicted[function] += cost.step_time(step, shape, item)
-            if step.kind != "slice":
-                held = cost.step_bytes(step, shape, item)
-                collectives.append(Collective(step.kind, step.axis, held, function, value.name, reason()))
-
     for name, function in graph.functions.items():
-        choices[name], predicted[name] = [], 0.0
-        done: Held = set()
+        traffic, choices[name] = Traffic(cost, name), []
         for node in function.nodes:
             strategy = problem.strategy(node, solution.choice)
             alike = (node.call_class, id(strategy))
             if alike not in costs:
                 costs[alike] = (cost.operator(node, strategy), cost.exchanges(node, strategy))
             time, exchanges = costs[alike]
-            predicted[name] += time
-            for kind, axis, held in exchanges:
-                collectives.append(Collective(kind, axis, held, name, node.name, f"{node.op} {node.name!r} runs split: {strategy}"))
+            traffic.spend(time, node.branch)
             for value, sharding in zip(node.inputs, strategy.inputs, strict=True):
-                convert(name, value, chosen[value], sharding, partial(_taken, node, value, chosen[value], sharding), done)
+                traffic.convert(value, chosen[value], sharding, node.branch, partial(_taken, node, value, chosen[value], sharding))
+            traffic.exchange(node, strategy, exchanges)
             for value, sharding in zip(node.outputs, strategy.outputs, strict=True):
-                convert(name, value, sharding, chosen[value], partial(_made, node, value, sharding, chosen[value]), done)
+                traffic.convert(value, sharding, chosen[value], node.branch, partial(_made, node, value, sharding, chosen[value]))
             choices[name].append(
                 Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule)
             )
@@ -84,10 +62,12 @@ def _report(graph: Graph, problem: Problem, solution: Solution) -> Plan:
                 replicated.setdefault(f"{node.op} is replicated, as {node.no_rule}", []).append(f"{name}: {node.name!r}")
         for value, wanted, why in function.at_end:
             if wanted is not None:
-                convert(name, value, chosen[value], wanted, partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why), done)
+                traffic.convert(value, chosen[value], wanted, (), partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why))
+        collectives += traffic.collectives
+        predicted[name] = traffic.seconds()
     for what, where in replicated.items():
         notes[f"{what} ({where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"] = None
-    notes.update(dict.fromkeys(f"{n}: only the first candidates were considered" for n in candidates.cut_short))
+    notes.update(dict.fromkeys(decision.notes))
     if cost.mesh.size > 1 and all(not sharding.axes() for sharding in chosen.values()):
         way_out = "pass specs, or the profile of your hardware"
         notes[f"nothing is split: under profile {cost.profile.name!r} that would cost more time than it saves; {way_out}"] = None

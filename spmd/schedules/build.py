@@ -8,6 +8,7 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
+from spmd.schedules.memory import PlanMemory
 from spmd.schedules.producers import FuseProducers
 from spmd.schedules.scheduling import CPUSchedules
 from spmd.schedules.targets import TargetLike, is_cpu, resolve
@@ -46,12 +47,13 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     stages = _stages(target)
     passes = [*stages.library_dispatch_passes(target)]
     for step in stages.legalize_passes(target):
-        if step.info.name == "FuseOps":
-            passes.append(FuseProducers())
+        if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out
+            passes += [relax.transform.CanonicalizeBindings(), FuseProducers()]
         passes.append(step)
     if is_cpu(target):
         passes += [WidenHalf(), CPUSchedules(parallel=parallel)]
-    return [*passes, *stages.dataflow_lower_passes(target), *stages.finalize_passes(target)]
+    finish = [PlanMemory() if step.info.name == "StaticPlanBlockMemory" else step for step in stages.finalize_passes(target)]
+    return [*passes, *stages.dataflow_lower_passes(target), *finish]
 
 
 def _stages(target: Target) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import tvm
 
-from ..annotate import Specs
 from ..collectives import Record
 from ..mesh import Mesh
 from ..pipeline import shard
@@ -33,7 +33,12 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0) -> int:
     Cases with the same mesh are run as one module, for which the names of their functions must differ. Raises `AssertionError` with each
     kind of failure, and the smallest program found that has it, to be pasted into a test.
     """
+    __tracebackhide__ = True
     cases = list(cases)
+    names = [name for case in cases for name in signatures(case.mod)]
+    if len(names) != len(set(names)):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two programs have a function {twice!r}: give each program names of its own (programs(prefix=...))")
     failed = failures(cases, seed)
     if failed:
         texts: list[str] = []
@@ -64,8 +69,8 @@ def failures(cases: Sequence[Case], seed: int = 0) -> dict[int, str]:
 
 
 def kind_of(problem: str) -> str:
-    """The kind of a failure: the error's type, or what differs."""
-    return problem.split(":")[0]
+    """The kind of a failure: the error's type, or what differs, without the names in it."""
+    return re.sub(r"'[^']*'|\[.*?\]", "", problem.split(":")[0])
 
 
 def _narrowed(cases: list[Case], seed: int) -> dict[int, str]:

@@ -13,10 +13,11 @@ import tvm
 from ..annotate import Specs
 from ..collectives import Record
 from ..errors import ShardingError
+from ..graph import Branch
 from ..layout import Array
 from ..mesh import Mesh
 from ..pipeline import ShardedModule, shard
-from ..plan import Leaf, LeafTree, Plan, Signature
+from ..plan import Collective, Leaf, LeafTree, Plan, Signature
 from ..profile import Profile
 from ..workers import Workers, signatures, workers
 
@@ -132,14 +133,35 @@ def _symbols(mod: tvm.IRModule) -> list[str]:
 
 
 def traffic_difference(plan: Plan, traces: Mapping[str, tuple[Record, ...]]) -> str:
-    """How the collectives that ran differ from those of the plan; empty where they are the same to the byte."""
+    """How the collectives that ran differ from those of the plan; empty where they are the same to the byte.
+
+    Those that stand in branches must be those of some way through the branches.
+    """
     for function, records in traces.items():
         ran = Counter((r.kind, r.axis, r.bytes, r.value) for r in records)
-        planned = Counter((c.kind, c.axis, c.bytes, c.value) for c in plan.collectives if c.function == function)
-        if ran != planned:
-            extra, lacking = sorted((ran - planned).elements()), sorted((planned - ran).elements())
+        planned = [c for c in plan.collectives if c.function == function]
+        if ran not in _ways(planned, (), ran):
+            always = Counter(map(_traffic, (c for c in planned if not c.branch)))
+            extra, lacking = sorted((ran - Counter(map(_traffic, planned))).elements()), sorted((always - ran).elements())
+            if not extra and not lacking:
+                return f"function {function!r}: {sorted(ran.elements())} ran, which is no way through its branches"
             return f"function {function!r}: {extra} ran unplanned, {lacking} did not run"
     return ""
+
+
+def _traffic(collective: Collective) -> tuple[str, str, int, str]:
+    return collective.kind, collective.axis, collective.bytes, collective.value
+
+
+def _ways(planned: Sequence[Collective], branch: Branch, ran: Counter[Any]) -> list[Counter[Any]]:
+    """What one branch (at first: the function) sends, for each way that the Ifs in it may go, but for ways that send more than `ran`."""
+    inside = [c for c in planned if c.branch[: len(branch)] == branch]
+    ways = [Counter(_traffic(c) for c in inside if c.branch == branch)]
+    for name in dict.fromkeys(c.branch[len(branch)][0] for c in inside if c.branch != branch):
+        parts = [way for taken in (True, False) for way in _ways(inside, (*branch, (name, taken)), ran)]
+        sums = [a + b for a in ways for b in parts]
+        ways = list({frozenset(way.items()): way for way in sums if way <= ran}.values())
+    return ways
 
 
 def difference(expected: Any, found: Any, tolerance: float | None = None, where: str = "result") -> str:

@@ -1,14 +1,12 @@
 """The oracle: runs every strategy of an operator's rule on split random data against the whole, and says which are right.
 
-It is how a rule is proven. `prove` tries what the rule says; `find_missing` tries every placement of the inputs with the operator as it is
-on each shard, and says which give the right result and are not in the rule.
+It is how a rule is proven; `missing.find_missing` looks for what a rule does not say.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,15 +15,15 @@ import tvm
 from tvm import relax
 
 from ..arguments import Handle
-from ..graph import Function, Graph, Node, Value, leaves, map_tree
-from ..layout import Array, cut, join
+from ..graph import Function, Graph, Node, Value, map_tree
+from ..layout import Array, cut
 from ..lower.calls import CallLowering
 from ..lower.function import FunctionLowering
 from ..mesh import Mesh
 from ..plan import Choice, Leaf, LeafTree, Plan, Signature
 from ..profile import profile_of
 from ..propagate import Cost, build_graph
-from ..propagate.candidates import find_candidates
+from ..propagate.product import find_candidates
 from ..sharding import Segment, Sharding, Split
 from ..strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
 from ..workers import Workers, workers
@@ -55,7 +53,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Program:
+class Program:
     """A per-worker module with its signatures, as `workers` reads it."""
 
     mod: tvm.IRModule
@@ -63,20 +61,27 @@ class _Program:
 
     @property
     def mesh(self) -> Mesh:
+        """The mesh of the plan."""
         return self.plan.mesh
 
 
 def prove(
-    mod: tvm.IRModule, mesh: Mesh | int, *, arguments: Arguments | None = None, seed: int = 0, tolerance: float | None = None
+    mod: tvm.IRModule,
+    mesh: Mesh | int,
+    *,
+    arguments: Arguments | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    most: int | None = None,
 ) -> list[Verdict]:
     """Try every strategy of the rule of each operator; each public function of `mod` applies one operator to its parameters.
 
     Inputs that a strategy takes as partial sums are split adversarially: unequal terms of both signs. All strategies of all functions
-    are compiled as one module. Returns a verdict for each.
+    are compiled as one module. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
     """
     graph = build_graph(mod)
     mesh = Mesh.of(mesh)
-    trials = {f"{f.name}__{i}": (f, s) for f in graph.functions.values() for i, s in enumerate(_strategies(graph, _operator(f), mesh))}
+    trials = {f"{f.name}__{i}": (f, s) for f in graph.functions.values() for i, s in enumerate(strategies_of(graph, operator_of(f), mesh))}
     failed: dict[str, str] = {}
     program = _lowered(graph, trials, mesh, failed)
     verdicts: list[Verdict] = []
@@ -88,63 +93,14 @@ def prove(
             if name not in failed:
                 try:
                     found = many[name](*_shards(many, program.plan.functions[name], given[function.name], seed))
-                    detail = difference(expected[function.name], found, tolerance) or _unplanned(_operator(function), strategy, mesh, many)
+                    detail = difference(expected[function.name], found, tolerance) or _unplanned(
+                        operator_of(function), strategy, mesh, many
+                    )
                     status = "wrong" if detail else "right"
                 except Exception as error:
                     detail = f"{type(error).__name__}: {error}"
-            verdicts.append(_verdict(_operator(function), strategy, status, detail))
+            verdicts.append(_verdict(operator_of(function), strategy, status, detail))
     return verdicts
-
-
-def find_missing(
-    mod: tvm.IRModule, mesh: Mesh | int, *, arguments: Arguments | None = None, seed: int = 0, most: int = 256
-) -> list[Verdict]:
-    """Placements under which the operator itself, run on each shard, is right, and that its rule does not have.
-
-    Tries at most `most` combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole,
-    split over one dimension, or a partial sum.
-    """
-    graph = build_graph(mod)
-    mesh = Mesh.of(mesh)
-    axis = next(iter(mesh.axes))
-    builder = relax.BlockBuilder()
-    trials: dict[str, tuple[Function, tuple[Sharding, ...]]] = {}
-    for function in graph.functions.values():
-        node = _operator(function)
-        known = {s.inputs for s in _strategies(graph, node, mesh)}
-        options = [[Sharding.replicated(len(v.shape)), *_even_splits(v, axis, mesh)] for v in node.inputs]
-        for i, placement in enumerate(itertools.islice(itertools.product(*options), most)):
-            if (
-                placement not in known
-                and any(not s.is_replicated for s in placement)
-                and _emit_local(builder, f"{function.name}__{i}", node, placement, mesh)
-            ):
-                trials[f"{function.name}__{i}"] = (function, placement)
-    if not trials:
-        return []
-    local = builder.finalize()
-    found: list[Verdict] = []
-    with workers(mod) as one, workers(_raw_program(local, mesh)) as many:
-        for name, (function, placement) in trials.items():
-            node = _operator(function)
-            params = list(leaves(tuple(function.params)))
-            given = list(
-                (arguments or {}).get(function.name) or random_arguments(one.signatures[function.name].params, function.name, seed)
-            )
-            flat = dict(zip(params, _flat(given), strict=True))
-            expected = one[function.name](*given)
-            if not isinstance(expected, np.ndarray):
-                continue
-            objects = [
-                tuple(tvm.runtime.tensor(cut(np.asarray(flat[v]), s, mesh, r)) for r in range(mesh.size))
-                for v, s in zip(node.inputs, placement, strict=True)
-            ]
-            result = many[name](*[Handle(o, many.backend) for o in objects], keep=True)
-            shards = [o.numpy() for o in result.objects]
-            for sharding in _explains(shards, expected, axis, mesh):
-                found.append(Verdict(function.name, node.op, tuple(map(str, placement)), (str(sharding),), "missing"))
-                break
-    return found
 
 
 def _unplanned(node: Node, strategy: Strategy, mesh: Mesh, ran: Workers) -> str:
@@ -157,13 +113,14 @@ def _unplanned(node: Node, strategy: Strategy, mesh: Mesh, ran: Workers) -> str:
     return f"collectives that the rule does not foretell: {extra}, foretold in vain: {lacking}"
 
 
-def _operator(function: Function) -> Node:
+def operator_of(function: Function) -> Node:
+    """The only operator of a function."""
     if len(function.nodes) != 1:
         raise ValueError(f"function {function.name!r} has {len(function.nodes)} operators, and the oracle takes functions of one")
     return function.nodes[0]
 
 
-def _strategies(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
+def strategies_of(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
     """What the rule offers: every factor split, two unequal segments, partial sums let through."""
     axis = next(iter(mesh.axes))
     found = dict.fromkeys(find_candidates(replace(graph, functions={node.function: graph.functions[node.function]}), mesh).strategies[node])
@@ -179,11 +136,18 @@ def _strategies(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
                 if strategy is not None:
                     found[strategy] = None
     for terms in node.rule.linear:
-        found[partial_strategy(node.rule, terms, axis)] = None
+        found[partial_strategy(node.rule, terms, (axis,), mesh)] = None
     return list(found)
 
 
-def _lowered(graph: Graph, trials: Mapping[str, tuple[Function, Strategy]], mesh: Mesh, failed: dict[str, str]) -> _Program:
+def _some(strategies: list[Strategy], most: int | None) -> list[Strategy]:
+    """At most `most` of them, from all over, the last one included: there all axes are used."""
+    if most is None or len(strategies) <= most:
+        return strategies
+    return [strategies[round((i + 1) * len(strategies) / most) - 1] for i in range(most)]
+
+
+def _lowered(graph: Graph, trials: Mapping[str, tuple[Function, Strategy]], mesh: Mesh, failed: dict[str, str]) -> Program:
     """One module with a function for each trial; those that cannot be lowered are put into `failed`."""
     while True:
         builder = relax.BlockBuilder()
@@ -200,11 +164,11 @@ def _lowered(graph: Graph, trials: Mapping[str, tuple[Function, Strategy]], mesh
                 break
             signatures.update(plan.functions)
         else:
-            return _Program(builder.finalize(), _empty_plan(mesh, signatures))
+            return Program(builder.finalize(), empty_plan(mesh, signatures))
 
 
 def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan:
-    node = _operator(function)
+    node = operator_of(function)
     kept: dict[Value, Sharding] = {}
     for value, sharding in zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True):
         kept.setdefault(value, sharding)
@@ -215,14 +179,15 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
 
     params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
     outputs: LeafTree = map_tree(function.result, leaf) if function.result is not None else ()
-    plan = _empty_plan(mesh, {name: Signature(params, outputs, None)})
+    plan = empty_plan(mesh, {name: Signature(params, outputs, None)})
     plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
     plan.params = {v.name: s for v, s in kept.items()}
     plan.choices = {name: [Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through)]}
     return plan
 
 
-def _empty_plan(mesh: Mesh, signatures: dict[str, Signature]) -> Plan:
+def empty_plan(mesh: Mesh, signatures: dict[str, Signature]) -> Plan:
+    """A plan that holds signatures alone."""
     return Plan(mesh, {}, {}, {}, {}, signatures, {}, [], {}, {}, "none", 0)
 
 
@@ -234,8 +199,11 @@ def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int) -
             return tuple(place(t, v) for t, v in zip(tree, value, strict=True))
         if tree.sharding is None or not tree.sharding.partial:
             return value
-        terms = _terms(np.asarray(value), w.mesh.size, seed)
-        return Handle(tuple(tvm.runtime.tensor(t) for t in terms), w.backend, tree, np.asarray(value).shape)
+        axes = tuple(axis for axis, _ in tree.sharding.partial)
+        terms = _terms(np.asarray(value), w.mesh.axis_size(*axes), seed)
+        placed = Sharding(tree.sharding.dims)
+        shards = [cut(terms[w.mesh.index(rank, axes)], placed, w.mesh, rank) for rank in range(w.mesh.size)]
+        return Handle(tuple(map(tvm.runtime.tensor, shards)), w.backend, tree, np.asarray(value).shape)
 
     return [place(tree, value) for tree, value in zip(signature.params, given, strict=True)]
 
@@ -264,83 +232,3 @@ def _factors(workers: int) -> Array:
 
 def _verdict(node: Node, strategy: Strategy, status: str, detail: str) -> Verdict:
     return Verdict(node.function, node.op, tuple(map(str, strategy.inputs)), tuple(map(str, strategy.outputs)), status, detail)
-
-
-def _even_splits(value: Value, axis: str, mesh: Mesh) -> Iterator[Sharding]:
-    for dim, size in enumerate(value.shape):
-        if size and size % mesh.size == 0:
-            yield Sharding(tuple(Split((axis,), (Segment(size),)) if d == dim else None for d in range(len(value.shape))))
-
-
-def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: Sequence[Sharding], mesh: Mesh) -> bool:
-    """Emit the operator itself on shards; False where it does not take their shapes."""
-    call = node.binding.value
-    if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name.startswith("relax.call_"):
-        return False
-    shapes = [s.local_shape(tuple(n or 0 for n in v.shape), mesh) for v, s in zip(node.inputs, placement, strict=True)]
-    params = [relax.Var(f"x{i}", relax.TensorType(shape, v.dtype)) for i, (shape, v) in enumerate(zip(shapes, node.inputs, strict=True))]
-    rest = iter(params)
-
-    def local(arg: Any) -> Any:
-        if isinstance(arg, relax.Tuple):
-            return relax.Tuple([local(f) for f in arg.fields])
-        return next(rest) if isinstance(arg, tvm.ir.Expr) and isinstance(arg.ty, relax.TensorType) else arg
-
-    made = tvm.ir.Call(call.op, [local(a) for a in call.args], call.attrs)
-    scratch = relax.BlockBuilder()
-    try:
-        with scratch.function(name, params):
-            result = scratch.emit(made)
-            scratch.emit_func_output(result)
-        if _is_impossible(result.ty):
-            return False
-        relax.transform.LegalizeOps()(scratch.finalize())  # type inference does not see all that does not fit
-    except Exception:
-        return False
-    with builder.function(name, params):
-        builder.emit_func_output(builder.emit(made))
-    return True
-
-
-def _is_impossible(ty: Any) -> bool:
-    """Whether a size has come out negative, as where a window is larger than a shard."""
-    if isinstance(ty, relax.TupleType):
-        return any(_is_impossible(f) for f in ty.fields)
-    sizes = ty.shape.values if isinstance(ty, relax.TensorType) and ty.ndim else ()
-    return any(isinstance(s, tvm.tirx.IntImm) and s.value < 0 for s in sizes)
-
-
-def _raw_program(mod: tvm.IRModule, mesh: Mesh) -> _Program:
-    signatures: dict[str, Signature] = {}
-    for var, function in mod.functions.items():
-        if isinstance(function, relax.Function):
-            params = tuple(Leaf(p.name, None, "", None) for p in function.params)
-            signatures[var.name_hint] = Signature(params, Leaf(var.name_hint, None, "", None), None)
-    return _Program(mod, _empty_plan(mesh, signatures))
-
-
-def _flat(values: Sequence[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, tuple):
-            yield from _flat(value)
-        else:
-            yield value
-
-
-def _explains(shards: list[Array], expected: Array, axis: str, mesh: Mesh) -> Iterator[Sharding]:
-    """The placements under which these shards are the expected result."""
-    rank, size = expected.ndim, mesh.size
-    whole = Sharding.replicated(rank)
-    options = [whole, Sharding(whole.dims, ((axis, "sum"),))]
-    options += [
-        Sharding(tuple(Split((axis,), (Segment(n),)) if d == dim else None for d in range(rank)))
-        for dim, n in enumerate(expected.shape)
-        if n and n % size == 0
-    ]
-    for sharding in options:
-        if shards[0].shape != sharding.local_shape(expected.shape, mesh):
-            continue
-        if sharding.is_replicated and any(difference(shards[0], s, None) for s in shards[1:]):
-            continue
-        if not difference(expected, join(shards, sharding, mesh, expected.shape), None):
-            yield sharding

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from ..annotate import Specs
@@ -46,7 +47,7 @@ class Case:
             len(functions),
             sum(len(block.bindings) for f in functions for block in f.body.blocks),
             sum(len(f.params) for f in functions),
-            len(self.specs) + self.mesh.size,
+            len(self.specs) + self.mesh.size + sum("num_input" in f.attrs for f in functions),
         )
 
 
@@ -97,7 +98,10 @@ def _candidates(case: Case) -> Iterator[Case]:
     ]
     others = {gv: f for gv, f in plain.functions_items() if not isinstance(f, relax.Function)}
     for made in _smaller(function):
-        yield _case(case, {variable: made, **others})
+        called: list[Any] = []
+        tvm_ffi.structural_walk(made, (tvm.ir.GlobalVar, called.append))
+        used = {gv.name_hint for gv in called}
+        yield _case(case, {variable: made, **{gv: f for gv, f in others.items() if gv.name_hint in used}})
 
 
 def _smaller(function: relax.Function) -> Iterator[relax.Function]:
@@ -114,7 +118,7 @@ def _smaller(function: relax.Function) -> Iterator[relax.Function]:
         if isinstance(binding.var.ty, relax.TensorType) and isinstance(binding.value, tvm.ir.Call | relax.If | relax.TupleGetItem):
             yield _rebuilt(function, {hash(binding.var): relax.Var(f"c{i}", binding.var.ty)}, result)
             for other in relax.analysis.free_vars(binding.value):
-                if isinstance(other.ty, relax.TensorType) and tvm.ir.structural_equal(other.ty, binding.var.ty):
+                if isinstance(other.ty, relax.TensorType) and tvm_ffi.structural_equal(other.ty, binding.var.ty):
                     yield _rebuilt(function, {hash(binding.var): other}, result)
 
 
@@ -139,25 +143,25 @@ def _rebuilt(function: relax.Function, instead: Mapping[int, Any], result: Any) 
             blocks.append((relax.DataflowBlock if isinstance(block, relax.DataflowBlock) else relax.BindingBlock)(kept[::-1]))
     known = {hash(p) for p in function.params}
     params = [p for p in (*function.params, *(v for v in new if hash(v) not in known)) if hash(p) in live]
-    return relax.Function(params, relax.SeqExpr(blocks[::-1], result), None, function.is_pure, function.attrs)
+    return relax.Function(params, relax.SeqExpr(blocks[::-1], result), result.ty, function.is_pure, function.attrs)
 
 
 def _without_weights(function: relax.Function) -> relax.Function:
     attrs = {k: v for k, v in function.attrs.items() if k != "num_input"}
-    return relax.Function(function.params, function.body, None, function.is_pure, tvm.ir.make_node("ir.DictAttrs", **attrs))
+    return relax.Function(function.params, function.body, function.ret_ty, function.is_pure, tvm.ir.make_node("ir.DictAttrs", **attrs))
 
 
 def _case(case: Case, functions: dict[Any, Any]) -> Case:
     """The case with other functions, and the specs that are still about something."""
-    mod = tvm.IRModule(functions)
+    mod = relax.transform.Normalize()(tvm.IRModule(functions))
     kept: dict[str, Any] = {}
     before = signatures(case.mod)
     for name, signature in signatures(mod).items():
         same = str(signature.outputs) == str(before[name].outputs)
-        params = {getattr(p, "name", "") for p in signature.params}
+        values = {p.name for p in mod[name].params} | {b.var.name for block in mod[name].body.blocks for b in block.bindings}
         for key, spec in case.specs.items():
             function, _, value = key.rpartition(".")
-            if (value.startswith("return") and function == name and same) or value in params:
+            if (value.startswith("return") and function == name and same) or value in values:
                 kept[key if function or signature.num_input is not None else f"{name}.{key}"] = spec
     return replace(case, mod=mod, specs=kept)
 
@@ -178,4 +182,3 @@ def _renamed(case: Case, suffix: str) -> Case:
 
 def _has_weights(mod: tvm.IRModule) -> bool:
     return any(s.num_input is not None for s in signatures(mod).values())
-

@@ -102,7 +102,9 @@ def check(pool: Pool, axis: str, op: str, xs: list[np.ndarray], own: tuple) -> N
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_every_operation_along_every_axis(start: Callable[..., Pool], mesh: Mesh) -> None:
     pool = start(mesh)
-    for axis, n in mesh.axes.items():
+    joined = ["+".join(mesh.axes), "+".join(reversed(mesh.axes))] if len(mesh.axes) > 1 else []
+    for axis in (*mesh.axes, *joined):
+        n = mesh.axis_size(axis)
         xs = data(mesh, (2 * n, 3, n), "float32")
         for kind in KINDS:
             check(pool, axis, "all_reduce", xs, (kind,))

@@ -3,6 +3,7 @@
 import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
+from tvm.script import tirx as T
 
 
 @I.ir_module
@@ -146,6 +147,14 @@ class MODULE:
     @R.function
     def arange_floats():
         return R.arange(R.prim_value(1.0), R.prim_value(3.0), R.prim_value(0.25), "float64")
+
+    @R.function
+    def arange_halves():
+        return R.arange(R.prim_value(T.float32(0.1)), R.prim_value(T.float32(0.8)), R.prim_value(T.float32(0.1)), "float32")
+
+    @R.function
+    def arange_narrow():
+        return R.arange(250, 3, -40, "uint8")
 
     @R.function
     def eye():

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import tvm
@@ -12,7 +12,7 @@ from spmd.graph import Node
 from spmd.mesh import Mesh
 from spmd.profile import profile_of
 from spmd.propagate import Cost, build_graph
-from spmd.propagate.candidates import find_candidates
+from spmd.propagate.product import find_candidates
 from spmd.propagate.rules.registry import function_of
 from spmd.strategy import Strategy
 
@@ -25,19 +25,24 @@ For one example call of each operator: the ways in which it runs on 2 workers, b
 `tp:4|3` a split by segments, `sum@tp` a partial sum. Behind a semicolon stand the collectives that the operator itself makes. An operator
 with no row under it is computed whole on every worker, for the reason that its rule gives.
 """
+_PACKED = "The packed function has the rule that is registered under its name; without one the call is whole."
+REASONS = dict.fromkeys(("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed"), _PACKED)
+"""What is said of operators whose rules are found by another name."""
 
 
 def text() -> str:
     """The page."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
+    found: dict[str, list[str]] = {}
     reasons: dict[str, str] = {}
-    for name in families():
-        for node, strategies in _nodes(importlib.import_module(f"tests.operators.{name}").MODULE):
-            rows = found[node.op]
-            reasons.setdefault(node.op, _first_line(node.op))
-            if not rows:
-                rows.update(dict.fromkeys(_row(node, s) for s in strategies if s.splits or s.partial_through))
-    lines = [HEAD]
+    for node, strategies in examples():
+        op = operator_of(node)
+        split = [s for s in strategies if s.splits or s.partial_through]
+        reasons.setdefault(op, REASONS.get(op) or _first_line(node.op))
+        if split and not found.get(op):
+            found[op] = [*dict.fromkeys(_row(node, s) for s in split), *_never_split(node, split)]
+        found.setdefault(op, [])
+    whole = [op for op in sorted(found) if not found[op]]
+    lines = [HEAD, f"{len(found)} operators, {len(whole)} of which are computed whole: {', '.join(f'`{op}`' for op in whole)}.\n"]
     for op in sorted(found):
         lines.append(f"## {op}\n\n{reasons[op]}\n")
         lines += [f"- {row}" for row in found[op]]
@@ -45,15 +50,27 @@ def text() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def examples() -> Iterator[tuple[Node, list[Strategy]]]:
+    """The operator of each row, with the strategies that it has on 2 workers."""
+    for name in families():
+        graph = build_graph(importlib.import_module(f"tests.operators.{name}").MODULE)
+        candidates = find_candidates(graph, Mesh(tp=2))
+        yield from ((n, candidates.strategies[n]) for f in graph.functions.values() for n in f.nodes)
+
+
+def operator_of(node: Node) -> str:
+    """The Relax operator that a node calls: of a packed function, the one that calls it."""
+    op = getattr(node.binding.value, "op", None)
+    return op.name if isinstance(op, tvm.ir.Op) else node.op
+
+
 def families() -> list[str]:
     """The modules beside this one that hold rows."""
-    return sorted(m.name for m in pkgutil.iter_modules(operators.__path__) if not m.name.startswith("test_") and m.name != "document")
-
-
-def _nodes(mod: tvm.IRModule) -> list[tuple[Node, list[Strategy]]]:
-    graph = build_graph(mod)
-    candidates = find_candidates(graph, Mesh(tp=2))
-    return [(n, candidates.strategies[n]) for f in graph.functions.values() for n in f.nodes]
+    return sorted(
+        m.name
+        for m in pkgutil.iter_modules(operators.__path__)
+        if not m.name.startswith("test_") and m.name not in ("document", "exceptions")
+    )
 
 
 def _row(node: Node, strategy: Strategy) -> str:
@@ -61,6 +78,17 @@ def _row(node: Node, strategy: Strategy) -> str:
     sent = [kind for kind, _, _ in Cost(Mesh(tp=2), profile_of("generic")).exchanges(node, strategy)]
     counts = ", ".join(f"{sent.count(k)} {k}" for k in dict.fromkeys(sent))
     return f"{ins or '()'} → {outs}" + (f"; {counts}" if counts else "")
+
+
+def _never_split(node: Node, strategies: list[Strategy]) -> list[str]:
+    """The dimensions of inputs that no strategy splits; size 1 cannot be."""
+    texts: list[str] = []
+    for at, value in enumerate(node.inputs):
+        split = {d for s in strategies for d, found in enumerate(s.inputs[at].dims) if found is not None}
+        dims = [str(d) for d, size in enumerate(value.shape) if d not in split and size != 1]
+        if dims:
+            texts.append(f"{', '.join(dims)} of input {at}")
+    return [f"never split: dimension {'; '.join(texts)}"] if texts else []
 
 
 def _first_line(op: str) -> str:

@@ -84,6 +84,10 @@ class MODULE:
     def non_max_suppression_indices(x: R.Tensor((3, 6, 6), "float32"), v: R.Tensor((3,), "int32"), i: R.Tensor((3, 6), "int32")):
         return R.vision.non_max_suppression(x, v, i)
 
+    @R.function
+    def all_class_non_max_suppression(b: R.Tensor((2, 6, 4), "float32"), s: R.Tensor((2, 3, 6), "float32")):
+        return R.vision.all_class_non_max_suppression(b, s, R.const(3, "int64"), R.const(0.5, "float32"), R.const(0.1, "float32"))
+
 
 def _regions(images: int) -> np.ndarray:
     rng = np.random.default_rng(1)

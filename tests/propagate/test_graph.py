@@ -10,6 +10,7 @@ from tvm.script import tirx as T
 import spmd
 from spmd import P, ShardingError
 from spmd.graph import leaves
+from spmd.inline import inlined
 from spmd.propagate import build_graph
 from spmd.testing import assert_equivalent
 from tests.models.mlc_llama import TINY, mlc_llama
@@ -233,11 +234,27 @@ class Branches:
         return e
 
 
-def test_branches_are_replicated_and_said_to_be_and_private_functions_are_inlined():
+def test_an_if_is_a_node_for_its_condition_and_one_for_what_each_branch_gives():
+    nodes = build_graph(inlined(Branches)).functions["main"].nodes
+    assert [(n.op, [v.name for v in n.outputs], n.branch) for n in nodes] == [
+        ("relax.add", ["a"], ()),
+        ("If", [], ()),
+        ("relax.add", ["y"], (("c", True),)),
+        ("relax.add", ["y#2"], (("c", True),)),
+        ("join", ["c"], (("c", True),)),
+        ("relax.negative", ["d"], (("c", False),)),
+        ("join", ["c"], (("c", False),)),
+        ("relax.add", ["y#3"], ()),
+    ]
+    condition, first, second = (n for n in nodes if n.op in ("If", "join"))
+    assert [v.name for v in condition.inputs] == ["positive"] and (condition.name, condition.joined.name) == ("c", "c")
+    assert first.outputs == second.outputs and [v.name for v in (*first.inputs, *second.inputs)] == ["y#2", "d"]
+
+
+def test_branches_are_split_and_private_functions_are_inlined():
     sharded = assert_equivalent(Branches, 2, {"main.x": P("tp", None)})
-    notes = " / ".join(sharded.plan.notes)
-    assert "If is replicated, as If has no rule (main: 'c')" in notes
-    assert [c.replicated_because for c in sharded.plan.choices["main"]] == ["", "If has no rule", ""]
+    assert not sharded.plan.notes
+    assert [c.op for c in sharded.plan.choices["main"] if not c.splits] == ["If"]
     assert "twice" not in sharded.mod.script()
 
 
@@ -314,3 +331,20 @@ def test_calls_that_differ_in_arguments_or_dtype_alone_have_rules_of_their_own()
     plain, strided, floats, integers = build_graph(Alike).functions["main"].nodes
     assert plain.rule.inputs != strided.rule.inputs
     assert floats.rule.linear and not integers.rule.linear
+
+
+@I.ir_module
+class Dead:
+    @R.function
+    def main(x: R.Tensor((4, 6), "float64")):
+        with R.dataflow():
+            flat = R.flatten(x)
+            square = R.outer(flat, flat)  # noqa: F841
+            y = R.reshape(x, R.shape([4, 3, 2]))
+            R.output(y)
+        return y
+
+
+def test_operators_that_nothing_uses_are_not_planned():
+    assert [n.op for n in build_graph(Dead).functions["main"].nodes] == ["relax.reshape"]
+    assert_equivalent(Dead, 2, {"main.x": P("tp", None)})

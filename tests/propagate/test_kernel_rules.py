@@ -1,11 +1,16 @@
-"""The rule read off a kernel offers what the written rule of the operator that it was made from offers."""
+"""The rule read off a kernel against the written rule of the operator that it was made from: what both say, and that both are right."""
+
+import importlib
 
 import pytest
+import tvm
 from tvm import relax
 
 from spmd import Mesh
 from spmd.propagate import build_graph
-from spmd.propagate.candidates import find_candidates
+from spmd.propagate.product import find_candidates
+from spmd.testing import prove
+from tests.operators import document
 from tests.operators.kernels import MODULE, Operators
 
 LESS = {
@@ -48,3 +53,56 @@ def test_every_operator_of_the_table_became_a_kernel():
     kernels = [n for gv, f in MODULE.functions.items() if isinstance(f, relax.Function) for n in [gv.name_hint]]
     graph = build_graph(MODULE)
     assert {graph.functions[n].nodes[0].op for n in kernels} <= {"relax.call_tir", "relax.call_tir_inplace"}
+
+
+def legalized(family):
+    """The functions of a family that become a call of one readable kernel, before and after, and the family."""
+    rows, before, after = importlib.import_module(f"tests.operators.{family}"), {}, {}
+    for var, function in rows.MODULE.functions.items():
+        if not isinstance(function, relax.Function):
+            continue
+        try:
+            made = relax.transform.LegalizeOps()(tvm.IRModule({var.name_hint: function}))
+        except (tvm.error.InternalError, RuntimeError, AttributeError):
+            continue  # what TVM cannot lower
+        nodes = build_graph(made).functions[var.name_hint].nodes
+        if [n.op for n in nodes] == ["relax.call_tir"] and not nodes[0].no_rule:
+            before[var.name_hint] = function
+    if before:
+        after = relax.transform.LegalizeOps()(tvm.IRModule(before))
+    return tvm.IRModule(before), after, rows
+
+
+def strategies(module):
+    """For each function, its operator's strategies."""
+    return {n.function: found for n, found in find_candidates(build_graph(module), Mesh(tp=2)).strategies.items()}
+
+
+@pytest.mark.parametrize("family", [f for f in document.families() if f not in ("kernels", "packed", "unlowered")])
+def test_where_both_split_their_inputs_alike_they_split_their_outputs_alike(family):
+    """A sum that the one leaves partial may be whole after the other, and so may what does not hang on the split inputs."""
+    before, after, _ = legalized(family)
+    if not before.functions:
+        pytest.skip("none of its operators becomes one kernel")
+    read = strategies(after)
+    for name, written in strategies(before).items():
+        for strategy in written:
+            alike = [s for s in read[name] if s.inputs == strategy.inputs and not all(i.is_replicated for i in s.inputs)]
+            agree = [s for s in alike if all(map(compatible, s.outputs, strategy.outputs))]
+            assert bool(agree) == bool(alike), f"{name}: {strategy.inputs} -> {strategy.outputs}, by its kernel {alike[0].outputs}"
+
+
+def compatible(one, other):
+    """Whether two ways of holding a result can both be right: the same splits, or none in one of them."""
+    return one.dims == other.dims or not any(one.dims) or not any(other.dims)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [f for f in document.families() if f not in ("kernels", "packed", "unlowered")])
+def test_what_is_read_off_the_kernel_of_an_operator_is_right(family):
+    before, after, rows = legalized(family)
+    if not before.functions:
+        pytest.skip("none of its operators becomes one kernel")
+    arguments = {name: given for name, given in rows.ARGUMENTS.items() if name in strategies(before)}
+    wrong = [v for v in prove(after, 3, arguments=arguments) if v.status != "right"]
+    assert not wrong, "\n".join(map(str, wrong))

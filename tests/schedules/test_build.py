@@ -183,3 +183,51 @@ def test_resolved_cpu_target() -> None:
     assert target.attrs["fast-math-reassoc"] and target.attrs["fast-math-contract"]
     assert not {"fast-math", "fast-math-nnan", "fast-math-ninf"} & set(target.attrs)
     assert schedules.resolve({"kind": "llvm", "mcpu": "haswell"}).attrs["mcpu"] == "haswell"
+
+
+@I.ir_module
+class Branches:
+    """Of two branches, each makes a value that is gone when they meet: TVM plans one storage, made in the first, for both and for after."""
+
+    @R.function
+    def main(x: R.Tensor((12, 8), "float32"), first: R.Tensor((), "bool")):
+        if first:
+            a = R.cos(x)
+            b = R.sum(a, axis=[1], keepdims=True)
+            y = R.subtract(x, b)
+        else:
+            c = R.sin(x)
+            d = R.sum(c, axis=[1], keepdims=True)
+            y = R.add(x, d)
+        m = R.mean(y, axis=[1], keepdims=True)
+        z = R.subtract(y, m)
+        return z
+
+
+def test_memory_is_planned_within_branches_only() -> None:
+    machine = relax.VirtualMachine(schedules.build(Branches), tvm.cpu())
+    x = np.random.default_rng(0).standard_normal((12, 8)).astype("float32")
+    for first in (False, True):
+        y = x - np.cos(x).sum(1, keepdims=True) if first else x + np.sin(x).sum(1, keepdims=True)
+        found = machine["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(np.array(first))).numpy()
+        np.testing.assert_allclose(found, y - y.mean(1, keepdims=True), atol=1e-5)
+
+
+@I.ir_module
+class Indexed:
+    """An operator that takes a tuple: its legal form reads fields of a tuple that is written out."""
+
+    @R.function
+    def main(x: R.Tensor((9,), "float32"), i: R.Tensor((3,), "int64")):
+        with R.dataflow():
+            j = R.floor_mod(i, R.const(9, "int64"))
+            y = R.index_tensor(x, (j,))
+            R.output(y)
+        return y
+
+
+def test_fields_of_a_tuple_are_fused() -> None:
+    machine = relax.VirtualMachine(schedules.build(Indexed), tvm.cpu())
+    x = np.arange(9, dtype="float32")
+    found = machine["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(np.array([12, 8, -1]))).numpy()
+    np.testing.assert_array_equal(found, [3, 8, 8])

@@ -7,8 +7,11 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import P, ShardingError
+from spmd.collectives import Record
+from spmd.plan import Collective
 from spmd.propagate.rules import registry
 from spmd.testing import assert_equivalent, difference, random_arguments, simulate
+from spmd.testing.equivalence import traffic_difference
 from tests.programs import Mlp, Two
 
 
@@ -165,3 +168,29 @@ def test_what_to_run_may_be_said():
     x = np.ones((4, 6), "float32")
     sharded = assert_equivalent(Mean, 2, SPLIT, run=lambda w: [w["main"](x), w["main"](2 * x)])
     np.testing.assert_allclose(simulate(sharded, lambda w: w["main"](x)), np.ones(4), rtol=1e-6)
+
+
+def _sent(value, *branch):
+    return Collective("all_gather", "tp", 8, "main", value, "why", "float32", "", branch)
+
+
+def _ran(*values):
+    return {"main": tuple(Record("all_gather", "tp", 8, "float32", (2,), value, (0,)) for value in values)}
+
+
+def test_what_ran_is_one_way_through_the_branches():
+    yes, no, inner = ("z", True), ("z", False), ("u", True)
+    plan = spmd.plan(Mlp, 2)
+    plan.collectives = [_sent("a"), _sent("b", yes), _sent("c", yes, inner), _sent("x", no), _sent("x", no), _sent("x", ("v", True))]
+    ways = [("a", "b"), ("a", "b", "c"), ("a", "x", "x"), ("a", "b", "x"), ("a", "b", "c", "x"), ("a", "x", "x", "x")]
+    assert [traffic_difference(plan, _ran(*way)) for way in ways] == [""] * len(ways)
+    assert traffic_difference(plan, _ran("a", "b", "y")).endswith("[('all_gather', 'tp', 8, 'y')] ran unplanned, [] did not run")
+    assert traffic_difference(plan, _ran("b")).endswith("[] ran unplanned, [('all_gather', 'tp', 8, 'a')] did not run")
+    for wrong in (("a",), ("a", "c"), ("a", "x"), ("a", "b", "x", "x")):
+        assert traffic_difference(plan, _ran(*wrong)).endswith("ran, which is no way through its branches")
+
+
+def test_a_row_of_many_ifs_is_checked_too():
+    plan = spmd.plan(Mlp, 2)
+    plan.collectives = [_sent(f"v{i}{way}", (f"z{i}", way)) for i in range(200) for way in (True, False)]
+    assert traffic_difference(plan, _ran(*(f"v{i}{i % 3 == 0}" for i in range(200)))) == ""

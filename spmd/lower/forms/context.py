@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import tvm
 from tvm import relax
 
 from ... import collectives
@@ -18,6 +19,7 @@ from ...layout import pieces
 from ...mesh import Mesh
 from ...plan import Choice
 from ...sharding import Split
+from ..reshard import local_dims
 
 
 def _no_kernel(*_: Any) -> Any:
@@ -50,6 +52,14 @@ class FormContext:
         return self.node.binding.value
 
     @property
+    def attrs(self) -> Any:
+        """The attributes of the local call: those of the original one, as the split factors make them."""
+        if self.rule.local_attrs is None:
+            return self.call.attrs
+        local = self.rule.local_attrs(lambda f: self.splits[f].local_size(self.mesh) if f in self.splits else self.rule.sizes[f] or 0)
+        return tvm.ir.make_node(self.call.attrs.__tvm_ffi_type_info__.type_key, **local)
+
+    @property
     def rule(self) -> Rule:
         """The rule of the call."""
         return self.node.rule
@@ -61,8 +71,8 @@ class FormContext:
 
     @property
     def axis(self) -> str:
-        """The mesh axis over which the factor is split."""
-        return self.split.axes[0]
+        """The mesh axis over which the factor is split; several are joined by ``+``."""
+        return self.split.axis
 
     @property
     def workers(self) -> int:
@@ -78,6 +88,10 @@ class FormContext:
     def padded(self) -> bool:
         """Whether some worker holds padding."""
         return self.split.is_padded(self.mesh)
+
+    def local_shape(self, output: int = 0) -> list[Any]:
+        """What each worker holds of output number `output`."""
+        return local_dims(self.node.outputs[output].dims, self.choice.outputs[output], self.mesh)
 
     def dim_of(self, tensor: int, *, output: bool = False) -> int:
         """The dimension of input (or output) number `tensor` that holds the factor."""
@@ -119,7 +133,7 @@ class FormContext:
         """`positions` of all workers, a row each."""
         table = np.full((self.workers, self.size), self.split.size, "int64")
         for worker in range(self.workers):
-            for start, local, valid, _ in pieces(self.split, Mesh(**{self.axis: self.workers}), worker):
+            for start, local, valid, _ in pieces(self.split, self.mesh, worker):
                 table[worker, local : local + valid] = np.arange(start, start + valid)
         return table
 
@@ -127,7 +141,7 @@ class FormContext:
         """Whether each element is no padding: a bool tensor of `rank` dimensions, size 1 in all but `dim`."""
         table = np.zeros((self.workers, self.size), "bool")
         for worker in range(self.workers):
-            for _, local, valid, _ in pieces(self.split, Mesh(**{self.axis: self.workers}), worker):
+            for _, local, valid, _ in pieces(self.split, self.mesh, worker):
                 table[worker, local : local + valid] = True
         return self.along(self.own(table), rank, dim)
 
@@ -188,6 +202,6 @@ def run_form(
         raise ShardingError(
             f"{node.function}: {node.op} {node.name!r}", f"its rule asks for the form {name!r}", f"There are {', '.join(FORMS)}."
         )
-    factor, split = choice.splits[0]
+    factor, split = next((f, s) for f, s in choice.splits if f in node.rule.forms)
     made = FORMS[name](FormContext(emit, node, choice, args, mesh, factor, split, **kernel))
     return emit(relax.Tuple(list(made))) if isinstance(made, tuple) else made

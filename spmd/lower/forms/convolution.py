@@ -29,7 +29,7 @@ def unpadded(f: FormContext, window: Window, **changed: Any) -> Any:
     """The attributes of the call without padding in the split dimension."""
     padding = [int(p) for p in f.call.attrs.padding]
     padding[window.place] = padding[window.place + len(padding) // 2] = 0
-    return with_attributes(f.call.attrs, padding=padding, **changed)
+    return with_attributes(f.attrs, padding=padding, **changed)
 
 
 def rows_under(f: FormContext, window: Window, fill: float) -> Any:

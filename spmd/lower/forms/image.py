@@ -19,9 +19,11 @@ def resize(f: FormContext) -> Any:
     dim = dim_of(f, 0, window.into)
     halo = window.halo(f.splits, f.mesh)
     rows = fetch(f, f.args[0], dim, halo, None, padded=f.padded)
-    whole = int(f.node.outputs[0].dims[dim_of(f, 0, window.out, output=True)])
+    out = dim_of(f, 0, window.out, output=True)
+    whole = int(f.node.outputs[0].dims[out])
     count, before = f.size * window.rows * whole // window.size, window.before * whole // window.size
-    size = list(f.call.args[1].values)
+    spatial = out - window.place
+    size = f.local_shape()[spatial : spatial + len(f.call.args[1].values)]
     size[window.place] = halo.length * whole // window.size
     made = emit(tvm.ir.Call(f.call.op, [rows, relax.ShapeExpr(size)], f.call.attrs))
     return emit(relax.op.strided_slice(made, [dim], [before], [before + count]))

@@ -14,20 +14,20 @@ from .context import FormContext, form
 def kernel_stages(f: FormContext) -> Any:
     """One call_tir a stage; a buffer that a stage leaves partial is reduced before the next one reads it."""
     read = f.kernel()
-    kernel, local = read.kernel, f.split.local_size(f.mesh)
+    kernel = read.kernel
     staged = kernel.staged[f.factor]
     made: dict[Any, Any] = dict(zip(kernel.tensors, f.args, strict=False))
     places = f.positions()
 
     def size(piece: tuple[str, ...], whole: Any) -> Any:
-        if f.factor in piece:
-            total = local
-            for other in piece:
-                total *= 1 if other == f.factor else kernel.sizes[other] or 1
+        if any(factor in f.splits for factor in piece):
+            total = 1
+            for factor in piece:
+                total *= f.splits[factor].local_size(f.mesh) if factor in f.splits else kernel.sizes[factor] or 1
             return total
         return read.symbols.get(whole, whole)
 
-    for number, stage in enumerate(stage_kernels(kernel, f.factor, f.split, f.mesh)):
+    for number, stage in enumerate(stage_kernels(kernel, f.factor, f.splits, f.mesh)):
         function = f.add_function(stage.func, f"{f.call.args[0].name_hint}_stage{number}")
         types = [
             relax.TensorType([size(piece, s) for (piece,), s in zip(kernel.buffers[b], b.ty.shape, strict=True)], str(b.ty.dtype.dtype))

@@ -11,16 +11,7 @@ from typing import Any
 from tvm import relax
 
 from .context import FormContext, form
-from .statistics import centred, count, divided, squared, total
-
-
-def _wide(f: FormContext, x: Any) -> Any:
-    return f.emit(relax.op.astype(x, "float32")) if str(x.ty.dtype) in ("float16", "bfloat16") else x
-
-
-def _like(f: FormContext, x: Any, original: Any) -> Any:
-    dtype = str(original.ty.dtype)
-    return x if str(x.ty.dtype) == dtype else f.emit(relax.op.astype(x, dtype))
+from .statistics import centred, count, divided, like, squared, total, widened
 
 
 def _scaled(f: FormContext, x: Any, mean_square: Any) -> Any:
@@ -32,7 +23,7 @@ def _scaled(f: FormContext, x: Any, mean_square: Any) -> Any:
 def _spread(f: FormContext, vector: Any, like: Any, dims: Sequence[int]) -> Any:
     """A weight of the dimensions `dims` of `like`, with size 1 elsewhere."""
     shape = [like.ty.shape.values[d] if d in dims else 1 for d in range(like.ty.ndim)]
-    return f.emit(relax.op.reshape(_wide(f, vector), shape))
+    return f.emit(relax.op.reshape(widened(f, vector), shape))
 
 
 def _affine(f: FormContext, x: Any, weights: Sequence[Any], dims: Sequence[int]) -> Any:
@@ -54,48 +45,49 @@ def _axes(f: FormContext, rank: int) -> list[int]:
 @form("layer_norm")
 def layer_norm(f: FormContext) -> Any:
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta."""
-    x = _wide(f, f.args[0])
+    x = widened(f, f.args[0])
     axes = _axes(f, x.ty.ndim)
-    return _like(f, _affine(f, _whitened(f, x, f.dim_of(0), axes, count(f, axes)), f.args[1:], axes), f.args[0])
+    return like(f, _affine(f, _whitened(f, x, f.dim_of(0), axes, count(f, axes)), f.args[1:], axes), f.args[0])
 
 
 @form("rms_norm")
 def rms_norm(f: FormContext) -> Any:
     """X / sqrt(mean of squares + epsilon) * weight."""
-    x = _wide(f, f.args[0])
+    x = widened(f, f.args[0])
     axes = _axes(f, x.ty.ndim)
     mean_square = divided(f, total(f, squared(f, f.masked(x, f.dim_of(0), 0)), axes), count(f, axes))
     weight = _spread(f, f.args[1], x, axes)
-    return _like(f, f.emit(relax.op.multiply(_scaled(f, x, mean_square), weight)), f.args[0])
+    return like(f, f.emit(relax.op.multiply(_scaled(f, x, mean_square), weight)), f.args[0])
 
 
 @form("instance_norm")
 def instance_norm(f: FormContext) -> Any:
     """A norm over `axes` alone, gamma and beta by channel."""
-    x = _wide(f, f.args[0])
+    x = widened(f, f.args[0])
     axes, channel = _axes(f, x.ty.ndim), int(f.call.attrs.channel_axis) % x.ty.ndim
-    return _like(f, _affine(f, _whitened(f, x, f.dim_of(0), axes, count(f, axes)), f.args[1:], [channel]), f.args[0])
+    return like(f, _affine(f, _whitened(f, x, f.dim_of(0), axes, count(f, axes)), f.args[1:], [channel]), f.args[0])
 
 
 @form("group_norm")
 def group_norm(f: FormContext) -> Any:
     """A norm over `axes` and the channels of each group; the channels are seen as (group, channel in it)."""
-    x = _wide(f, f.args[0])
-    shape, groups = list(x.ty.shape.values), int(f.call.attrs.num_groups)
+    x = widened(f, f.args[0])
+    shape, groups = list(x.ty.shape.values), int(f.attrs.num_groups)
     channel, axes = int(f.call.attrs.channel_axis) % len(shape), _axes(f, len(shape))
-    n = count(f, [*axes, channel]) // groups
+    n = count(f, [*axes, channel]) // int(f.call.attrs.num_groups)
     inside = f.size if f.dim_of(0) == channel else int(shape[channel]) // groups
     grouped = f.emit(relax.op.reshape(x, [*shape[:channel], groups, inside, *shape[channel + 1 :]]))
     dim = f.dim_of(0) + (f.dim_of(0) >= channel)
     over = sorted([channel + 1, *(a + (a > channel) for a in axes)])
     made = _affine(f, _whitened(f, grouped, dim, over, n), f.args[1:], [channel, channel + 1])
-    return _like(f, f.emit(relax.op.reshape(made, shape)), f.args[0])
+    return like(f, f.emit(relax.op.reshape(made, shape)), f.args[0])
 
 
 @form("batch_norm")
 def batch_norm(f: FormContext) -> Any:
     """In training: normalized by channel over all else, and the running mean and variance moved."""
-    attrs, (x, gamma, beta, running_mean, running_variance) = f.call.attrs, f.args
+    attrs, (given, gamma, beta, running_mean, running_variance) = f.call.attrs, f.args
+    x = widened(f, given)
     channel = int(attrs.axis) % x.ty.ndim
     axes = [a for a in range(x.ty.ndim) if a != channel]
     n = count(f, axes)
@@ -109,8 +101,8 @@ def batch_norm(f: FormContext) -> Any:
 
     def moved(running: Any, now: Any) -> Any:
         momentum, dtype = float(attrs.momentum), str(running.ty.dtype)
-        now = f.emit(relax.op.reshape(now, running.ty.shape))
+        now = like(f, f.emit(relax.op.reshape(now, running.ty.shape)), running)
         kept = f.emit(relax.op.multiply(running, f.scalar(1 - momentum, dtype)))
         return f.emit(relax.op.add(kept, f.emit(relax.op.multiply(now, f.scalar(momentum, dtype)))))
 
-    return out, moved(running_mean, mean), moved(running_variance, variance)
+    return like(f, out, given), moved(running_mean, mean), moved(running_variance, variance)

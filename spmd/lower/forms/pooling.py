@@ -55,5 +55,5 @@ def _scales(f: FormContext, window: Window) -> list[list[float]]:
 def global_mean(f: FormContext) -> Any:
     """A mean over the whole dimension: each worker's part of it, to be summed."""
     dim = f.dim_of(0)
-    made = f.emit(tvm.ir.Call(f.call.op, [f.masked(f.args[0], dim, 0)], f.call.attrs))
+    made = f.emit(tvm.ir.Call(f.call.op, [f.masked(f.args[0], dim, 0)], f.attrs))
     return f.emit(relax.op.multiply(made, f.scalar(f.size / f.split.size, str(made.ty.dtype))))

@@ -7,17 +7,18 @@ from typing import Any
 from tvm import relax
 
 from .context import FormContext, form
+from .statistics import like, widened
 
 
 @form("softmax")
 def softmax(f: FormContext) -> Any:
     """exp(x - max) / sum(exp(x - max)), or its logarithm."""
     emit, dim = f.emit, f.dim_of(0)
-    x = f.masked(f.args[0], dim, float("-inf"))
+    x = widened(f, f.masked(f.args[0], dim, float("-inf")))
     largest = f.all_reduce(emit(relax.op.max(x, [dim], keepdims=True)), "max")
     shifted = emit(relax.op.subtract(x, largest))
     powers = emit(relax.op.exp(shifted))
     total = f.all_reduce(emit(relax.op.sum(powers, [dim], keepdims=True)), "sum")
     if f.node.op == "relax.nn.log_softmax":
-        return emit(relax.op.subtract(shifted, emit(relax.op.log(total))))
-    return emit(relax.op.divide(powers, total))
+        return like(f, emit(relax.op.subtract(shifted, emit(relax.op.log(total)))), f.args[0])
+    return like(f, emit(relax.op.divide(powers, total)), f.args[0])

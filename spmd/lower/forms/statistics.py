@@ -14,6 +14,18 @@ from tvm import relax
 from .context import FormContext, form
 
 
+def widened(f: FormContext, x: Any) -> Any:
+    """`x` in float32 where its floats have fewer bits: their sums may be larger than any of them, or lose digits."""
+    dtype = str(x.ty.dtype)
+    return f.emit(relax.op.astype(x, "float32")) if dtype in ("float16", "bfloat16") or "float8" in dtype else x
+
+
+def like(f: FormContext, x: Any, original: Any) -> Any:
+    """`x` in the dtype of `original`."""
+    dtype = str(original.ty.dtype)
+    return x if str(x.ty.dtype) == dtype else f.emit(relax.op.astype(x, dtype))
+
+
 def total(f: FormContext, x: Any, axes: Sequence[int], *, keepdims: bool = True) -> Any:
     """The sum over `axes` and over the workers. Padding of `x` must be zero."""
     return f.all_reduce(f.emit(relax.op.sum(x, list(axes), keepdims=keepdims)), "sum")
@@ -48,20 +60,24 @@ def _reduced(f: FormContext) -> list[int]:
 @form("mean")
 def mean(f: FormContext) -> Any:
     """A partial sum of each worker's share."""
-    axes, x = _reduced(f), f.masked(f.args[0], f.dim_of(0), 0)
-    return divided(f, f.emit(relax.op.sum(x, axes, keepdims=bool(f.call.attrs.keepdims))), count(f, axes))
+    axes, x = _reduced(f), widened(f, f.masked(f.args[0], f.dim_of(0), 0))
+    return like(f, divided(f, f.emit(relax.op.sum(x, axes, keepdims=bool(f.call.attrs.keepdims))), count(f, axes)), f.args[0])
 
 
 @form("variance")
 def variance(f: FormContext) -> Any:
     """The mean of the squared deviations: a partial sum."""
-    axes, x = _reduced(f), f.args[0]
-    n = count(f, axes)
-    _, deviation = centred(f, x, f.dim_of(0), axes, n)
-    return divided(f, f.emit(relax.op.sum(squared(f, deviation), axes, keepdims=bool(f.call.attrs.keepdims))), n)
+    return like(f, _variance(f), f.args[0])
 
 
 @form("std")
 def std(f: FormContext) -> Any:
     """The root of the variance."""
-    return f.emit(relax.op.sqrt(f.all_reduce(variance(f), "sum")))
+    return like(f, f.emit(relax.op.sqrt(f.all_reduce(_variance(f), "sum"))), f.args[0])
+
+
+def _variance(f: FormContext) -> Any:
+    axes, x = _reduced(f), widened(f, f.args[0])
+    n = count(f, axes)
+    _, deviation = centred(f, x, f.dim_of(0), axes, n)
+    return divided(f, f.emit(relax.op.sum(squared(f, deviation), axes, keepdims=bool(f.call.attrs.keepdims))), n)

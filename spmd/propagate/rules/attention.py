@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...expression import Exchange, Form, Rule
-from .helpers import is_narrow
+from .helpers import is_narrow, wide
 from .registry import OpCall, rule
 
 
@@ -36,7 +36,7 @@ def attention(op: OpCall) -> Rule:
         return op.bind(text, sizes=sizes, whole="d r s t")
     if sizes or is_narrow(op):
         return op.bind(text, sizes=sizes, whole=f"d t{' r' * bool(sizes)}{' s' * causal}")
-    exchange = Exchange("all_reduce", "b h s", "float32" if str(op.call.args[0].ty.dtype) in ("float16", "bfloat16") else "")
+    exchange = Exchange("all_reduce", "b h s", wide(op))
     forms = {"t": Form("attention_keys", (exchange, exchange), partial="sum")}
     if causal:
         forms["s"] = Form("attention_queries")

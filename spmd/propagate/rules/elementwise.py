@@ -31,7 +31,7 @@ def _pointwise(op: OpCall, *, zero: Literal["", "any", "all"], linear: tuple[tup
 
 @rule(*_relax(_UNARY_ZERO), "relax.spmd.hint", "relax.wrap_param", "relax.builtin.stop_lift_params")
 def unary_zero(op: OpCall) -> Rule:
-    """f(0) = 0."""
+    """Element by element; zero stays zero."""
     return _pointwise(op, zero="all", linear=((0,),) if op.name in ("relax.negative", "relax.spmd.hint") else ())
 
 
@@ -43,13 +43,13 @@ def astype(op: OpCall) -> Rule:
 
 @rule(*_relax(_UNARY), *_relax(_BINARY), "relax.where")
 def pointwise(op: OpCall) -> Rule:
-    """Nothing more is known than that it goes element by element."""
+    """Element by element."""
     return _pointwise(op, zero="")
 
 
 @rule(*_relax(_QUOTIENT))
 def quotient(op: OpCall) -> Rule:
-    """Dividing floats is linear; of integers, what stands in the padding of the divisor must not be zero."""
+    """Element by element; dividing floats is linear. Of integers, what stands in the padding of the divisor must not be zero."""
     if is_float(op):
         return _pointwise(op, zero="", linear=((0,),) if op.name == "relax.divide" else ())
     found = _pointwise(op, zero="")
@@ -59,7 +59,7 @@ def quotient(op: OpCall) -> Rule:
 
 @rule(*_relax(_BINARY_ZERO))
 def binary_zero(op: OpCall) -> Rule:
-    """f(0, 0) = 0; sums are linear in both terms together, products in either."""
+    """Element by element; sums are linear in both terms together, products in either."""
     linear: tuple[tuple[int, ...], ...] = ()
     if op.name in ("relax.add", "relax.subtract"):
         linear = ((0, 1),)

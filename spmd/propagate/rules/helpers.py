@@ -54,3 +54,9 @@ def is_float(op: OpCall) -> bool:
 def is_narrow(op: OpCall) -> bool:
     """Whether the first input holds floats of 8 bits, for which TVM has no roots and no exponentials."""
     return "float8" in str(op.call.args[0].ty.dtype)
+
+
+def wide(op: OpCall) -> str:
+    """The dtype of sums of the first input that workers exchange, as `Exchange` takes it: floats of 8 and 16 bits are summed in float32."""
+    half = str(op.call.args[0].ty.dtype) in ("float16", "bfloat16")
+    return "float32" if half or is_narrow(op) else ""

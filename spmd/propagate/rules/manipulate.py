@@ -71,9 +71,9 @@ def concat(op: OpCall) -> Rule:
 
 
 @rule("match_cast")
-def match_cast(_: OpCall) -> str:
-    """A claim about a shape."""
-    return "... -> ..."
+def match_cast(op: OpCall) -> str | Rule:
+    """A claim about a shape; of several tensors at once, or of none, nothing is split."""
+    return "... -> ..." if len(op.inputs) == len(op.outputs) == 1 else whole(op)
 
 
 @rule("relax.broadcast_to")

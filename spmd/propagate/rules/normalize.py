@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...expression import Exchange, Form, Rule
-from .helpers import axis_of, letters
+from .helpers import axis_of, letters, wide
 from .registry import OpCall, rule
 
 
@@ -16,7 +16,7 @@ def softmax(op: OpCall) -> Rule:
     names = letters(len(op.inputs[0]))
     axis = axis_of(op.attrs.axis, len(names))
     rest = " ".join(n for i, n in enumerate(names) if i != axis)
-    form = Form("softmax", (Exchange("all_reduce", rest), Exchange("all_reduce", rest)))
+    form = Form("softmax", (Exchange("all_reduce", rest, wide(op)),) * 2)
     return op.bind(f"{' '.join(names)} -> {' '.join(names)}", forms={names[axis]: form})
 
 
@@ -25,8 +25,7 @@ def _normalized(op: OpCall, text: str, over: list[str], rest: list[str], form: s
     bound = op.bind(text, **details)
     if any(bound.sizes[f] is None for f in over):  # the number of elements must be known
         return op.bind(text, whole=" ".join(over), **details)
-    dtype = str(op.call.args[0].ty.dtype)
-    exchange = Exchange("all_reduce", " ".join(rest), "float32" if dtype in ("float16", "bfloat16") else "")
+    exchange = Exchange("all_reduce", " ".join(rest), wide(op))
     return op.bind(text, forms=dict.fromkeys(over, Form(form, (exchange,) * reductions)), **details)
 
 
@@ -85,4 +84,6 @@ def batch_norm(op: OpCall) -> Rule:
     if not op.attrs.training:
         return op.bind(text)
     over = [n for n in names if n != c]
+    if wide(op):  # TVM's kernel gives float32 whatever the type says
+        return op.bind(text, whole=" ".join(names), reduce=None)
     return _normalized(op, text, over, [c], "batch_norm")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...expression import Exchange, Form, Rule
 from ...mesh import Mesh
 from ...sharding import Split
-from .helpers import axis_of, letters
+from .helpers import axis_of, letters, whole
 from .registry import OpCall, rule
 
 
@@ -67,13 +67,10 @@ def sort(op: OpCall) -> Rule:
     return op.bind(f"{text} -> {text}", whole=names[axis_of(op.attrs.axis, len(names))], zero="all" if op.name == "relax.sort" else "")
 
 
-@rule("relax.unique", "relax.nonzero")
+@rule("relax.unique", "relax.nonzero", "relax.dynamic_strided_slice")
 def found(op: OpCall) -> Rule:
     """How many elements there are in the result depends on all the data, and so does the place of each."""
-    ins = letters(len(op.inputs[0]))
-    sizes = [[f"n{i}_{d}" for d in range(len(shape))] for i, shape in enumerate(op.outputs)]
-    text = f"{' '.join(ins)} -> {', '.join(map(' '.join, sizes))}"
-    return op.bind(text, whole=" ".join([*ins, *(n for names in sizes for n in names)]), reduce=None)
+    return whole(op)
 
 
 @rule("relax.reverse_sequence")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...expression import Exchange, Form, Rule
-from .helpers import axis_of, is_float, is_narrow, letters
+from .helpers import axis_of, is_float, letters, wide
 from .helpers import whole as nothing_splits
 from .registry import OpCall, rule
 
@@ -38,9 +38,9 @@ def statistic(op: OpCall) -> Rule:
     zero = "all" if linear else ""
     whole = op.bind(text, whole=" ".join(reduced), reduce=None, zero=zero, linear=linear)
     # The number of elements must be known; a mean of integers rounds.
-    if not is_float(op) or (name == "std" and is_narrow(op)) or any(whole.sizes[f] is None for f in reduced):
+    if not is_float(op) or any(whole.sizes[f] is None for f in reduced):
         return whole
-    one = Exchange("all_reduce", " ".join(rest))
+    one = Exchange("all_reduce", " ".join(rest), wide(op))
     form = Form(name, (one,) * {"mean": 0, "variance": 1, "std": 2}[name], partial=None if name == "std" else "sum")
     return op.bind(text, reduce=None, forms=dict.fromkeys(reduced, form), zero=zero, linear=linear)
 

@@ -22,6 +22,12 @@ def conversion(op: OpCall) -> Rule:
     return whole(op)
 
 
+@rule("relax.print", "relax.assert_op")
+def effect(op: OpCall) -> Rule:
+    """What is printed or asserted is the whole value, by every worker."""
+    return whole(op)
+
+
 @rule("relax.to_vdevice", "relax.hint_on_device", "relax.memory.ensure_zero_offset")
 def placed(op: OpCall) -> Rule:
     """Nothing is computed: each worker has a device of each kind for its own shard."""

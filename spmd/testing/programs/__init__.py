@@ -44,21 +44,32 @@ def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = 
 
 
 def meshes(most: int = 4) -> st.SearchStrategy[Mesh]:
-    """Meshes of 2 to `most` workers along one axis, ``tp``."""
-    return st.integers(2, most).map(lambda n: Mesh(tp=n))
+    """Meshes of 2 to `most` workers: along one axis, ``tp``, or two, ``dp`` and ``tp``."""
+    lines = [Mesh(tp=n) for n in range(2, most + 1)]
+    grids = [Mesh(dp=n, tp=m) for n in range(2, most // 2 + 1) for m in range(2, most // n + 1)]
+    return st.sampled_from([*lines, *grids])
 
 
 @st.composite
-def specs(draw: Draw, mod: tvm.IRModule) -> dict[str, P]:
-    """Specs for some of the parameters and results of a module: one dimension split over ``tp``, or all whole."""
+def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None) -> dict[str, P]:
+    """Specs for some of the parameters and results of a module: dimensions split over the axes of `mesh`, by default ``tp``, or whole."""
+    axes = list(mesh.axes) if mesh is not None else ["tp"]
     found: dict[str, P] = {}
     for name, signature in signatures(mod).items():
         for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and draw(st.integers(0, 2)) == 0:
-                at = draw(st.integers(-1, len(leaf.shape) - 1))
-                if at < 0 or isinstance(leaf.shape[at], int):
-                    found[key] = P(*("tp" if d == at else None for d in range(len(leaf.shape))))
+                found[key] = P(*_entries(draw, leaf.shape, axes))
     return found
+
+
+def _entries(draw: Draw, shape: tuple[int | str, ...], axes: list[str]) -> list[Any]:
+    """One entry a dimension: each axis splits one of them, or none; two of them may split the same."""
+    split: list[list[str]] = [[] for _ in shape]
+    for axis in draw(st.permutations(axes)):
+        at = draw(st.integers(-1, len(shape) - 1))
+        if at >= 0 and isinstance(shape[at], int):
+            split[at].append(axis)
+    return [None if not s else s[0] if len(s) == 1 else tuple(s) for s in split]
 
 
 def _parameters(name: str, signature: Signature) -> list[tuple[str, Leaf]]:

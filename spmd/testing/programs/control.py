@@ -71,4 +71,3 @@ def kernel(m: Maker, x: Any) -> Any:
 
 def _kernel(m: Maker, compute: Any, *args: Any) -> Any:
     return m.bb.call_te(compute, *args, primfunc_name_hint=f"{m.name}_kernel")
-

@@ -9,7 +9,7 @@ from tvm import relax
 from .maker import Maker, count, dtype_of, is_float, shape_of
 
 op = relax.op
-_SMOOTH = [op.tanh, op.negative, op.nn.silu, op.sigmoid, op.abs, op.cos, op.sin, op.atan, op.nn.relu, op.nn.leakyrelu]
+_SMOOTH = [op.tanh, op.negative, op.nn.silu, op.sigmoid, op.abs, op.cos, op.sin, op.nn.relu, op.nn.leakyrelu]
 _STEPS = [op.floor, op.ceil, op.round, op.trunc, op.sign]
 _FLOATS = [op.add, op.multiply, op.subtract, op.maximum, op.minimum]
 _INTEGERS = [*_FLOATS, op.bitwise_and, op.bitwise_or, op.bitwise_xor]
@@ -72,7 +72,7 @@ def logic(m: Maker, x: Any) -> Any:
 
 def where(m: Maker, x: Any) -> Any:
     """One or the other."""
-    condition = m.pick(lambda v: dtype_of(v) == "bool" and _broadcasts(shape_of(x), shape_of(v)))
+    condition = m.pick(lambda v: dtype_of(v) == "bool" and v.ty.ndim <= x.ty.ndim and _broadcasts(shape_of(x), shape_of(v), within=True))
     if condition is None:
         condition = m.parameter(_fewer(m, shape_of(x)), "bool")
     other = m.choose([lambda: _partner(m, x), lambda: m.number(-2, dtype_of(x))])()
@@ -124,10 +124,10 @@ def normalized(m: Maker, x: Any) -> Any:
     """A layer norm of primitive operators, or of one where the dtype is no wider than what TVM computes it in."""
     axis = m.axis(x)
     size = [shape_of(x)[axis]]
-    if m.dtype != "float64" and m.integer(0, 1):
-        if m.integer(0, 1):
-            return op.nn.rms_norm(x, m.like(size, m.dtype), [axis], 1e-1), 16.0
-        return op.nn.layer_norm(x, m.like(size, m.dtype), m.like(size, m.dtype), [axis], 1e-1), 16.0
+    if m.dtype != "float64" and m.integer(0, 1):  # of new weights: TVM compiles no norm that takes a value twice
+        if axis == x.ty.ndim - 1 and m.integer(0, 1):  # nor its rms_norm over any other dimension
+            return op.nn.rms_norm(x, m.parameter(size, m.dtype), [axis], 1e-1), 16.0
+        return op.nn.layer_norm(x, m.parameter(size, m.dtype), m.parameter(size, m.dtype), [axis], 1e-1), 16.0
     centered = op.subtract(x, op.mean(x, [axis], True))
     return op.multiply(centered, op.rsqrt(op.add(op.mean(op.square(centered), [axis], True), m.number(0.1)))), 4.0
 
@@ -148,5 +148,6 @@ def _fewer(m: Maker, shape: list[Any]) -> list[Any]:
     return [s if m.integer(0, 3) else 1 for s in shape[first:]]
 
 
-def _broadcasts(a: list[Any], b: list[Any]) -> bool:
-    return all(s == t or 1 in (s, t) for s, t in zip(reversed(a), reversed(b), strict=False))
+def _broadcasts(a: list[Any], b: list[Any], within: bool = False) -> bool:
+    """Whether two shapes broadcast; to the first one, if `within`."""
+    return all(s == t or t == 1 or (s == 1 and not within) for s, t in zip(reversed(a), reversed(b), strict=False))

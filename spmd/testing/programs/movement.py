@@ -61,7 +61,11 @@ def join(m: Maker, x: Any) -> Any:
 
     def fits(v: Any) -> bool:
         other = shape_of(v)
-        return dtype_of(v) == dtype and len(other) == len(shape) and all(a == b for d, (a, b) in enumerate(zip(shape, other)) if d != axis)
+        return (
+            dtype_of(v) == dtype
+            and len(other) == len(shape)
+            and all(a == b for d, (a, b) in enumerate(zip(shape, other, strict=True)) if d != axis)
+        )
 
     return op.concat([x, *(m.pick(lambda v: fits(v) and isinstance(shape_of(v)[axis], int)) for _ in range(m.integer(1, 2)))], axis)
 

@@ -117,7 +117,7 @@ def write(draw: Draw, bb: relax.BlockBuilder, name: str, most: int, weights: lis
 def _parameter(maker: Maker, symbolic: bool) -> Any:
     """A first parameter: floats, integers or booleans, or a tuple of two."""
     draw = maker.draw
-    shape = draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=draw(st.sampled_from([3, 3, 4]))))
+    shape = [draw(st.sampled_from(SIZES)) for _ in range(draw(st.sampled_from([1, 2, 2, 3, 3, 4, 4])))]
     while count(shape) > LARGEST // 4:
         shape.pop()
     if symbolic:
@@ -138,6 +138,7 @@ def _body(maker: Maker, most: int, operators: list[_Operator], first: list[Any])
     for _ in range(maker.integer(1, maker.choose([3, most, most]))):
         x = maker.pick()
         fitting = [o for o in operators if o.takes(x)]
+        fitting += 3 * [o for o in fitting if o.rank > 2]  # such values are rare
         if not fitting:
             continue
         operator = maker.choose(fitting)

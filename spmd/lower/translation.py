@@ -1,0 +1,112 @@
+"""What a function's expressions are in the lowered function, but for its tensors: tuples, shapes, numbers, other names for values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import tvm
+from tvm import relax
+
+from ..errors import ShardingError
+from ..graph import Tree, Value
+
+if TYPE_CHECKING:
+    from .calls import CallLowering
+
+_NAMES = (tvm.ir.Var, relax.TupleGetItem)
+_LEAVES = (relax.TensorType, relax.AnyType)
+
+
+class Translation:
+    """Expressions of one function in the terms of the lowered one, which goes into `builder`."""
+
+    def __init__(self, builder: relax.BlockBuilder, name: str, source: relax.Function, calls: CallLowering) -> None:
+        self.bb, self.name, self.calls = builder, name, calls
+        self.others: dict[Any, Any] = {}
+        """Shapes and numbers: the original variable -> the local one."""
+        self.bound = {b.var: b.value for b in bindings(source.body) if not isinstance(b.value, tvm.ir.Call | relax.If | relax.Function)}
+        """Tuples and other names for values, by variable."""
+
+    def emit(self, expr: Any) -> Any:
+        """Bind an expression."""
+        return self.bb.emit(expr)
+
+    def result(self, tree: Tree[Value], expr: Any, local: Callable[[Value], Any]) -> Any:
+        """What `expr` gives, in the terms of the lowered function, with `local` for each value."""
+        if isinstance(tree, tuple):
+            expr = self._unbound(expr)
+            parts = expr.fields if isinstance(expr, relax.Tuple) else [relax.TupleGetItem(expr, i) for i in range(len(tree))]
+            return relax.Tuple([self.result(t, p, local) for t, p in zip(tree, parts, strict=True)])
+        return self._other(expr) if tree.kind == "other" else local(tree)
+
+    def parts(self, expr: Any, var: Any) -> Iterator[Any]:
+        """The tensors and objects in what was bound to `var`, and now is `expr`."""
+
+        def visit(part: Any, ty: Any) -> Iterator[Any]:
+            if isinstance(ty, relax.TupleType):
+                for i, field in enumerate(ty.fields[:]):
+                    yield from visit(self.bb.emit(relax.TupleGetItem(part, i)), field)
+            elif isinstance(ty, _LEAVES):
+                yield part
+            else:
+                self.others[var] = expr
+
+        yield from visit(expr, var.ty)
+
+    def substitute(self, expr: Any, taken: Iterator[Any], kernels: Mapping[str, Any] | None = None) -> Any:
+        """An argument of the original call with the local tensors, in order, in the place of the global ones.
+
+        `kernels` are GlobalVars of the lowered module by the name of the one that they replace.
+        """
+        if isinstance(expr, tvm.ir.Var):
+            bound = self.bound.get(expr)
+            if isinstance(bound, relax.Tuple):
+                expr = bound
+            elif isinstance(expr.ty, relax.TensorType):
+                return next(taken)
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self.substitute(f, taken, kernels) for f in expr.fields[:]])
+        if isinstance(expr, tvm.ir.GlobalVar):
+            return kernels[expr.name_hint] if kernels and expr.name_hint in kernels else self.calls.global_var(expr)
+        if isinstance(expr, tvm.ir.GenericConst) and isinstance(expr.ty, relax.TensorType):
+            return next(taken)
+        if not isinstance(expr, _NAMES):
+            return expr
+
+        def fill(ty: Any) -> Any:
+            if isinstance(ty, relax.TupleType):
+                return relax.Tuple([fill(f) for f in ty.fields])
+            return next(taken) if isinstance(ty, _LEAVES) else self._other(expr)
+
+        return fill(expr.ty)
+
+    def _unbound(self, expr: Any) -> Any:
+        """What a variable is another name for, up to what the lowered function knows it by."""
+        while isinstance(expr, tvm.ir.Var) and expr not in self.others and expr in self.bound:
+            expr = self.bound[expr]
+        return expr
+
+    def _other(self, expr: Any) -> Any:
+        """A shape or a number, in the lowered function."""
+        expr = self._unbound(expr)
+        if isinstance(expr, relax.TupleGetItem):
+            whole = self._unbound(expr.tuple_value)
+            if isinstance(whole, relax.Tuple):
+                return self._other(whole.fields[expr.index])
+            if whole in self.others or isinstance(whole, relax.TupleGetItem):
+                return self.emit(relax.TupleGetItem(self._other(whole), expr.index))
+            raise ShardingError(
+                f"function {self.name!r}", "it takes a shape or a number out of a tuple", "Return it as a tensor, or alone."
+            )
+        return self.others.get(expr, expr) if isinstance(expr, tvm.ir.Var) else expr
+
+
+def bindings(body: relax.SeqExpr) -> Iterator[Any]:
+    """Every binding, those in branches too."""
+    for block in body.blocks:
+        for binding in block.bindings[:]:
+            yield binding
+            if isinstance(binding.value, relax.If):
+                yield from bindings(binding.value.true_branch)
+                yield from bindings(binding.value.false_branch)
