@@ -200,15 +200,18 @@ def _factor_splits(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str,
 
 def _over_several(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, ...], rule: Rule, mesh: Mesh) -> dict[str, Split] | None:
     """The major factor takes the major axes, if there are as many workers along them as it has elements, and the rest the others."""
-    piece = piece[next((i for i, f in enumerate(piece) if rule.sizes[f] != 1), len(piece)) :]
-    size = rule.sizes[piece[0]] if len(piece) > 1 else None
-    if size is None or len(segments) != 1 or segments[0].size % mesh.axis_size(*axes):
+    large = [f for f in piece if rule.sizes[f] != 1]
+    if len(large) < 2 or len(segments) != 1 or segments[0].size % mesh.axis_size(*axes):
+        return None
+    major, *minor = large
+    size = rule.sizes[major]
+    if size is None:
         return None
     for cut in range(1, len(axes)):
         if size == mesh.axis_size(*axes[:cut]):
-            rest = _factor_splits(piece[1:], (Segment(segments[0].size // size),), axes[cut:], rule, mesh)
+            rest = _factor_splits(tuple(minor), (Segment(segments[0].size // size),), axes[cut:], rule, mesh)
             if rest is not None:
-                return {piece[0]: Split(axes[:cut], (Segment(size),)), **rest}
+                return {major: Split(axes[:cut], (Segment(size),)), **rest}
     return None
 
 

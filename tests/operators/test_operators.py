@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 
+from spmd import Mesh
 from spmd.testing import find_missing, prove
 from tests.operators import document
 
@@ -29,6 +30,15 @@ def test_every_strategy_is_right(name, workers):
     rows = family(name)
     with meaning(rows):
         wrong = [v for v in prove(rows.MODULE, workers, arguments=rows.ARGUMENTS) if v.status != "right"]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_strategies_over_two_axes_are_right(name):
+    """Some of each operator: of all together, every axis does all that it does alone."""
+    rows = family(name)
+    with meaning(rows):
+        wrong = [v for v in prove(rows.MODULE, Mesh(dp=2, tp=2), arguments=rows.ARGUMENTS, most=5) if v.status != "right"]
     assert not wrong, "\n".join(map(str, wrong))
 
 
