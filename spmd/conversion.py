@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .axes import name_of, refined
 from .mesh import Mesh
 from .paths import Move, Way, find_path
 from .sharding import Sharding, Split
@@ -38,27 +39,45 @@ def conversion(source: Sharding, target: Sharding, mesh: Mesh) -> list[Step] | N
 
 def moved_split(step: Step, dim: int, mesh: Mesh) -> Split:
     """How the workers that meet in `step` hold dimension `dim` among them, on the side where they split it."""
-    ends = (step.source.dims[dim], step.target.dims[dim])
-    fine = max((s for s in ends if s is not None), key=lambda s: len(s.axes))
-    return fine.inner(len(fine.axes) - len(step.axis.split("+")), mesh)
+    ends = [s for s in (step.source.dims[dim], step.target.dims[dim]) if s is not None]
+    return max(ends, key=lambda s: len(s.axes)).inner(min(len(s.axes) for s in ends) if len(ends) == 2 else 0, mesh)
 
 
 @lru_cache(maxsize=1 << 15)
 def _steps(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Step, ...] | None:
+    source, target = _in_common_parts(source, target, mesh)
     if not set(target.partial) <= set(source.partial):
         return None
     ways = tuple(_way(a, b, mesh) for a, b in zip(source.dims, target.dims, strict=True))
     left = frozenset(axis for axis, _ in target.partial)
-    path = find_path(ways, source.partial, left, tuple(mesh.axes.items()))
+    used = dict.fromkeys((*source.axes(), *target.axes()))
+    path = find_path(ways, source.partial, left, tuple((axis, mesh.axis_size(axis)) for axis in used))
     if path is None:
         return None
     kinds, steps, now = dict(source.partial), [], source
     for move in path:
         after = _after(now, target, move, mesh)
         reduce = kinds[move.axes[0]] if move.kind in ("all_reduce", "reduce_scatter") else ""
-        steps.append(Step(move.kind, "+".join(move.axes), now, after, move.dim, move.to_dim, reduce))
+        steps.append(Step(move.kind, "+".join(mesh.canonical(move.axes)), now, after, move.dim, move.to_dim, reduce))
         now = after
     return tuple(steps)
+
+
+def _in_common_parts(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Sharding, Sharding]:
+    """Both with their axes cut into parts of which each uses all or nothing."""
+    names = (*source.axes(), *target.axes())
+    if all(name in mesh.axes for name in names):
+        return source, target
+    parts = mesh.parts(*names)
+
+    def cut(axes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name_of(part, mesh.axes[part.base]) for part in refined(mesh.parts(*axes), parts))
+
+    def fine(sharding: Sharding) -> Sharding:
+        dims = tuple(d and Split(cut(d.axes), d.segments) for d in sharding.dims)
+        return Sharding(dims, tuple((name, kind) for axis, kind in sharding.partial for name in cut((axis,))))
+
+    return fine(source), fine(target)
 
 
 def _way(source: Split | None, target: Split | None, mesh: Mesh) -> Way:

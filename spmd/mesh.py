@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cached_property
 
+from .axes import Part, merged, name_of, overlap, part_of, refined
 from .errors import ShardingError
 
 
@@ -26,20 +29,24 @@ class Mesh:
         """`mesh` itself, or ``Mesh(tp=mesh)`` for a number of workers."""
         return mesh if isinstance(mesh, Mesh) else cls(tp=mesh)
 
+    @cached_property
+    def _sizes(self) -> tuple[tuple[str, int], ...]:
+        return tuple(self.axes.items())
+
     @property
     def size(self) -> int:
         """The number of workers."""
         return math.prod(self.axes.values())
 
     def axis_size(self, *names: str) -> int:
-        """The number of workers along the named axes together; a name may be several joined by ``+``."""
+        """The number of workers along the named axes together; a name may be several joined by ``+``, or a part (see `axes`)."""
         total = 1
         for name in names:
             if name in self.axes:
                 total *= self.axes[name]
             else:
-                for part in self._parts(name):
-                    total *= self.axes[part]
+                for part in self.parts(name):
+                    total *= part.size
         return total
 
     def coordinates(self, rank: int) -> dict[str, int]:
@@ -54,26 +61,44 @@ class Mesh:
     def index(self, rank: int, axes: tuple[str, ...]) -> int:
         """The position of worker `rank` along `axes` taken as one, major first."""
         where, index = self.coordinates(rank), 0
-        for name in axes:
-            for part in self._parts(name):
-                index = index * self.axes[part] + where[part]
+        for part in self.parts(*axes):
+            after = self.axes[part.base] // (part.before * part.size)
+            index = index * part.size + where[part.base] // after % part.size
         return index
 
     def groups(self, axis: str) -> list[list[int]]:
         """The workers that meet in a collective over `axis` (or several, ``"dp+tp"``): one list a group, in order along it."""
-        names = self._parts(axis)
+        names = (axis,)
         members: dict[tuple[int, ...], list[int]] = {}
+        rest = self._without(self.parts(axis))
         for rank in range(self.size):
-            where = self.coordinates(rank)
-            members.setdefault(tuple(i for name, i in where.items() if name not in names), []).append(rank)
+            members.setdefault(tuple(self.index(rank, (name,)) for name in rest), []).append(rank)
         return [sorted(group, key=lambda rank: self.index(rank, names)) for group in members.values()]
 
-    def _parts(self, name: str) -> tuple[str, ...]:
-        parts = tuple(name.split("+"))
-        for part in parts:
-            if part not in self.axes:
-                raise ShardingError(f"{self}", f"there is no mesh axis {part!r}", f"Its axes are {', '.join(map(repr, self.axes))}.")
-        return parts
+    def parts(self, *axes: str) -> list[Part]:
+        """What these names mean, names joined by ``+`` one after the other."""
+        found: list[Part] = []
+        for name in axes:
+            for single in name.split("+"):
+                part = part_of(single, self._sizes)
+                if part is None:
+                    what = f"there is no mesh axis {single!r}"
+                    raise ShardingError(f"{self}", what, f"Its axes are {', '.join(map(repr, self.axes))}.")
+                found.append(part)
+        return found
+
+    def has(self, name: str) -> bool:
+        """Whether this is the name of an axis or of a part of one."""
+        return part_of(name, self._sizes) is not None
+
+    def canonical(self, axes: Sequence[str]) -> tuple[str, ...]:
+        """`axes` with parts that continue one another put together."""
+        return tuple(axes) if all(name in self.axes for name in axes) else merged(self.parts(*axes), self.axes)
+
+    def _without(self, parts: Sequence[Part]) -> tuple[str, ...]:
+        """Names for all that is no part of these."""
+        whole = refined([Part(name, 1, size) for name, size in self.axes.items()], parts)
+        return tuple(name_of(p, self.axes[p.base]) for p in whole if not any(overlap(p, q) for q in parts))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mesh) and list(self.axes.items()) == list(other.axes.items())

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import EllipsisType
 
+from .axes import AXIS, overlap
 from .errors import ShardingError
 from .mesh import Mesh
 
 PARTIAL_KINDS = ("sum", "max", "min", "prod")
-_TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@\w+)*)")
-_FIELD = re.compile(r"-|\w+(?:\+\w+)*(?::\d+(?:~\d+)?(?:\|\d+(?:~\d+)?)*)?")
+_TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@{AXIS})*)")
+_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::\d+(?:~\d+)?(?:\|\d+(?:~\d+)?)*)?")
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,10 @@ class P:
                 where, f"{self} has {len(entries)} entries, the value has {len(shape)} dimensions", "Give one entry a dimension, or '...'."
             )
         dims = tuple(self._split(e, i, size, mesh, where) for i, (e, size) in enumerate(zip(entries, shape, strict=True)))
-        used = [axis for d in dims if d for axis in d.axes]
-        for axis in used:
-            if used.count(axis) > 1:
-                raise ShardingError(where, f"{self} uses mesh axis {axis!r} twice", "An axis can split one dimension only.")
+        used = mesh.parts(*(axis for d in dims if d for axis in d.axes))
+        for i, part in enumerate(used):
+            if any(overlap(part, other) for other in used[:i]):
+                raise ShardingError(where, f"{self} uses mesh axis {part.base!r} twice", "An axis can split one dimension only.")
         return Sharding(dims).normalized(mesh)
 
     def _split(self, entry: object, dim: int, size: int | None, mesh: Mesh, where: str) -> Split | None:
@@ -204,7 +205,7 @@ class P:
                 where, f"{self} has the entry {entry!r}", "An entry is None, a mesh axis, or a tuple of axes and segment sizes."
             )
         for axis in axes:
-            if axis not in mesh.axes:
+            if not mesh.has(axis):
                 raise ShardingError(where, f"{self} names mesh axis {axis!r}", f"The axes of {mesh} are {', '.join(map(repr, mesh.axes))}.")
         if size is None:
             raise ShardingError(
@@ -215,7 +216,7 @@ class P:
         if sizes and sum(sizes) != size:
             raise ShardingError(where, f"the segments {sizes} of dimension {dim} add up to {sum(sizes)}, and its size is {size}")
         if mesh.size > 1:  # one worker along an axis holds all: such an axis splits nothing
-            axes = tuple(axis for axis in axes if mesh.axes[axis] > 1)
+            axes = mesh.canonical([axis for axis in axes if mesh.axis_size(axis) > 1])
         return Split(axes, tuple(Segment(s) for s in sizes or (size,))) if axes else None
 
     def __eq__(self, other: object) -> bool:

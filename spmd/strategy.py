@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations, groupby
 
+from .axes import Part, divided, merged, overlap
 from .expression import Piece, Rule, Spec
 from .mesh import Mesh
 from .sharding import Segment, Sharding, Split
@@ -31,7 +33,7 @@ class Strategy:
 def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh, terms: Terms | None = None) -> Strategy | None:
     """The `Strategy` that splits these factors and lets these partial sums through, or None where some tensor cannot be held that way."""
     terms = terms or {}
-    if any(f in rule.whole for f in splits) or not _apart(rule, splits, terms):
+    if any(f in rule.whole for f in splits) or not _apart(rule, splits, terms, mesh):
         return None
     kinds: dict[str, str] = dict.fromkeys(terms, "sum")
     formed = next((f for f in splits if f in rule.forms), None)
@@ -53,12 +55,12 @@ def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh, terms: Term
         return None
     inputs = [_place(spec, rule, splits, mesh) for spec in rule.inputs]
     outputs = [_place(spec, rule, splits, mesh) for spec in rule.outputs]
-    partial = tuple((axis, kinds[axis]) for axis in mesh.axes if axis in kinds)
+    partial = _partial(kinds, mesh)
     found_in: list[Sharding] = []
     for i, dims in enumerate(inputs):
         if dims is None:
             return None
-        found_in.append(Sharding(dims, tuple((axis, "sum") for axis in mesh.axes if i in terms.get(axis, ()))))
+        found_in.append(Sharding(dims, _partial({axis: "sum" for axis, given in terms.items() if i in given}, mesh)))
     found_out: list[Sharding] = []
     for dims in outputs:
         if dims is None:
@@ -112,13 +114,25 @@ def complete(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> dict[str, S
     return full
 
 
-def _apart(rule: Rule, splits: Mapping[str, Split], terms: Terms) -> bool:
+def _partial(kinds: Mapping[str, str], mesh: Mesh) -> tuple[tuple[str, str], ...]:
+    """The kinds of partial by axis, in the order of the mesh, parts that continue one another as one."""
+    if all(axis in mesh.axes for axis in kinds):
+        return tuple((axis, kinds[axis]) for axis in mesh.axes if axis in kinds)
+    order = list(mesh.axes)
+    parts = sorted(
+        ((part, kind) for axis, kind in kinds.items() for part in mesh.parts(axis)), key=lambda p: (order.index(p[0].base), p[0].before)
+    )
+    return tuple((axis, kind) for kind, same in groupby(parts, key=lambda p: p[1]) for axis in merged([p for p, _ in same], mesh.axes))
+
+
+def _apart(rule: Rule, splits: Mapping[str, Split], terms: Terms, mesh: Mesh) -> bool:
     """Whether each mesh axis does one thing: only factors that are split together share one."""
-    used: dict[str, int] = dict.fromkeys(terms, -1)
-    if not used and len({split.axes for split in splits.values()}) <= 1 and len(splits) <= 1:
+    if len(splits) + len(terms) <= 1:
         return True
     groups = {f: number for number, group in enumerate(rule.joint()) for f in group}
-    return all(used.setdefault(axis, groups[f]) == groups[f] for f, split in splits.items() for axis in split.axes)
+    used = [(mesh.parts(*split.axes), groups[f]) for f, split in splits.items()]
+    used += [(mesh.parts(axis), -1 - number) for number, axis in enumerate(terms)]
+    return not any(a != b and overlap(p, q) for (ps, a), (qs, b) in combinations(used, 2) for p in ps for q in qs)
 
 
 def _beside_form(rule: Rule, formed: str, splits: Mapping[str, Split]) -> bool:
@@ -133,7 +147,7 @@ def _beside_form(rule: Rule, formed: str, splits: Mapping[str, Split]) -> bool:
 
 def _place(spec: Spec, rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> tuple[Split | None, ...] | None:
     dims: list[Split | None] = []
-    used: list[str] = []
+    used: list[Part] = []
     for dim in spec:
         if not any(f in splits for piece in dim for f in piece):
             dims.append(None)
@@ -147,10 +161,11 @@ def _place(spec: Spec, rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> t
             axes = split.axes
             segments += split.segments
         assert axes is not None
-        if any(a in used for a in axes):
+        parts = mesh.parts(*axes)
+        if any(overlap(part, other) for part in parts for other in used):
             return None
-        used += axes
-        dims.append(Split(axes, tuple(segments)).normalized(mesh))
+        used += parts
+        dims.append(Split(mesh.canonical(axes), tuple(segments)).normalized(mesh))
     return tuple(dims)
 
 
@@ -199,7 +214,9 @@ def _factor_splits(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str,
 
 
 def _over_several(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, ...], rule: Rule, mesh: Mesh) -> dict[str, Split] | None:
-    """The major factor takes the major axes, if there are as many workers along them as it has elements, and the rest the others."""
+    """The major factor takes major axes (or parts) with as many workers as it has elements, the rest the others: 8 over an axis of 4
+    becomes (2, 4) over the two parts of it.
+    """
     large = [f for f in piece if rule.sizes[f] != 1]
     if len(large) < 2 or len(segments) != 1 or segments[0].size % mesh.axis_size(*axes):
         return None
@@ -207,12 +224,12 @@ def _over_several(piece: Piece, segments: tuple[Segment, ...], axes: tuple[str, 
     size = rule.sizes[major]
     if size is None:
         return None
-    for cut in range(1, len(axes)):
-        if size == mesh.axis_size(*axes[:cut]):
-            rest = _factor_splits(tuple(minor), (Segment(segments[0].size // size),), axes[cut:], rule, mesh)
-            if rest is not None:
-                return {major: Split(axes[:cut], (Segment(size),)), **rest}
-    return None
+    cut = divided(mesh.parts(*axes), size)
+    if cut is None or not cut[1]:
+        return None
+    head, tail = (merged(parts, mesh.axes) for parts in cut)
+    rest = _factor_splits(tuple(minor), (Segment(segments[0].size // size),), tail, rule, mesh)
+    return None if rest is None else {major: Split(head, (Segment(size),)), **rest}
 
 
 def _product(piece: Piece, rule: Rule) -> int | None:

@@ -167,7 +167,7 @@ def _communicator(name: str, axis: str, workers: int) -> Communicator:
         way_out = 'A program with R.spmd operators runs in workers: with spmd.workers(sharded) as w: w["main"](...).'
         raise CollectiveError(f"spmd.{name}: this thread is no worker. {way_out}")
     mesh = communicator.mesh
-    if any(part not in mesh.axes for part in axis.split("+")) or mesh.axis_size(axis) != workers:
+    if not all(map(mesh.has, axis.split("+"))) or mesh.axis_size(axis) != workers:
         what = f"spmd.{name} over mesh axis {axis!r} of {workers} workers"
         raise CollectiveError(f"{what}: these workers are {mesh}. Start workers with the program's mesh.")
     return communicator

@@ -47,19 +47,18 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
 
 def _exchange(step: Step, mesh: Mesh) -> list[tuple[int, int]]:
     """Who sends its whole shard to whom: every worker one that `step.target` wants there, itself where it can."""
-    axes = tuple(step.axis.split("+"))
-    one_group = Mesh(**{axis: mesh.axes[axis] for axis in axes})
+    (group, *_) = mesh.groups(step.axis)
 
     def shards(sharding: Sharding) -> list[tuple[int, ...]]:
         splits = [d for d in sharding.dims if d is not None]
-        return [tuple(one_group.index(rank, d.axes) for d in splits) for rank in range(one_group.size)]
+        return [tuple(mesh.index(rank, d.axes) for d in splits) for rank in group]
 
     held, wanted = shards(step.source), shards(step.target)
-    pairs = {rank: rank for rank in range(one_group.size) if held[rank] == wanted[rank]}
-    free = [rank for rank in range(one_group.size) if rank not in pairs]
-    for target in range(one_group.size):
+    pairs = {place: place for place in range(len(group)) if held[place] == wanted[place]}
+    free = [place for place in range(len(group)) if place not in pairs]
+    for target in range(len(group)):
         if target not in pairs.values():
-            source = next(rank for rank in free if held[rank] == wanted[target])
+            source = next(place for place in free if held[place] == wanted[target])
             free.remove(source)
             pairs[source] = target
     return sorted(pairs.items())

@@ -129,6 +129,13 @@ class Product:
                 if strategy is not None and len(made) < MOST_STRATEGIES:
                     made[id(strategy)] = strategy
                     self.parts[id(strategy)] = parts
+        for axes in self.sets:
+            if not set(axes) <= set(self.axes):  # parts of axes, or axes of size 1, that a constraint names: alone
+                for strategy in self.found[axes].strategies[node]:
+                    merged = self._merged(rule, [strategy])
+                    if merged is not None:
+                        made.setdefault(id(merged), merged)
+                        self.parts.setdefault(id(merged), ((),) * len(self.axes))
         return list(made.values())
 
     def _ways(self, options: _Options, part: Part, parts: Parts) -> list[Strategy]:

@@ -138,7 +138,7 @@ def traffic_difference(plan: Plan, traces: Mapping[str, tuple[Record, ...]]) -> 
     Those that stand in branches must be those of some way through the branches.
     """
     for function, records in traces.items():
-        ran = Counter((r.kind, r.axis, r.bytes, r.value) for r in records)
+        ran = Counter((r.kind, r.axis, r.bytes, r.dtype, r.value) for r in records)
         planned = [c for c in plan.collectives if c.function == function]
         if ran not in _ways(planned, (), ran):
             always = Counter(map(_traffic, (c for c in planned if not c.branch)))
@@ -149,8 +149,8 @@ def traffic_difference(plan: Plan, traces: Mapping[str, tuple[Record, ...]]) -> 
     return ""
 
 
-def _traffic(collective: Collective) -> tuple[str, str, int, str]:
-    return collective.kind, collective.axis, collective.bytes, collective.value
+def _traffic(collective: Collective) -> tuple[str, str, int, str, str]:
+    return collective.kind, collective.axis, collective.bytes, collective.dtype, collective.value
 
 
 def _ways(planned: Sequence[Collective], branch: Branch, ran: Counter[Any]) -> list[Counter[Any]]:

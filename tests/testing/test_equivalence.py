@@ -184,8 +184,8 @@ def test_what_ran_is_one_way_through_the_branches():
     plan.collectives = [_sent("a"), _sent("b", yes), _sent("c", yes, inner), _sent("x", no), _sent("x", no), _sent("x", ("v", True))]
     ways = [("a", "b"), ("a", "b", "c"), ("a", "x", "x"), ("a", "b", "x"), ("a", "b", "c", "x"), ("a", "x", "x", "x")]
     assert [traffic_difference(plan, _ran(*way)) for way in ways] == [""] * len(ways)
-    assert traffic_difference(plan, _ran("a", "b", "y")).endswith("[('all_gather', 'tp', 8, 'y')] ran unplanned, [] did not run")
-    assert traffic_difference(plan, _ran("b")).endswith("[] ran unplanned, [('all_gather', 'tp', 8, 'a')] did not run")
+    assert traffic_difference(plan, _ran("a", "b", "y")).endswith("[('all_gather', 'tp', 8, 'float32', 'y')] ran unplanned, [] did not run")
+    assert traffic_difference(plan, _ran("b")).endswith("[] ran unplanned, [('all_gather', 'tp', 8, 'float32', 'a')] did not run")
     for wrong in (("a",), ("a", "c"), ("a", "x"), ("a", "b", "x", "x")):
         assert traffic_difference(plan, _ran(*wrong)).endswith("ran, which is no way through its branches")
 
