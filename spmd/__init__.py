@@ -1,17 +1,20 @@
 """spmd: the SPMD compiler for Apache TVM Relax."""
 
-from . import testing
+from . import plans, testing
 from .annotate import hint
 from .errors import ShardingError
+from .measure import measure
 from .mesh import Mesh
 from .pipeline import ShardedModule, lower, plan, shard
 from .plan import Plan
-from .profile import Profile
+from .profile import Link, Profile
 from .propagate import rule
-from .sharding import P, Sharding
+from .sharding import Sharding
+from .spec import P
 from .workers import workers
 
 __all__ = [
+    "Link",
     "Mesh",
     "P",
     "Plan",
@@ -21,7 +24,9 @@ __all__ = [
     "ShardingError",
     "hint",
     "lower",
+    "measure",
     "plan",
+    "plans",
     "rule",
     "shard",
     "testing",

@@ -16,7 +16,7 @@ from .collectives.backend import Backend
 from .collectives.combine import view
 from .errors import ShardingError
 from .plan import Leaf, LeafTree, Signature
-from .sharding import Sharding
+from .sharding import Sharding, Split
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -106,6 +106,10 @@ class Binder:
         fits = len(shape) == len(expected) and known == list(shape)
         if not fits or dtype != leaf.dtype:
             raise ShardingError(where, f"it takes {described(leaf)}, and got {dtype} {_text(shape)}")
+        for size, split in zip(shape, leaf.sharding.dims if leaf.sharding is not None else (), strict=False):
+            if split is not None and split.symbolic and size % split.size:
+                what = f"it takes {described(leaf)} in multiples of {split.size}, and got {dtype} {_text(shape)}"
+                raise ShardingError(where, what, "Pad it, or shard with another `divisible`.")
         for name, size in zip(expected, shape, strict=True):
             if isinstance(name, str) and name.isidentifier():  # an expression such as "2 * n" is checked by the program
                 known, said = self.sizes.setdefault(name, (size, leaf.name))
@@ -159,7 +163,7 @@ def returned(tree: LeafTree, values: Sequence[Any], backend: Backend, keep: bool
     if tree.shape is None or tree.sharding is None:
         return wrapped(values, backend, keep)
     if keep:
-        return Handle(tuple(values), backend, tree, _global_shape(values[0].shape, tree.sharding))
+        return Handle(tuple(values), backend, tree, _global_shape(values[0].shape, tree.sharding, backend))
     return joined(values, tree.sharding, backend)
 
 
@@ -180,7 +184,7 @@ def joined(values: Sequence[Any], sharding: Sharding, backend: Backend) -> Array
     if sharding.is_replicated:
         return values[0].numpy()
     shards = backend.everyone([_host(value) for value in values])
-    return layout.join(shards, sharding, backend.mesh, _global_shape(shards[0].shape, sharding))
+    return layout.join(shards, sharding, backend.mesh, _global_shape(shards[0].shape, sharding, backend))
 
 
 def leaves(tree: LeafTree) -> Iterator[Leaf]:
@@ -211,8 +215,13 @@ def _host(tensor: Any) -> Array:
     return view(tensor) if tensor.device.type == "cpu" else tensor.numpy()
 
 
-def _global_shape(shard: Sequence[int], sharding: Sharding) -> Shape:
-    return tuple(int(size) if split is None else split.size for size, split in zip(shard, sharding.dims, strict=True))
+def _global_shape(shard: Sequence[int], sharding: Sharding, backend: Backend) -> Shape:
+    def whole(size: int, split: Split | None) -> int:
+        if split is None:
+            return size
+        return size * backend.mesh.axis_size(*split.axes) if split.symbolic else split.size
+
+    return tuple(whole(int(size), split) for size, split in zip(shard, sharding.dims, strict=True))
 
 
 def _alike(tree: LeafTree, other: LeafTree | None) -> bool:

@@ -74,6 +74,8 @@ class Rule:
     """The kind of partial that splitting a reduced factor leaves; None: a reduced factor stays whole."""
     whole: frozenset[str] = frozenset()
     """Factors that the operator must see whole."""
+    symbolic: frozenset[str] = frozenset()
+    """Factors whose size is known only when the program runs; `sizes` then says by what it can be divided."""
     unread: frozenset[str] = frozenset()
     """Factors of what the operator leaves out (the rest of a slice): no output has them, and splitting them leaves no partial."""
     uncounted: frozenset[str] = frozenset()

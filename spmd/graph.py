@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .expression import Rule, Shape
-from .sharding import Sharding
+from .spec import Constraint
 
 T = TypeVar("T")
 Tree = T | tuple["Tree[T]", ...]
@@ -32,7 +32,7 @@ class Value:
     """"tensor", "object" (a KV cache) or "other" (a shape, a number: the same on every worker)."""
     role: str
     """"input", "weight", "constant" or "temporary"."""
-    wanted: Sharding | None = None
+    wanted: Constraint | None = None
     """A hard constraint."""
     reason: str = ""
     """Where the constraint comes from."""
@@ -40,6 +40,8 @@ class Value:
     """Whether it is a field of a packed tuple, named by those who unpack it."""
     data: Any = None
     """The Relax expression of a constant."""
+    blocks: tuple[int, ...] = ()
+    """By what each size can be divided, where symbolic sizes were said to be divisible."""
 
     @property
     def is_tensor(self) -> bool:
@@ -81,8 +83,8 @@ class Function:
     num_input: int | None
     nodes: list[Node] = field(default_factory=list[Node])
     result: Tree[Value] | None = None
-    at_end: list[tuple[Value, Sharding | None, str]] = field(default_factory=list[tuple[Value, "Sharding | None", str]])
-    """For each leaf of the result, the sharding it must be returned in (None: any) and why."""
+    at_end: list[tuple[Value, Constraint | None, str]] = field(default_factory=list[tuple[Value, "Constraint | None", str]])
+    """For each leaf of the result, what the sharding in which it is returned must be (None for what is no tensor) and why."""
 
 
 @dataclass(eq=False)

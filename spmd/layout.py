@@ -35,6 +35,7 @@ def cut(array: Array, sharding: Sharding, mesh: Mesh, rank: int) -> Array:
 
     A partial value is the array itself on the first worker of each partial axis and the identity elsewhere.
     """
+    sharding = sharding.at(array.shape)
     sharding.local_shape(array.shape, mesh)
     for dim, split in enumerate(sharding.dims):
         if split is None:
@@ -56,6 +57,7 @@ def join(shards: Sequence[Array], sharding: Sharding, mesh: Mesh, shape: tuple[i
     """The global array of `shape` from one shard a worker, in the order of their ranks."""
     if len(shards) != mesh.size:
         raise ShardingError("join", f"{len(shards)} shards for the {mesh.size} workers of {mesh}")
+    sharding = sharding.at(shape)
     expected = sharding.local_shape(shape, mesh)
     for rank, shard in enumerate(shards):
         if shard.shape != expected:

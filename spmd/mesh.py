@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from .axes import Part, merged, name_of, overlap, part_of, refined
@@ -14,15 +14,26 @@ class Mesh:
     """Workers arranged in a grid with named axes, the first axis major.
 
     ``Mesh(dp=2, tp=4)`` has 8 workers; worker 5 has coordinates ``{"dp": 1, "tp": 1}``.
+    ``Mesh(dp=2, tp=4, links={"dp": "network"})``: its two hosts hold 4 workers each. `links` gives an axis a link of the hardware profile;
+    others run over the profile's own.
     """
 
-    def __init__(self, **axes: int) -> None:
+    def __init__(self, *, links: Mapping[str, str] | None = None, **axes: int) -> None:
         if not axes:
             raise ShardingError("Mesh()", "a mesh needs at least one axis", "Write Mesh(tp=2), or pass mesh=2 to shard().")
         for name, size in axes.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ShardingError("Mesh", f"axis {name!r} has size {size!r}", "An axis size is a whole number of workers, 1 or more.")
         self.axes: dict[str, int] = dict(axes)
+        if links is not None and not isinstance(links, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError("Mesh", f"links is {links!r}", 'It maps axes to links: links={"dp": "network"}. No axis can have that name.')
+        for name, link in (links or {}).items():
+            if name not in axes:
+                raise ShardingError("Mesh", f"links names {name!r}, which is no axis", f"Its axes are {', '.join(map(repr, axes))}.")
+            if not isinstance(link, str) or not link:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ShardingError("Mesh", f"the link of axis {name!r} is {link!r}", 'A link has a name, such as "network".')
+        self.links: dict[str, str] = {name: links[name] for name in axes if name in links} if links else {}
+        """Axis -> the name of what it runs over, where that is not the fastest link of a worker."""
 
     @classmethod
     def of(cls, mesh: Mesh | int) -> Mesh:
@@ -101,10 +112,11 @@ class Mesh:
         return tuple(name_of(p, self.axes[p.base]) for p in whole if not any(overlap(p, q) for q in parts))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mesh) and list(self.axes.items()) == list(other.axes.items())
+        return isinstance(other, Mesh) and list(self.axes.items()) == list(other.axes.items()) and self.links == other.links
 
     def __hash__(self) -> int:
         return hash(tuple(self.axes.items()))
 
     def __repr__(self) -> str:
-        return f"Mesh({', '.join(f'{name}={size}' for name, size in self.axes.items())})"
+        links = f", links={self.links}" if self.links else ""
+        return f"Mesh({', '.join(f'{name}={size}' for name, size in self.axes.items())}{links})"

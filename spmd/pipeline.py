@@ -20,6 +20,8 @@ from .mesh import Mesh
 from .plan import Plan
 from .profile import Profile, profile_of
 from .propagate import Cost, build_graph, make_plan
+from .propagate.divisible import planning_sizes
+from .propagate.divisible import planning_sizes
 
 _LOG = logging.getLogger("spmd")
 
@@ -48,15 +50,19 @@ def shard(
     *,
     profile: Profile | str = "generic",
     sizes: Mapping[str, int] | None = None,
+    divisible: Mapping[str, int] | None = None,
+    memory: float | None = None,
 ) -> ShardedModule:
     """The program that each worker of `mesh` runs, for a whole-model Relax module written for one device. `mod` is not changed.
 
     `specs` maps patterns of names to `P` (see `annotate.Specs`); `profile` is the hardware whose predicted time is minimized;
-    `sizes` gives symbolic sizes by name for that prediction (64 where it does not).
+    `sizes` gives symbolic sizes by name for that prediction (64 where it does not). `divisible` says by what symbolic sizes can be
+    divided, by name: such dimensions may be split, and an argument that breaks the word is an error. `memory` is the most bytes that a
+    worker may hold, by default those of the profile.
     Raises `ShardingError` for bad specs and for modules that cannot be represented.
     """
     with _no_garbage_collection():
-        graph, decided = _planned(mod, mesh, specs, profile, sizes)
+        graph, decided = _planned(mod, mesh, specs, profile, sizes, divisible, memory)
         return ShardedModule(lower_graph(graph, decided), decided)
 
 
@@ -67,25 +73,34 @@ def plan(
     *,
     profile: Profile | str = "generic",
     sizes: Mapping[str, int] | None = None,
+    divisible: Mapping[str, int] | None = None,
+    memory: float | None = None,
 ) -> Plan:
     """The first half of `shard`: where each tensor lives, and why."""
     with _no_garbage_collection():
-        return _planned(mod, mesh, specs, profile, sizes)[1]
+        return _planned(mod, mesh, specs, profile, sizes, divisible, memory)[1]
 
 
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`."""
-    return lower_graph(build_graph(inlined(mod)), plan)
+    return lower_graph(build_graph(inlined(mod), plan.divisible), plan)
 
 
 def _planned(
-    mod: tvm.IRModule, mesh: Mesh | int, specs: Specs | None, profile: Profile | str, sizes: Mapping[str, int] | None
+    mod: tvm.IRModule,
+    mesh: Mesh | int,
+    specs: Specs | None,
+    profile: Profile | str,
+    sizes: Mapping[str, int] | None,
+    divisible: Mapping[str, int] | None,
+    memory: float | None,
 ) -> tuple[Graph, Plan]:
     """The graph of `mod` and its plan, whose notes are logged: what is replicated for want of a rule is never silent."""
-    cost = Cost(Mesh.of(mesh), profile_of(profile), sizes)
-    graph = build_graph(inlined(mod))
+    cost = Cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
+    graph = build_graph(inlined(mod), divisible)
     annotate(graph, cost.mesh, specs)
     decided = make_plan(graph, cost)
+    decided.divisible = dict(divisible or {})
     for note in decided.notes:
         _LOG.warning(note)
     return graph, decided

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-from .errors import ShardingError, nearest
+from .errors import ShardingError
+from .explain import Difference, Report, branch_text, difference, explanation, known_name, report, summary, write_page
 from .mesh import Mesh
 from .serialize import dumps, loads
 from .sharding import Sharding, Split
@@ -25,11 +26,6 @@ class Leaf:
 
 
 LeafTree = Leaf | tuple["LeafTree", ...]
-
-
-def _way(branch: tuple[str, bool]) -> str:
-    name, taken = branch
-    return f"the {'true' if taken else 'false'} branch of {name!r}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,18 @@ class Collective:
     """The kind of partial that it reduces; empty inside an operator, which knows for itself."""
     branch: tuple[tuple[str, bool], ...] = ()
     """The Ifs that it stands in, by name, outermost first, and whether in the branch for true: it runs when they all go that way."""
+    seconds: float = 0.0
+    """Its predicted time."""
+    op: str = ""
+    """The operator that makes the value, takes it or sends it itself; empty where a function returns it."""
+    at: int = -1
+    """The place of that operator in `Plan.choices` of its function; -1 where a function returns the value."""
+    span: str = ""
+    """Where that operator stands in the source of the module, ``file:line``; empty where the module does not know."""
+    source: Sharding | None = None
+    """How the value is before; None inside an operator."""
+    target: Sharding | None = None
+    """How it is wanted; several collectives may share one way from `source` to `target`."""
 
     @property
     def is_low_precision(self) -> bool:
@@ -70,8 +78,9 @@ class Collective:
 
     def __str__(self) -> str:
         held = f"{self.bytes} bytes" + (f" of {self.dtype}" if self.is_low_precision else "")
-        where = ", ".join([self.function, *map(_way, self.branch)])
-        return f"{self.kind} over {self.axis}, {held}, in {where}: {self.reason}"
+        where = ", ".join([self.function, *map(branch_text, self.branch)])
+        source = f", {self.span}" if self.span else ""
+        return f"{self.kind} over {self.axis}, {held}, in {where}: {self.reason} ({self.seconds * 1e6:.1f} us predicted{source})"
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,76 @@ class Choice:
     """Inputs taken as partial sums, to be reduced later."""
     replicated_because: str = ""
     """Why the operator has no rule, where it has none."""
+    operands: tuple[str, ...] = ()
+    """The values that it takes, as `Plan.tensors` names them."""
+    results: tuple[str, ...] = ()
+    """The values that it makes."""
+    seconds: float = 0.0
+    """Its predicted time, collectives inside it among it."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What is held somewhere: the global shape (a str where a size is symbolic), the sizes that it was planned for, the type."""
+
+    shape: tuple[int | str, ...]
+    sizes: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a worker holds while a function runs, at the planning sizes."""
+
+    weights: int
+    """Of all functions: they stay where they are."""
+    cache: int
+    """KV caches, likewise; of those whose size is known."""
+    activations: int
+    """The function's other arguments and its temporaries when they are the most, each from when it is made until it is last read."""
+    unknown: tuple[str, ...] = ()
+    """Caches and other objects that are not counted, as nothing says how large they are."""
+
+    @property
+    def peak(self) -> int:
+        """All of it together."""
+        return self.weights + self.cache + self.activations
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another sharding that a value could have, and what the best plan with it would cost."""
+
+    sharding: Sharding
+    seconds: float
+    """How much more than the plan, over all functions; infinite where nothing obeys all that is asked."""
+    operators: float = 0.0
+    """The part of it that operators take; memory traffic and arithmetic, and the collectives inside them."""
+    conversions: float = 0.0
+    """The part of it that goes from one sharding to another."""
+    most: str = ""
+    """The operator whose time changes most, conversions around it among it, and by how much."""
+    most_seconds: float = 0.0
+    is_bound: bool = False
+    """Whether `seconds` is only known to be the least that it can be."""
+    memory: int = 0
+    """Bytes that the fastest plan with it needs on a worker; 0 where that was not worked out."""
+    fits: bool = True
+    """Whether that is within the memory that there is."""
+
+
+class Alternatives(Protocol):
+    """Who made a plan and can tell what else it could have been."""
+
+    is_local: bool
+
+    def of(self, name: str) -> list[Alternative]:
+        """The other shardings of the value of that name, the best first."""
+        ...
+
+    def lifted(self, name: str) -> Alternative | None:
+        """What a value would be without the constraint on it; None where there is none."""
+        ...
 
 
 @dataclass
@@ -114,33 +193,44 @@ class Plan:
     width: int
     """The elimination width; 2 or 3 for a language model."""
     notes: list[str] = field(default_factory=list[str])
+    divisible: dict[str, int] = field(default_factory=dict[str, int])
+    """By what symbolic sizes were said to be divisible."""
     """What the reader must know: operators replicated for want of a rule, a search cut short."""
+    tensors: dict[str, TensorInfo] = field(default_factory=dict[str, TensorInfo])
+    """Shape and type of every tensor of `params` and `values`, by the same names."""
+    memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
+    """Function -> what a worker holds while it runs."""
+    searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
+    """The search that the plan came from, where it was made; it is not saved and not copied."""
 
     def explain(self, name: str | None = None) -> str:
-        """Why a value lives where it does, or, with no name, the whole plan in a page of text."""
-        if name is None:
-            return self._summary()
-        known = {**self.values, **self.params, **self.inputs, **self.outputs}
-        if name not in known:
-            raise ShardingError("Plan.explain", f"there is no value {name!r}", nearest(name, known))
-        lines = [f"{name}: {known[name]}"]
-        if name in self.reasons:
-            lines.append(f"  because {self.reasons[name]}")
-        lines += [f"  {c}" for c in self.collectives if name in (c.value, f"{c.function}.{c.value}")]
-        return "\n".join(lines)
+        """Where a value lives, why, and what the next best choice would have cost; with no name, the whole plan in a page of text.
 
-    def _summary(self) -> str:
-        lines = [f"{self.mesh}, profile {self.profile}, elimination width {self.width}"]
-        width = max((len(n) for n in self.params), default=0)
-        lines += [f"  {name:{width}}  {sharding}" for name, sharding in self.params.items()]
-        for function in self.functions:
-            inside: dict[tuple[tuple[str, bool], ...], list[Collective]] = {(): []}
-            for c in self.collectives:
-                if c.function == function:
-                    inside.setdefault(c.branch, []).append(c)
-            lines.append(f"{function}: {_counted(inside.pop(()))}, {self.predicted[function] * 1e6:.1f} us predicted")
-            lines += [f"  in {', '.join(map(_way, branch))}: {_counted(found)}" for branch, found in inside.items()]
-        return "\n".join([*lines, *(f"note: {n}" for n in self.notes), *(f"remark: {r}" for r in self.remarks)])
+        Raises `ShardingError` for a name that the plan does not have.
+        """
+        return summary(self) if name is None else explanation(self, name)
+
+    def alternatives(self, name: str) -> list[Alternative]:
+        """The other shardings that a value could have, the best first, each solved again with all else free.
+
+        Raises `ShardingError` for a name that the plan does not have, and for a plan that was loaded: it is known where it was planned.
+        """
+        known_name(self, name)
+        if self.searched is None:
+            raise ShardingError(f"Plan.alternatives({name!r})", "it is known only where the plan was made", "Plan the module again.")
+        return self.searched.of(name)
+
+    def report(self) -> Report:
+        """What moves, how long it takes and what each worker holds, by function; prints as tables."""
+        return report(self)
+
+    def diff(self, other: Plan) -> Difference:
+        """What is different in `other`: shardings, collectives, predicted times; prints as text, and is false where nothing is."""
+        return difference(self, other)
+
+    def show(self, path: str | Path | None = None) -> Path:
+        """Write the plan as one HTML page that needs nothing else, to `path` or a new temporary file, and say where it is."""
+        return write_page(self, path)
 
     @property
     def remarks(self) -> list[str]:
@@ -172,8 +262,5 @@ class Plan:
         """Read a plan from a file."""
         return cls.from_json(Path(path).read_text())
 
-
-def _counted(collectives: list[Collective]) -> str:
-    counts = Counter(c.kind for c in collectives)
-    what = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "no collectives"
-    return f"{what}, {sum(c.bytes for c in collectives)} bytes"
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "searched": None}

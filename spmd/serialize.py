@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def dumps(value: Any) -> str:
-    """JSON text of a dataclass; equal values give equal text."""
+    """JSON text of a dataclass; equal values give equal text. Fields that no constructor takes are left out."""
     return json.dumps(_encode(value), indent=1)
 
 
@@ -26,9 +26,9 @@ def loads(kind: type[T], text: str) -> T:
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Mesh):
-        return value.axes
+        return {**value.axes, **({"links": value.links} if value.links else {})}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"@": type(value).__name__, **{f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}}
+        return {"@": type(value).__name__, **{f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}}
     if isinstance(value, dict):
         return {k: _encode(v) for k, v in value.items()}
     return [_encode(v) for v in value] if isinstance(value, list | tuple) else value
@@ -43,7 +43,7 @@ def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
         return Mesh(**raw)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints, names = get_type_hints(kind), vars(sys.modules[kind.__module__])
-        return kind(**{f.name: _decode(hints[f.name], raw[f.name], names) for f in dataclasses.fields(kind)})
+        return kind(**{f.name: _decode(hints[f.name], raw[f.name], names) for f in dataclasses.fields(kind) if f.init})
     if origin in (Union, types.UnionType):
         return None if raw is None else _decode(_member(args, raw), raw, names)
     if origin is tuple:

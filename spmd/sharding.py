@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from types import EllipsisType
 
 from .axes import AXIS, overlap
 from .errors import ShardingError
@@ -18,7 +17,7 @@ from .mesh import Mesh
 
 PARTIAL_KINDS = ("sum", "max", "min", "prod")
 _TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@{AXIS})*)")
-_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::\d+(?:~\d+)?(?:\|\d+(?:~\d+)?)*)?")
+_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::\d+(?:~\d+)?(?:\|\d+(?:~\d+)?)*\*?)?")
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,15 @@ class Split:
 
     axes: tuple[str, ...]
     segments: tuple[Segment, ...]
+    symbolic: bool = False
+    """Whether the size is known only when the program runs: it is then counted in blocks, as many as it is said to be divisible by."""
 
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.axes, self.segments))
+        return hash((self.axes, self.segments, self.symbolic))
 
     @property
     def size(self) -> int:
@@ -75,7 +76,7 @@ class Split:
             return self if count else None
         inner, workers = mesh.axis_size(*self.axes[count:]), mesh.axis_size(*self.axes)
         segments = tuple(Segment(s.size, max(s.local(workers) * inner, 1)) for s in self.segments)
-        return Split(self.axes[:count], segments).normalized(mesh)
+        return Split(self.axes[:count], segments, self.symbolic).normalized(mesh)
 
     def inner(self, count: int, mesh: Mesh) -> Split:
         """The split without its `count` major axes: how their workers split among them what `outer` says that they hold."""
@@ -83,14 +84,26 @@ class Split:
         if outer is None:
             return self
         workers = mesh.axis_size(*outer.axes)
-        return Split(self.axes[count:], tuple(Segment(s.local(workers)) for s in outer.segments))
+        return Split(self.axes[count:], tuple(Segment(s.local(workers)) for s in outer.segments), self.symbolic)
+
+    def at(self, size: int) -> Split:
+        """The split of a dimension that turns out to have this size."""
+        if not self.symbolic:
+            return self
+        if size % self.size:
+            way_out = "Pass one that is, or shard with another `divisible`."
+            raise ShardingError("a split of a symbolic size", f"the size {size} is no multiple of {self.size}, as was said", way_out)
+        return Split(self.axes, (Segment(size),))
 
     def normalized(self, mesh: Mesh) -> Split:
         """The same placement with the smallest units: where a segment divides evenly, its unit says nothing."""
         workers = mesh.axis_size(*self.axes)
-        return Split(self.axes, tuple(Segment(s.size) if s.size % (s.unit * workers) == 0 else s for s in self.segments))
+        segments = tuple(Segment(s.size) if s.size % (s.unit * workers) == 0 else s for s in self.segments)
+        return Split(self.axes, segments, self.symbolic)
 
     def __str__(self) -> str:
+        if self.symbolic:
+            return f"{'+'.join(self.axes)}:{self.size}*"
         plain = len(self.segments) == 1 and self.segments[0].unit == 1
         sizes = "|".join(f"{s.size}~{s.unit}" if s.unit > 1 else f"{s.size}" for s in self.segments)
         return "+".join(self.axes) + ("" if plain else f":{sizes}")
@@ -136,6 +149,12 @@ class Sharding:
         """The same placement in its one canonical form."""
         return Sharding(tuple(d and d.normalized(mesh) for d in self.dims), self.partial)
 
+    def at(self, shape: tuple[int, ...]) -> Sharding:
+        """The placement of a tensor that turns out to have this shape."""
+        if not any(d is not None and d.symbolic for d in self.dims) or len(shape) != len(self.dims):
+            return self
+        return Sharding(tuple(d and d.at(size) for d, size in zip(self.dims, shape, strict=True)), self.partial)
+
     def local_shape(self, shape: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
         """The shape that each worker holds of a tensor of the global `shape`, padding included."""
         if len(shape) != len(self.dims):
@@ -159,71 +178,8 @@ class Sharding:
         dims: list[Split | None] = []
         for field, size in zip(fields, shape, strict=True):
             axes, _, sizes = field.partition(":")
-            pieces = [tuple(map(int, s.split("~"))) for s in sizes.split("|")] if sizes else [(size,)]
-            dims.append(None if field == "-" else Split(tuple(axes.split("+")), tuple(Segment(*p) for p in pieces)))
+            symbolic = sizes.endswith("*")
+            pieces = [tuple(map(int, s.split("~"))) for s in sizes.removesuffix("*").split("|")] if sizes else [(size,)]
+            dims.append(None if field == "-" else Split(tuple(axes.split("+")), tuple(Segment(*p) for p in pieces), symbolic))
         partial = tuple((axis, kind) for kind, axis in (p.split("@") for p in match[2].split()))
         return cls(tuple(dims), partial)
-
-
-class P:
-    """What a user asks for: one entry a dimension. None is whole, ``"tp"`` splits over an axis, ``("dp", "tp")`` over two
-    (major first), ``("tp", 8192, 1024, 1024)`` by segments; ``...`` stands for all dimensions not named, whole.
-
-    ``P("tp", None)``, ``P(..., "tp")``, ``P(("tp", 8192, 1024, 1024), None)``.
-    """
-
-    def __init__(self, *entries: str | tuple[str | int, ...] | EllipsisType | None) -> None:
-        self.entries = entries
-        if sum(e is ... for e in entries) > 1:
-            raise ShardingError(f"{self}", "'...' may stand only once")
-
-    def sharding(self, shape: tuple[int | None, ...], mesh: Mesh, where: str) -> Sharding:
-        """The `Sharding` that it asks of a tensor of the global `shape` (None where a size is symbolic); `where` is for errors."""
-        entries = list(self.entries)
-        if ... in entries:
-            at = entries.index(...)
-            entries[at : at + 1] = [None] * (len(shape) - len(entries) + 1)
-        if len(entries) != len(shape):
-            raise ShardingError(
-                where, f"{self} has {len(entries)} entries, the value has {len(shape)} dimensions", "Give one entry a dimension, or '...'."
-            )
-        dims = tuple(self._split(e, i, size, mesh, where) for i, (e, size) in enumerate(zip(entries, shape, strict=True)))
-        used = mesh.parts(*(axis for d in dims if d for axis in d.axes))
-        for i, part in enumerate(used):
-            if any(overlap(part, other) for other in used[:i]):
-                raise ShardingError(where, f"{self} uses mesh axis {part.base!r} twice", "An axis can split one dimension only.")
-        return Sharding(dims).normalized(mesh)
-
-    def _split(self, entry: object, dim: int, size: int | None, mesh: Mesh, where: str) -> Split | None:
-        if entry is None or entry == ():
-            return None
-        items = entry if isinstance(entry, tuple) else (entry,)
-        axes = tuple(i for i in items if isinstance(i, str))
-        sizes = tuple(i for i in items if isinstance(i, int))
-        if len(axes) + len(sizes) != len(items) or not axes:
-            raise ShardingError(
-                where, f"{self} has the entry {entry!r}", "An entry is None, a mesh axis, or a tuple of axes and segment sizes."
-            )
-        for axis in axes:
-            if not mesh.has(axis):
-                raise ShardingError(where, f"{self} names mesh axis {axis!r}", f"The axes of {mesh} are {', '.join(map(repr, mesh.axes))}.")
-        if size is None:
-            raise ShardingError(
-                where,
-                f"{self} splits dimension {dim}, whose size is symbolic",
-                "Only dimensions of a known size are split; use None there.",
-            )
-        if sizes and sum(sizes) != size:
-            raise ShardingError(where, f"the segments {sizes} of dimension {dim} add up to {sum(sizes)}, and its size is {size}")
-        if mesh.size > 1:  # one worker along an axis holds all: such an axis splits nothing
-            axes = mesh.canonical([axis for axis in axes if mesh.axis_size(axis) > 1])
-        return Split(axes, tuple(Segment(s) for s in sizes or (size,))) if axes else None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, P) and self.entries == other.entries
-
-    def __hash__(self) -> int:
-        return hash(self.entries)
-
-    def __repr__(self) -> str:
-        return f"P({', '.join('...' if e is ... else repr(e) for e in self.entries)})"

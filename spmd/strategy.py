@@ -161,11 +161,14 @@ def _place(spec: Spec, rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> t
             axes = split.axes
             segments += split.segments
         assert axes is not None
+        symbolic = any(f in rule.symbolic for piece in dim for f in piece)
+        if symbolic and (len(segments) > 1 or Split(axes, tuple(segments)).is_padded(mesh)):
+            return None  # blocks of a size that nobody knows are dealt out evenly, or not at all
         parts = mesh.parts(*axes)
         if any(overlap(part, other) for part in parts for other in used):
             return None
         used += parts
-        dims.append(Split(mesh.canonical(axes), tuple(segments)).normalized(mesh))
+        dims.append(Split(mesh.canonical(axes), tuple(segments), symbolic).normalized(mesh))
     return tuple(dims)
 
 

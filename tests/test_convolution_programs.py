@@ -74,7 +74,7 @@ class Decoder:
 
 
 ROWS, CHANNELS = P(None, None, "tp", None), P(None, "tp", None, None)
-WHOLE = P(...)
+WHOLE = P(others=None)
 SLOW = Profile("slow arithmetic", flops=1e9, memory_bandwidth=1e11, link_bandwidth=1e9, link_latency=1e-6)
 """Even these small convolutions pay to be split, and what is sent counts."""
 

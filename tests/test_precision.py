@@ -33,7 +33,7 @@ CASES = {
     "attention": (
         nn.attention,
         [(1, 4, 2, 8), (1, 512, 2, 8), (1, 512, 2, 8)],
-        [P(...), P(None, "tp", None, None), P(None, "tp", None, None)],
+        [P(others=None), P(None, "tp", None, None), P(None, "tp", None, None)],
         None,
     ),
 }

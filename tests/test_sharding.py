@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from spmd.errors import ShardingError
 from spmd.mesh import Mesh
-from spmd.sharding import PARTIAL_KINDS, P, Segment, Sharding, Split
+from spmd.sharding import PARTIAL_KINDS, Segment, Sharding, Split
 
 MESH = Mesh(dp=2, tp=3)
 
@@ -65,27 +65,6 @@ def test_sizes() -> None:
     assert Sharding((Split(("tp",), (Segment(7),)), None), (("dp", "max"),)).axes() == ("tp", "dp")
 
 
-def test_what_users_ask_for() -> None:
-    def asked(spec: P, *shape: int | None) -> str:
-        return str(spec.sharding(shape, MESH, "w"))
-
-    assert asked(P("tp", None), 6, 2) == "[tp, -]"
-    assert asked(P(..., "tp"), None, 2, 6) == "[-, -, tp]"
-    assert asked(P("tp", ...), 6) == "[tp]"
-    assert asked(P(...), 6, 2) == "[-, -]"
-    assert asked(P(), *()) == "[]"
-    assert asked(P((), None), 6, 2) == "[-, -]"
-    assert asked(P(("dp", "tp")), 6) == "[dp+tp]"
-    assert asked(P(("tp", 6, 3, 3)), 12) == "[tp:6|3|3]"
-    assert asked(P("tp"), 7) == "[tp]", "uneven sizes are padded"
-
-
-def test_specs_are_values() -> None:
-    assert P("tp", None) == P("tp", None) != P(None, "tp")
-    assert len({P("tp", None), P("tp", None), P(..., "tp")}) == 2
-    assert repr(P(..., ("tp", 2, 4), None)) == "P(..., ('tp', 2, 4), None)"
-
-
 UNDIVIDED = Sharding((Split(("tp",), (Segment(7),)), None))
 ERRORS = [
     (lambda: UNDIVIDED.local_shape((7,), MESH), "Sharding [tp, -]: a tensor of shape (7,) has 1 dimensions, not 2."),
@@ -108,43 +87,6 @@ ERRORS = [
     (
         lambda: Sharding.parse("[-] mean@tp", (8,)),
         "Sharding.parse: '[-] mean@tp' is no sharding of 1 dimensions. It reads like '[tp, -] sum@tp'.",
-    ),
-    (lambda: P(..., ...), "P(..., ...): '...' may stand only once."),
-    (
-        lambda: P("tp").sharding((6, 2), MESH, "main(), parameter 'w'"),
-        "main(), parameter 'w': P('tp') has 1 entries, the value has 2 dimensions. Give one entry a dimension, or '...'.",
-    ),
-    (
-        lambda: P("tp", ..., None, None).sharding((6, 2), MESH, "w"),
-        "w: P('tp', ..., None, None) has 3 entries, the value has 2 dimensions. Give one entry a dimension, or '...'.",
-    ),
-    (
-        lambda: P("tp", "tp").sharding((6, 6), MESH, "w"),
-        "w: P('tp', 'tp') uses mesh axis 'tp' twice. An axis can split one dimension only.",
-    ),
-    (
-        lambda: P(("tp", 1.5)).sharding((6,), MESH, "w"),
-        "w: P(('tp', 1.5)) has the entry ('tp', 1.5). An entry is None, a mesh axis, or a tuple of axes and segment sizes.",
-    ),
-    (
-        lambda: P((3, 3)).sharding((6,), MESH, "w"),
-        "w: P((3, 3)) has the entry (3, 3). An entry is None, a mesh axis, or a tuple of axes and segment sizes.",
-    ),
-    (
-        lambda: P(3).sharding((6,), MESH, "w"),
-        "w: P(3) has the entry 3. An entry is None, a mesh axis, or a tuple of axes and segment sizes.",
-    ),
-    (
-        lambda: P("ep").sharding((6,), MESH, "w"),
-        "w: P('ep') names mesh axis 'ep'. The axes of Mesh(dp=2, tp=3) are 'dp', 'tp'.",
-    ),
-    (
-        lambda: P("tp").sharding((None,), MESH, "w"),
-        "w: P('tp') splits dimension 0, whose size is symbolic. Only dimensions of a known size are split; use None there.",
-    ),
-    (
-        lambda: P(("tp", 3, 4)).sharding((6,), MESH, "w"),
-        "w: the segments (3, 4) of dimension 0 add up to 7, and its size is 6.",
     ),
 ]
 

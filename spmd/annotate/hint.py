@@ -13,7 +13,7 @@ from tvm.relax import script as _script
 from tvm.relax.frontend import nn
 from tvm.relax.script import parser as _parser
 
-from ..sharding import P
+from ..spec import P
 
 HINT = "relax.spmd.hint"
 
@@ -30,12 +30,15 @@ def hint(x: Any, spec: P) -> Any:
 
 def read_hint(call: tvm.ir.Call) -> P:
     """The spec that a hint carries."""
-    entries = json.loads(call.attrs["spec"])
-    return P(*(... if e == "..." else tuple(e) if isinstance(e, list) else e for e in entries))
+    read: Any = json.loads(call.attrs["spec"])
+    entries, options = (read, {}) if isinstance(read, list) else (read.pop("entries"), read)
+    return P(*(... if e == "..." else tuple(e) if isinstance(e, list) else e for e in entries), **options)
 
 
 def _write(spec: P) -> str:
-    return json.dumps(["..." if e is ... else e for e in spec.entries])
+    entries = ["..." if e is ... else e for e in spec.entries]
+    plain = P(*spec.entries) == spec
+    return json.dumps(entries if plain else {"entries": entries, "others": spec.others, "gather": spec.gather})
 
 
 def _infer_type(call: tvm.ir.Call, _: relax.BlockBuilder) -> Any:

@@ -8,12 +8,14 @@ from fnmatch import fnmatchcase
 from ..errors import ShardingError, nearest
 from ..graph import Graph, Node, Tree, Value, leaves
 from ..mesh import Mesh
-from ..sharding import P, Sharding
+from ..sharding import Sharding
+from ..spec import Constraint, P
 from .hint import HINT, read_hint
 
 Specs = Mapping[str, P]
 """Pattern -> spec. A pattern (``*``, ``?``, ``[]`` as in file names) matches weights by name (``*.q_proj.weight``), inputs as
-``function.input``, values inside as ``function.value``, and results as ``function.return`` or ``function.return[i]``."""
+``function.input``, values inside as ``function.value``, and results as ``function.return`` or ``function.return[i]``. What is the
+name of something, to the letter, matches nothing else. Where weights are packed in a tuple, dots in their names stand for underscores."""
 
 
 def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
@@ -22,47 +24,76 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
 
     Raises `ShardingError` for a spec that matches nothing, does not fit its value, or contradicts another.
     """
-    specs = dict(specs or {})
-    names: dict[str, Value] = {_name(v): v for v in graph.values if v.is_tensor and v.role != "constant"}
-    results: dict[str, Value] = {}
-    for f in graph.functions.values():
-        for path, value in _results(f"{f.name}.return", f.result if f.result is not None else ()):
-            if value.is_tensor:
-                results[path] = value
-    ends: dict[str, tuple[str, Sharding]] = {}
-    for pattern, spec in specs.items():
+    names = _Names(graph)
+    ends: dict[str, tuple[str, P, Constraint]] = {}
+    for pattern, spec in dict(specs or {}).items():
         if not isinstance(spec, P):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", "Write P('tp', None).")
-        hits = [n for n in names if n == pattern or fnmatchcase(n, pattern)]
-        ending = [n for n in results if n == pattern or fnmatchcase(n, pattern)]
-        if not hits and not ending:
-            raise ShardingError(f"specs[{pattern!r}]", "it matches no weight, input, value or result", nearest(pattern, [*names, *results]))
+        hits, ending = names.matching(pattern)
         for name in hits:
-            value = names[name]
-            _want(value, spec.sharding(value.shape, mesh, f"specs[{pattern!r}] on {name!r}"), f"specs[{pattern!r}] asks for {spec}")
+            value = names.values[name]
+            asked = spec.constraint(value.shape, mesh, f"specs[{pattern!r}] on {name!r}", value.blocks)
+            _want(value, asked, f"specs[{pattern!r}] asks for {spec}")
         for path in ending:
-            value = results[path]
-            sharding = spec.sharding(value.shape, mesh, f"specs[{pattern!r}] on {path!r}")
-            if path in ends and ends[path][1] != sharding:
-                raise ShardingError(
-                    path, f"specs[{ends[path][0]!r}] asks for {ends[path][1]}, specs[{pattern!r}] for {sharding}", "Keep one of them."
-                )
-            ends[path] = (pattern, sharding)
+            asked = spec.constraint(names.results[path].shape, mesh, f"specs[{pattern!r}] on {path!r}", names.results[path].blocks)
+            if path in ends and ends[path][2] != asked:
+                before = f"specs[{ends[path][0]!r}] asks for {ends[path][1]}"
+                raise ShardingError(path, f"{before}, and specs[{pattern!r}] asks for {spec}", "Keep one of them.")
+            ends[path] = (pattern, spec, asked)
     for f in graph.functions.values():
         free = f.num_input is None
         for value in (v for p in f.params for v in leaves(p)):
             if value.role == "input" and value.wanted is None and value.is_tensor and not free:
-                value.wanted, value.reason = Sharding.replicated(len(value.shape)), "inputs are whole unless specs say otherwise"
+                value.wanted, value.reason = _whole(value), "inputs are whole unless specs say otherwise"
         for path, value in _results(f"{f.name}.return", f.result if f.result is not None else ()):
             if not value.is_tensor:
                 f.at_end.append((value, None, ""))
             elif path in ends:
-                f.at_end.append((value, ends[path][1], f"specs[{ends[path][0]!r}] asks for {ends[path][1]} at the end"))
+                f.at_end.append((value, ends[path][2], f"specs[{ends[path][0]!r}] asks for {ends[path][2]} at the end"))
             else:
-                f.at_end.append((value, Sharding.replicated(len(value.shape)), "results are whole unless specs say otherwise"))
+                f.at_end.append((value, _whole(value), "results are whole unless specs say otherwise"))
         for node in f.nodes:
             _hinted(node, mesh)
     return graph
+
+
+def value_names(graph: Graph) -> dict[str, Value]:
+    """Every tensor that a spec can name, by that name: weights, inputs and values inside."""
+    return {_name(v): v for v in graph.values if v.is_tensor and v.role != "constant"}
+
+
+def result_names(graph: Graph) -> dict[str, Value]:
+    """Every tensor that a function returns, by the name that specs have for it."""
+    ends = [pair for f in graph.functions.values() for pair in _results(f"{f.name}.return", f.result if f.result is not None else ())]
+    return {path: value for path, value in ends if value.is_tensor}
+
+
+class _Names:
+    """All that a pattern can mean."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.values, self.results = value_names(graph), result_names(graph)
+        self.spelled: dict[str, list[str]] = {}
+        """Weights by their names with underscores for dots, as TVM writes the names of packed ones."""
+        for name in (n for n, v in self.values.items() if v.role == "weight"):
+            self.spelled.setdefault(name.replace(".", "_"), []).append(name)
+
+    def matching(self, pattern: str) -> tuple[list[str], list[str]]:
+        """The names of values and of results."""
+        hits, ending = _hits(pattern, self.values), _hits(pattern, self.results, pattern in self.values)
+        if not hits and not ending:
+            hits = [name for key in _hits(pattern.replace(".", "_"), self.spelled) for name in self.spelled[key]]
+        if not hits and not ending:
+            known = [*self.values, *self.results]
+            inside = [n for n in known if n.rpartition(".")[2] == pattern.rpartition(".")[2]]  # right but for what stands before it
+            raise ShardingError(f"specs[{pattern!r}]", "it matches no weight, input, value or result", nearest(pattern, inside or known))
+        return hits, ending
+
+
+def _hits(pattern: str, names: Mapping[str, object], exact: bool = False) -> list[str]:
+    if pattern in names:
+        return [pattern]
+    return [n for n in names if fnmatchcase(n, pattern)] if not exact and any(c in pattern for c in "*?[") else []
 
 
 def _hinted(node: Node, mesh: Mesh) -> None:
@@ -70,13 +101,17 @@ def _hinted(node: Node, mesh: Mesh) -> None:
         spec = read_hint(node.binding.value)
         (value,) = node.outputs
         where = f"hint on {node.inputs[0].name!r} in {node.function!r}"
-        _want(value, spec.sharding(value.shape, mesh, where), f"spmd.hint asks for {spec}")
+        _want(value, spec.constraint(value.shape, mesh, where, value.blocks), f"spmd.hint asks for {spec}")
 
 
-def _want(value: Value, sharding: Sharding, reason: str) -> None:
-    if value.wanted is not None and value.wanted != sharding:
+def _want(value: Value, asked: Constraint, reason: str) -> None:
+    if value.wanted is not None and value.wanted != asked:
         raise ShardingError(_name(value), f"{value.reason}, and {reason}", "Keep one of them.")
-    value.wanted, value.reason = sharding, reason
+    value.wanted, value.reason = asked, reason
+
+
+def _whole(value: Value) -> Constraint:
+    return Constraint.exactly(Sharding.replicated(len(value.shape)))
 
 
 def _name(value: Value) -> str:

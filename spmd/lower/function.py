@@ -13,12 +13,14 @@ from tvm import relax
 from ..conversion import conversion
 from ..errors import ShardingError
 from ..graph import Branch, Function, Node, Tree, Value, leaves
+from ..kernel.normal import static
 from ..mesh import Mesh
 from ..plan import Choice, Plan
 from ..sharding import Sharding
 from .branch import Steps, emit_if, is_dataflow
 from .calls import CallLowering
 from .reshard import brings_zeros, emit_step, local_dims, mask_padding
+from .symbols import Blocks, find_blocks, in_blocks_of
 from .translation import Translation
 
 
@@ -42,11 +44,13 @@ class FunctionLowering(Translation):
         self.kept: MutableMapping[Value, Sharding] = {}
         self.dims: dict[Value, tuple[Any, ...]] = {}
         """The global shapes of parameters, in the terms of this function."""
+        self.blocks: Blocks = {}
         self.fields: dict[Value, tuple[Any, tuple[int, ...]]] = {}
         """Weights in a packed tuple that nothing has used yet."""
 
     def run(self) -> None:
         """Emit the function."""
+        self.blocks = self._blocks() if any(d.symbolic for s in self._param_shardings() for d in s.dims if d is not None) else {}
         params = [self._param(p, tree) for p, tree in zip(self.source.params, self.function.params, strict=True)]
         attrs = {k: v for k, v in self.source.attrs.items() if k != "global_symbol"}
         with self.bb.function(self.function.name, params, attrs=attrs, pure=bool(self.source.is_pure)):
@@ -58,6 +62,10 @@ class FunctionLowering(Translation):
             self.bb.emit_func_output(result)
 
     def _body(self) -> Any:
+        for var, (times, block) in self.blocks.items():
+            self.bb.match_cast(self.emit(relax.ShapeExpr([times * block])), relax.ShapeType([var]))
+        for value, local in list(self.held.items()) if self.blocks else ():
+            self.held[value] = Local(self._cast(local.expr, value[0], local.sharding), local.sharding, local.zero)
         steps: Steps = deque(zip(self.function.nodes, self.plan.choices[self.function.name], strict=True))
         self.run_branch(steps, ())
         made, outputs = self.function.result, self.plan.functions[self.function.name].outputs
@@ -91,6 +99,27 @@ class FunctionLowering(Translation):
             else:
                 emit_if(self, node, choice, steps)
 
+    def _param_shardings(self) -> list[Sharding]:
+        return [self._kept(value) for tree in self.function.params for value in leaves(tree) if value.is_tensor]
+
+    def _blocks(self) -> Blocks:
+        """The symbolic sizes that only split parameters have."""
+        shapes: list[tuple[list[Any], Sharding]] = []
+        known: list[Any] = []
+
+        def visit(tree: Tree[Value], ty: Any) -> None:
+            if isinstance(tree, tuple):
+                for part, field in zip(tree, ty.fields, strict=True):
+                    visit(part, field)
+            elif tree.is_tensor and tree.dims:
+                shapes.append(([d if (n := static(d)) is None else n for d in ty.shape.values], self._kept(tree)))
+            elif isinstance(ty, relax.ShapeType) and ty.values is not None:
+                known.extend(ty.values)
+
+        for param, tree in zip(self.source.params, self.function.params, strict=True):
+            visit(tree, param.ty)
+        return find_blocks(shapes, known, self.mesh, f"function {self.name!r}")
+
     def _param(self, param: Any, tree: Tree[Value]) -> Any:
         def local(tree: Tree[Value], ty: Any) -> Any:
             if isinstance(tree, tuple):
@@ -98,7 +127,8 @@ class FunctionLowering(Translation):
             if tree.kind == "tensor" and tree.dims:
                 # A weight's symbolic sizes are named by each function for itself.
                 self.dims[tree] = tuple(ty.shape.values)
-                return relax.TensorType(local_dims(self.dims[tree], self._kept(tree), self.mesh), tree.dtype)
+                dims = local_dims(self.dims[tree], self._kept(tree), self.mesh)
+                return relax.TensorType(in_blocks_of(dims, self.blocks) if self.blocks else dims, tree.dtype)
             return ty
 
         made = relax.Var(param.name, local(tree, param.ty))
@@ -149,7 +179,7 @@ class FunctionLowering(Translation):
             made, path = self.fields[value]
             for index in path:
                 made = self.bb.emit(relax.TupleGetItem(made, index), value.name)
-            self.held[value, kept] = Local(made, kept, True)
+            self.held[value, kept] = Local(self._cast(made, value, kept), kept, True)
         return self.held[value, kept]
 
     def _convert(self, value: Value, local: Local, target: Sharding) -> Local:
@@ -162,9 +192,22 @@ class FunctionLowering(Translation):
             )
         expr, zero = local.expr, local.zero
         for step in steps:
-            expr = emit_step(self.emit, expr, step, self.dims.get(value, value.dims), self.mesh, value.name)
+            dims = self.dims.get(value, value.dims)
+            expr = self._cast(emit_step(self.emit, expr, step, dims, self.mesh, value.name), value, step.source, step.target)
             zero = zero or brings_zeros(step, self.mesh)
         return Local(expr, target, zero)
+
+    def _cast(self, expr: Any, value: Value, *shardings: Sharding) -> Any:
+        """What is split in blocks of an unknown size comes out as some multiple of them, ``n // 4 * 4``: say that it is ``n``.
+
+        By a reshape, a view: the word was checked when the arguments came, and TVM follows a match_cast of n to a term in n for ever.
+        """
+        if not any(split is not None and split.symbolic for sharding in shardings for split in sharding.dims):
+            return expr
+        shape = local_dims(self.dims.get(value, value.dims), shardings[-1], self.mesh)
+        if expr.ty.shape is not None and tvm_ffi.structural_equal(relax.ShapeExpr(shape), expr.ty.shape):
+            return expr
+        return self.bb.emit(relax.op.reshape(expr, relax.ShapeExpr(shape)))
 
     def _node(self, node: Node, choice: Choice) -> None:
         taken = [self.take(v, s) for v, s in zip(node.inputs, choice.inputs, strict=True)]
@@ -174,6 +217,7 @@ class FunctionLowering(Translation):
             if value.kind == "object":
                 self.hold(value, Local(expr, sharding, True))
                 continue
+            expr = self._cast(expr, value, sharding)
             if choice.splits or not sharding.is_replicated:
                 self._check(node, choice, value, sharding, expr)
             self._make(value, Local(expr, sharding, zero or not sharding.is_padded(self.mesh)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import tvm
 from tvm import relax
 
 from .. import collectives
@@ -18,7 +19,12 @@ Emit = Callable[[Any], Any]
 
 def local_dims(dims: Sequence[Any], sharding: Sharding, mesh: Mesh) -> list[Any]:
     """The local shape as TVM expressions."""
-    return [d if split is None else split.local_size(mesh) for d, split in zip(dims, sharding.dims, strict=True)]
+    return [d if split is None else local_dim(d, split, mesh) for d, split in zip(dims, sharding.dims, strict=True)]
+
+
+def local_dim(dim: Any, split: Split, mesh: Mesh) -> Any:
+    """The local size of one dimension, of which `dim` is the size before this split."""
+    return tvm.sym.Analyzer().simplify(dim // mesh.axis_size(*split.axes)) if split.symbolic else split.local_size(mesh)
 
 
 def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, value: str) -> Any:
@@ -35,13 +41,14 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
     into = step.to_dim if step.kind == "all_to_all" else step.dim
     split = moved_split(step, into, mesh)
     x = _shard_order(emit, x, into, here, split, mesh)
-    here[into] = split.local_size(mesh) * workers
+    size = local_dim(here[into], split, mesh)
+    here[into] = here[into] if split.symbolic else size * workers
     if step.kind == "slice":
-        return _own_part(emit, x, into, here, split.local_size(mesh), axis, workers)
+        return _own_part(emit, x, into, here, size, axis, workers)
     if step.kind == "reduce_scatter":
         return emit(collectives.reduce_scatter(x, axis, step.reduce, into, workers, value))
     x = emit(collectives.all_to_all(x, axis, into, step.dim, workers, value))
-    here[into] = split.local_size(mesh)
+    here[into] = size
     return _whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh)
 
 

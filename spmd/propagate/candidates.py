@@ -14,6 +14,7 @@ from ..expression import Rule
 from ..graph import Graph, Node, Value
 from ..mesh import Mesh
 from ..sharding import Segment, Sharding, Split
+from ..spec import Constraint
 from ..strategy import Strategy, complete, partial_strategy, replicate, splits_from, strategy_of
 
 MOST = 32
@@ -30,11 +31,6 @@ class Candidates:
     """Names of values that had more candidates than are considered."""
 
 
-def project(sharding: Sharding, axes: tuple[str, ...]) -> Sharding:
-    """What is split over exactly these axes."""
-    return Sharding(tuple(d if d is not None and d.axes == axes else None for d in sharding.dims))
-
-
 class AxisSearch:
     """The search over some axes of a mesh taken as one: each split is over all of them, in this order."""
 
@@ -43,6 +39,9 @@ class AxisSearch:
         # Equal shardings and strategies are one object here, so that identity is equality.
         self.shardings: dict[Value, dict[int, Sharding]] = {}
         self.wanted: dict[Value, Sharding] = {}
+        """The only sharding, of values that have one only."""
+        self.within: dict[Value, Constraint] = {}
+        """What is asked of values that have a choice."""
         self.strategies: dict[Node, dict[int, Strategy]] = {}
         self.uses: dict[Value, list[tuple[Node, bool, int]]] = {v: [] for v in graph.values}
         self.queue: deque[tuple[Value, Sharding]] = deque()
@@ -63,8 +62,13 @@ class AxisSearch:
         for value in self.graph.values:
             self.shardings[value] = {}
             if value.wanted is not None:
-                self.wanted[value] = self._same(project(value.wanted, self.axes))
-                self._propose(value, self.wanted[value])
+                asked = value.wanted.over(self.axes)
+                first = self._same(asked.first)
+                if asked.is_exact:
+                    self.wanted[value] = first
+                else:
+                    self.within[value] = asked
+                self._propose(value, first)
             elif value.is_tensor:
                 self._propose(value, self._same(Sharding.replicated(len(value.shape))))
         for node in nodes:
@@ -89,8 +93,14 @@ class AxisSearch:
         """What follows a hint takes the value as the hint asks, and not as it was before it."""
         for node in nodes:
             if node.op == "relax.spmd.hint":
-                wanted = {k: s for k, s in self.strategies[node].items() if s.outputs[0] is self.wanted.get(node.outputs[0])}
+                wanted = {k: s for k, s in self.strategies[node].items() if self._allowed(node.outputs[0], s.outputs[0])}
                 self.strategies[node] = wanted or self.strategies[node]
+
+    def _allowed(self, value: Value, sharding: Sharding) -> bool:
+        only = self.wanted.get(value)
+        if only is not None:
+            return sharding is only
+        return value not in self.within or self.within[value].allows(sharding)
 
     def _register(self, node: Node) -> None:
         self.canonical[node] = self._canonical(node)
@@ -110,6 +120,7 @@ class AxisSearch:
             rule.reduce,
             rule.whole,
             rule.unread,
+            rule.symbolic,
             rule.uncounted,
             rule.linear,
             rule.zero,
@@ -172,7 +183,7 @@ class AxisSearch:
 
     def _propose(self, value: Value, sharding: Sharding) -> None:
         known = self.shardings[value]
-        if id(sharding) in known or (value.wanted is not None and sharding is not self.wanted[value]):
+        if id(sharding) in known or (value.wanted is not None and not self._allowed(value, sharding)):
             return
         if len(known) >= MOST:
             self.cut_short[f"{value.function}: {value.name}"] = None

@@ -12,7 +12,7 @@ from ..conversion import Step, conversion, moved_split
 from ..expression import Rule
 from ..graph import Node, Value
 from ..mesh import Mesh
-from ..profile import Profile
+from ..profile import Link, Profile
 from ..sharding import Sharding, Split
 from ..strategy import Strategy
 
@@ -29,8 +29,12 @@ _SLICE = 1e-9
 class Cost:
     """Times under a hardware profile, with `sizes` for symbolic dimensions by name."""
 
-    def __init__(self, mesh: Mesh, profile: Profile, sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(self, mesh: Mesh, profile: Profile, sizes: Mapping[str, int] | None = None, memory: float | None = None) -> None:
         self.mesh, self.profile, self.sizes = mesh, profile, dict(sizes or {})
+        self.memory = profile.memory if memory is None else memory
+        """Bytes that a worker may hold; None is no limit."""
+        self._links = {axis: profile.link(mesh.links.get(axis, "")) for axis in mesh.axes}
+        self._link_of: dict[str, Link] = {}
         self._shapes: dict[Value, tuple[int, ...]] = {}
         self._items: dict[str, int] = {"": 0}
         self._conversions: dict[tuple[Any, ...], float] = {}
@@ -77,8 +81,11 @@ class Cost:
         """Bytes that a worker holds of a tensor in `sharding`."""
         total = item
         for size, split in zip(shape, sharding.dims, strict=True):
-            total *= size if split is None else split.local_size(self.mesh)
+            total *= size if split is None else self._held(size, split)
         return total
+
+    def _held(self, size: int, split: Split) -> int:
+        return -(-size // self.mesh.axis_size(*split.axes)) if split.symbolic else split.local_size(self.mesh)
 
     def step_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         """Bytes of the tensor that each worker brings to a collective; what is scattered is padded first."""
@@ -87,6 +94,8 @@ class Cost:
         if into < 0 or not shape[into]:
             return held
         before, split = step.source.dims[into], moved_split(step, into, self.mesh)
+        if split.symbolic:
+            return held
         size = shape[into] if before is None else before.local_size(self.mesh)
         return held // size * split.local_size(self.mesh) * self.mesh.axis_size(step.axis)
 
@@ -130,10 +139,19 @@ class Cost:
         return found
 
     def exchange_time(self, kind: str, axis: str, held: int) -> float:
-        """The time of one collective to which each worker brings `held` bytes."""
-        workers = self.mesh.axis_size(axis)
+        """The time of one collective to which each worker brings `held` bytes: ring algorithms, over the link of the axis."""
+        workers, link = self.mesh.axis_size(axis), self.link(axis)
         factor = {"all_reduce": 2 * (workers - 1) / workers, "all_gather": workers - 1, "permute": 1, "broadcast": 1}
-        return self.profile.link_latency + held * factor.get(kind, (workers - 1) / workers) / self.profile.link_bandwidth
+        return link.latency + held * factor.get(kind, (workers - 1) / workers) / link.bandwidth
+
+    def link(self, axis: str) -> Link:
+        """What an axis runs over; several joined run as slowly as the slowest of them."""
+        found = self._link_of.get(axis)
+        if found is None:
+            links = [self._links[part.base] for part in self.mesh.parts(axis)]
+            found = Link(min(link.bandwidth for link in links), max(link.latency for link in links))
+            self._link_of[axis] = found
+        return found
 
     def operator(self, node: Node, strategy: Strategy) -> float:
         """Roofline time of one operator under a strategy; views are free."""
@@ -152,7 +170,8 @@ class Cost:
             if value.is_tensor:
                 held = self.local_bytes(self.shape(value), self.item_bytes(value), sharding)
                 moved += 0 if i in rule.sparse else held
-        return sent + max(work / self.profile.flops, moved / self.profile.memory_bandwidth) + self.profile.kernel_latency
+        rate = self.profile.rate(next((v.dtype for v in node.inputs if v.is_tensor), ""))
+        return sent + max(work / rate, moved / self.profile.memory_bandwidth) + self.profile.kernel_latency
 
     def _factor_product(self, node: Node, splits: Mapping[str, Split]) -> int:
         """The size of the local iteration space."""
@@ -161,14 +180,17 @@ class Cost:
         for f in node.rule.factors:
             if f in node.rule.uncounted or (node.rule.sparse and f in node.rule.reduced):
                 continue
-            total *= splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
+            if f in splits and f in node.rule.symbolic:
+                total *= -(-sizes.get(f, 1) // self.mesh.axis_size(*splits[f].axes))
+            else:
+                total *= splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
         return total
 
 
 def _planning_sizes(cost: Cost, node: Node) -> dict[str, int]:
     """The size of each factor, symbolic ones read off the planning shapes."""
     rule: Rule = node.rule
-    sizes = {f: s for f, s in rule.sizes.items() if s is not None}
+    sizes = {f: s for f, s in rule.sizes.items() if s is not None and f not in rule.symbolic}
     for spec, value in zip((*rule.inputs, *rule.outputs), (*node.inputs, *node.outputs), strict=True):
         if not value.is_tensor:
             continue

@@ -14,15 +14,19 @@ from ..errors import ShardingError
 from ..expression import Rule
 from ..graph import Branch, Function, Graph, Node, Tree, Value, leaves, map_tree
 from ..kernel import KERNEL_CALLS
+from .divisible import Divisible, in_blocks
 from .liveness import drop_dead
 from .opcalls import dims_key, join_rule, op_name, rule_key, tensor_args, whole_rule
 from .rules import OpCall, Readings, kernel_rule, rule_of
 from .values import Values
 
 
-def build_graph(mod: tvm.IRModule) -> Graph:
-    """The graph of all public Relax functions of `mod`. Raises `ShardingError` for what cannot be represented."""
-    builder = _Builder(mod)
+def build_graph(mod: tvm.IRModule, divisible: Divisible | None = None) -> Graph:
+    """The graph of all public Relax functions of `mod`; `divisible` says by what symbolic sizes can be divided, by name.
+
+    Raises `ShardingError` for what cannot be represented.
+    """
+    builder = _Builder(mod, divisible or {})
     public = [
         (gv.name_hint, f) for gv, f in mod.functions.items() if isinstance(f, relax.Function) and f.attrs and "global_symbol" in f.attrs
     ]
@@ -36,11 +40,11 @@ def build_graph(mod: tvm.IRModule) -> Graph:
 
 
 class _Builder:
-    def __init__(self, mod: tvm.IRModule) -> None:
-        self.mod = mod
+    def __init__(self, mod: tvm.IRModule, divisible: Divisible) -> None:
+        self.mod, self.divisible = mod, divisible
         self.public: set[str] = set()
         self.kernels = {gv.name_hint for gv, f in mod.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
-        self.values = Values()
+        self.values = Values(divisible)
         self.branching: dict[str, Counter[str]] = {}
         """The names of the Ifs of each function."""
         self.rules: dict[tuple[object, ...] | None, Rule | str | None] = {}
@@ -133,7 +137,8 @@ class _Builder:
     def _join(self, binding: Any, made: Function, value: Value, into: Value, joined: Tree[Value]) -> Node:
         unknown = next((v for v in (value, into) if v in self.values.unknown), None)
         if unknown is None:
-            rule, why, number = join_rule(into.shape), "", self._class(("join", dims_key(into.dims), into.dtype))
+            rule = in_blocks(join_rule(into.shape), (into.dims, into.dims), self.divisible)
+            why, number = "", self._class(("join", dims_key(into.dims), into.dtype))
         else:
             rule, why = whole_rule([value.shape], [into.shape]), f"the shape of {unknown.name!r} is known only when it runs"
             number = self._class(None)
@@ -192,6 +197,8 @@ class _Builder:
             found = self.rules[key]
         else:
             found = kernel_rule(op, self.readings) if name in KERNEL_CALLS else rule_of(op)
+            if self.divisible and isinstance(found, Rule) and name not in KERNEL_CALLS:
+                found = in_blocks(found, (*op.input_dims, *op.output_dims), self.divisible)
             if key is not None:
                 self.rules[key] = found
         if isinstance(found, str):

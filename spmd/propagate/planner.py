@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from ..graph import Graph, Node, Value, map_tree
-from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature
+from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature, TensorInfo
 from ..sharding import Sharding
+from .alternatives import Alternatives
+from .budget import decide_within
 from .cost import Cost
-from .decide import Decision, decide
+from .decide import Decision
+from .memory import Usage
 from .traffic import Traffic
 
 
 def make_plan(graph: Graph, cost: Cost) -> Plan:
-    """The `Plan` of least predicted time among all that obey the constraints on the graph's values.
+    """The `Plan` of least predicted time among all that obey the constraints on the graph's values and fit into the memory of a worker.
 
-    Raises `ShardingError` when the constraints contradict each other.
+    Raises `ShardingError` when the constraints contradict each other, and when nothing fits.
     """
-    return _report(graph, decide(graph, cost))
+    return _report(graph, decide_within(graph, cost))
 
 
 def _taken(node: Node, value: Value, kept: Sharding, wanted: Sharding) -> str:
@@ -40,10 +44,11 @@ def _report(graph: Graph, decision: Decision) -> Plan:
     notes: dict[str, None] = {}
     replicated: dict[str, list[str]] = {}
     costs: dict[tuple[int, int], tuple[float, list[tuple[str, str, int]]]] = {}
+    names = {v: v.name if v.role == "weight" else f"{v.function}.{v.name}" for v in graph.values}
 
     for name, function in graph.functions.items():
         traffic, choices[name] = Traffic(cost, name), []
-        for node in function.nodes:
+        for at, node in enumerate(function.nodes):
             strategy = problem.strategy(node, solution.choice)
             alike = (node.call_class, id(strategy))
             if alike not in costs:
@@ -51,18 +56,21 @@ def _report(graph: Graph, decision: Decision) -> Plan:
             time, exchanges = costs[alike]
             traffic.spend(time, node.branch)
             for value, sharding in zip(node.inputs, strategy.inputs, strict=True):
-                traffic.convert(value, chosen[value], sharding, node.branch, partial(_taken, node, value, chosen[value], sharding))
-            traffic.exchange(node, strategy, exchanges)
+                why = partial(_taken, node, value, chosen[value], sharding)
+                traffic.convert(value, chosen[value], sharding, node.branch, why, node, at)
+            traffic.exchange(node, strategy, exchanges, at)
             for value, sharding in zip(node.outputs, strategy.outputs, strict=True):
-                traffic.convert(value, sharding, chosen[value], node.branch, partial(_made, node, value, sharding, chosen[value]))
-            choices[name].append(
-                Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule)
-            )
+                why = partial(_made, node, value, sharding, chosen[value])
+                traffic.convert(value, sharding, chosen[value], node.branch, why, node, at)
+            decided = (strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule)
+            operands = (tuple([names[v] for v in node.inputs]), tuple([names[v] for v in node.outputs]))
+            choices[name].append(Choice(node.op, node.name, *decided, *operands, time))
             if node.no_rule:
                 replicated.setdefault(f"{node.op} is replicated, as {node.no_rule}", []).append(f"{name}: {node.name!r}")
         for value, wanted, why in function.at_end:
             if wanted is not None:
-                traffic.convert(value, chosen[value], wanted, (), partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why))
+                end = problem.at_end(value, wanted, solution.choice)
+                traffic.convert(value, chosen[value], end, (), partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why))
         collectives += traffic.collectives
         predicted[name] = traffic.seconds()
     for what, where in replicated.items():
@@ -71,6 +79,10 @@ def _report(graph: Graph, decision: Decision) -> Plan:
     if cost.mesh.size > 1 and all(not sharding.axes() for sharding in chosen.values()):
         way_out = "pass specs, or the profile of your hardware"
         notes[f"nothing is split: under profile {cost.profile.name!r} that would cost more time than it saves; {way_out}"] = None
+    usage = Usage(problem, solution.choice)
+    if usage.unknown and cost.memory is not None:
+        names_of = ", ".join(repr(v.name) for v in usage.unknown)
+        notes[f"the memory of {names_of} is not counted, as nothing says how large it is; give the sizes of what makes it with sizes="] = None
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
     if solution.conditioned:
@@ -82,31 +94,59 @@ def _report(graph: Graph, decision: Decision) -> Plan:
 
     signatures: dict[str, Signature] = {}
     for name, function in graph.functions.items():
-        wanted = iter([w for _, w, _ in function.at_end])
+        ends = iter([problem.at_end(v, w, solution.choice) if w is not None else None for v, w, _ in function.at_end])
 
-        def result(value: Value, wanted: Any = wanted) -> Leaf:
-            end = next(wanted)
+        def result(value: Value, ends: Any = ends) -> Leaf:
+            end = next(ends)
             found = leaf(value)
             return Leaf(found.name, found.shape, found.dtype, end if end is not None and value.is_tensor else found.sharding)
 
         params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
         signatures[name] = Signature(params, map_tree(function.result, result) if function.result is not None else (), function.num_input)
-    own = {v: f"{v.function}.{v.name}" for v in graph.values}
-    return Plan(
+    outputs = {key: s for name, sig in signatures.items() for key, s in _outputs(name, sig.outputs)}
+    returns = {
+        key: (f, i)
+        for name, f in graph.functions.items()
+        for (key, _), i in zip(
+            _outputs(name, signatures[name].outputs), [i for i, (v, _, _) in enumerate(f.at_end) if v.is_tensor], strict=True
+        )
+    }
+    reasons = {names[v]: v.reason for v in problem.values if v.reason}
+    held = {names[v]: v for v in problem.values}
+    returned = {key: f.at_end[i] for key, (f, i) in returns.items()}
+    made = Plan(
         mesh=cost.mesh,
         params={v.name: chosen[v] for v in problem.values if v.role == "weight"},
-        inputs={own[v]: chosen[v] for v in problem.values if v.role == "input"},
-        outputs={key: s for name, sig in signatures.items() for key, s in _outputs(name, sig.outputs)},
-        values={own[v]: chosen[v] for v in problem.values if v.role != "weight"},
+        inputs={names[v]: chosen[v] for v in problem.values if v.role == "input"},
+        outputs=outputs,
+        values={names[v]: chosen[v] for v in problem.values if v.role != "weight"},
         functions=signatures,
         choices=choices,
         collectives=collectives,
-        reasons={(v.name if v.role == "weight" else own[v]): v.reason for v in problem.values if v.reason},
+        reasons={**reasons, **{key: why for key, (_, wanted, why) in returned.items() if wanted is not None}},
         predicted=predicted,
         profile=cost.profile.name,
         width=solution.width,
         notes=list(notes),
+        memory={name: usage.of(name) for name in graph.functions},
+        tensors=_tensors(cost, {**held, **{key: value for key, (value, _, _) in returned.items()}}),
     )
+    made.searched = Alternatives(decision, held, returns)
+    return made
+
+
+def _tensors(cost: Cost, values: Mapping[str, Value]) -> dict[str, TensorInfo]:
+    """Shape and type of every tensor."""
+    written: dict[int, str] = {}
+
+    def text(dim: Any) -> int | str:
+        if isinstance(dim, int):
+            return dim
+        if hash(dim) not in written:  # the identity of an expression; many shapes share one, and writing it is slow
+            written[hash(dim)] = str(dim)
+        return written[hash(dim)]
+
+    return {n: TensorInfo(tuple(map(text, v.dims)), cost.shape(v), v.dtype) for n, v in values.items() if v.is_tensor}
 
 
 def _outputs(name: str, tree: LeafTree) -> list[tuple[str, Sharding]]:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..conversion import conversion
 from ..errors import ShardingError
 from ..expression import Rule
 from ..graph import Graph, Node, Value
 from ..sharding import Sharding
+from ..spec import Constraint
 from ..strategy import Strategy
 from .candidates import Candidates
 from .cost import INFEASIBLE, Cost
@@ -49,6 +51,8 @@ class Problem:
         """The tables of each function."""
         self._tables: dict[tuple[Any, ...], Table] = {}
         self._joints: dict[tuple[Any, ...], _Joint] = {}
+        self._kept: list[Table] = []
+        """Tables of single operators; alive, as their ids are in keys."""
         self._alone: dict[Node, int] = {}
         self._joint_of: dict[Node, tuple[tuple[int, ...], _Joint]] = {}
         for function in graph.functions.values():
@@ -56,8 +60,12 @@ class Problem:
                 self._node(node)
             for value, wanted, _ in function.at_end:
                 if wanted is not None:
-                    costs = [self._convert(value, s, wanted) for s in candidates.shardings[value]]
+                    costs = [self._returned(value, s, wanted)[0] for s in candidates.shardings[value]]
                     self.groups[function.name].append(((self.number[value],), np.array(costs)))
+
+    def at_end(self, value: Value, wanted: Constraint, choice: Mapping[int, int]) -> Sharding:
+        """How a solution returns a value."""
+        return self._returned(value, self.sharding(value, choice), wanted)[1]
 
     def sharding(self, value: Value, choice: Mapping[int, int]) -> Sharding:
         """How a solution keeps a value."""
@@ -85,15 +93,21 @@ class Problem:
                 for value, source, target in (*wanted, *made):
                     if self._convert(value, source, target) >= INFEASIBLE:
                         where = f"{value.function}: {value.name!r} and {node.function}: {node.name!r}"
-                        raise ShardingError(where, "no placement obeys all that is asked of them", way_out)
-            for value, wanted, _ in function.at_end:
-                if wanted is not None and self._convert(value, self.sharding(value, choice), wanted) >= INFEASIBLE:
+                        raise ShardingError(where, "no placement obeys all that is asked of them" + _why(value, *node.inputs), way_out)
+                if self._gathered_inside(node, strategy):
+                    where = f"{node.function}: {node.name!r}"
+                    raise ShardingError(where, f"{node.op} gathers inside what it is given split" + _why(*node.inputs), way_out)
+            for value, wanted, why in function.at_end:
+                if wanted is not None and self._returned(value, kept := self.sharding(value, choice), wanted)[0] >= INFEASIBLE:
                     where = f"{value.function}: {value.name!r}"
-                    raise ShardingError(where, f"there is no way from what it is to {wanted}", way_out)
+                    raise ShardingError(where, f"there is no way from {kept} to {wanted}: {why}" + _why(value), way_out)
 
     def _node(self, node: Node) -> None:
         strategies = self.candidates.strategies[node]
         tables: list[Table] = [self._times(node, strategies)]
+        if any(v.wanted is not None and not v.wanted.gather for v in node.inputs):
+            tables[0] = tables[0] + np.array([INFEASIBLE * self._gathered_inside(node, s) for s in strategies])
+            self._kept.append(tables[0])
         places: list[int] = []
         variables: dict[int, int] = {}
         for operands, is_output in ((node.inputs, False), (node.outputs, True)):
@@ -132,14 +146,15 @@ class Problem:
     def _times(self, node: Node, strategies: Sequence[Strategy]) -> Table:
         shapes = tuple([self.cost.shape(v) for v in (*node.inputs, *node.outputs)])
         rule = node.rule
-        key = ("time", tuple(map(id, strategies)), shapes, rule.work, rule.sparse, rule.uncounted, tuple(rule.forms.items()))
+        dtypes = tuple([v.dtype for v in (*node.inputs, *node.outputs)])
+        key = ("time", tuple(map(id, strategies)), shapes, dtypes, rule.work, rule.sparse, rule.uncounted, tuple(rule.forms.items()))
         if key not in self._tables:
             self._tables[key] = np.array([self.cost.operator(node, s) for s in strategies])
         return self._tables[key]
 
     def _edge(self, rule: Rule, strategies: Sequence[Strategy], i: int, is_output: bool, value: Value) -> Table:
         shardings = self.candidates.shardings[value]
-        key = (tuple(map(id, strategies)), tuple(map(id, shardings)), i, is_output, self.cost.shape(value), value.dtype)
+        key = (tuple(map(id, strategies)), tuple(map(id, shardings)), i, is_output, self.cost.shape(value), value.dtype, _may_gather(value))
         if key not in self._tables:
             rows = [
                 [self._convert(value, s.outputs[i], d) if is_output else self._convert(value, d, s.inputs[i]) for d in shardings]
@@ -149,7 +164,43 @@ class Problem:
         return self._tables[key]
 
     def _convert(self, value: Value, source: Sharding, target: Sharding) -> float:
+        if not _may_gather(value) and self._gathers(source, target):
+            return INFEASIBLE
         return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target)
+
+    def _gathers(self, source: Sharding, target: Sharding) -> bool:
+        return any(step.kind == "all_gather" for step in conversion(source, target, self.cost.mesh) or [])
+
+    def _gathered_inside(self, node: Node, strategy: Strategy) -> bool:
+        """Whether an operator gathers within itself as much as it is given of a value that may not be gathered."""
+        gathered = [held for kind, _, held in self.cost.exchanges(node, strategy) if kind == "all_gather"]
+        kept = [
+            self.cost.local_bytes(self.cost.shape(v), self.cost.item_bytes(v), s)
+            for v, s in zip(node.inputs, strategy.inputs, strict=True)
+            if not _may_gather(v)
+        ]
+        return bool(gathered and kept) and max(gathered) >= min(kept)
+
+    def _returned(self, value: Value, kept: Sharding, wanted: Constraint) -> tuple[float, Sharding]:
+        """The least time to return a value as is asked, and the sharding in which it is returned."""
+        least: tuple[float, Sharding] | None = None
+        for target in [kept] if wanted.allows(kept) else wanted.among(self.candidates.shardings[value]):
+            forbidden = not wanted.gather and self._gathers(kept, target)
+            cost = INFEASIBLE if forbidden else self._convert(value, kept, target)
+            if least is None or cost < least[0]:
+                least = (cost, target)
+        assert least is not None
+        return least
+
+
+def _may_gather(value: Value) -> bool:
+    return value.wanted is None or value.wanted.gather
+
+
+def _why(*values: Value) -> str:
+    """What is asked of values that may not be gathered, for an error."""
+    asked = dict.fromkeys(f"{v.name!r} may not be gathered, as {v.reason}" for v in values if not _may_gather(v))
+    return "".join(f"; {a}" for a in asked)
 
 
 def _total(tables: Sequence[Table], places: Sequence[int], sizes: Sequence[int]) -> Table:

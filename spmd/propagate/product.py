@@ -67,7 +67,8 @@ class Product:
         shardings = {v: self._shardings(v, columns) for v, columns in offered.items()}
         for node, found in strategies.items():
             if node.op == "relax.spmd.hint":  # what follows a hint takes the value as it asks
-                strategies[node] = [s for s in found if s.outputs[0] == node.outputs[0].wanted] or found
+                asked_for = node.outputs[0].wanted
+                strategies[node] = [s for s in found if asked_for is None or asked_for.allows(s.outputs[0])] or found
         cut_short = dict.fromkeys([*self._cut_short, *(n for c in self.found.values() for n in c.cut_short)])
         return Candidates(shardings, strategies, list(cut_short))
 
@@ -77,17 +78,19 @@ class Product:
         for strategies in found.strategies.values():
             for strategy in strategies:
                 self.parts[id(strategy)] = (_part(strategy),) * len(self.axes)
-        asked = {v: [v.wanted] for v in found.shardings if v.wanted is not None}
+        asked = {v: v.wanted.among(s) for v, s in found.shardings.items() if v.wanted is not None}
         return Candidates({**found.shardings, **asked}, found.strategies, found.cut_short)
 
     def _shardings(self, value: Value, columns: Mapping[tuple[int, bool, int], list[Sharding]]) -> list[Sharding]:
-        if value.wanted is not None:
-            return [self._one(value.wanted)]
+        if value.wanted is not None and value.wanted.is_exact:
+            return [self._one(value.wanted.first)]
         key = (value.is_tensor, len(value.shape), *columns)
         if key not in self._unions:
             first = [self._one(Sharding.replicated(len(value.shape)))] if value.is_tensor else []
             self._unions[key] = list(dict.fromkeys([*first, *(s for column in columns.values() for s in column)]))
         found = self._unions[key]
+        if value.wanted is not None:
+            found = [self._one(s) for s in value.wanted.among(found)]
         if len(found) > MOST_SHARDINGS:
             self._cut_short[f"{value.function}: {value.name}"] = None
         return found[:MOST_SHARDINGS] if len(found) > MOST_SHARDINGS else found

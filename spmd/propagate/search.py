@@ -18,6 +18,8 @@ import numpy as np
 from .solver import Elimination, Factor, Sums, Table
 
 MOST_BRANCHES = 64
+MOST_ROUNDS = 6
+"""How often a group that is too large to be solved at once is solved again around its best solution."""
 _CLOSE = 1e-9
 """Relative difference at which two costs are the same."""
 
@@ -56,12 +58,13 @@ class Search:
         self._sums: Sums = {}
         self._cache: dict[tuple[int, tuple[tuple[int, int], ...]], tuple[Elimination, dict[int, Table] | None]] = {}
 
-    def run(self) -> Solution:
-        """The best solution found, with its gap."""
-        agreed = self._agreement()
+    def run(self, fixed: Mapping[int, int] | None = None) -> Solution:
+        """The best solution found, with its gap; `fixed` variables keep the given value."""
+        fixed = dict(fixed or {})
+        agreed = self._agreement(fixed)
         if agreed is not None:
             return agreed
-        root = self._node({})
+        root = self._node(fixed)
         best_choice, best = self._complete(root)
         open_nodes = [root]
         branches = 0
@@ -84,9 +87,19 @@ class Search:
         bound = min([n.bound for n in open_nodes if n.bound < best], default=best)
         return self._solution(best_choice, best, 0.0 if self._same(bound, best) else (best - bound) / best)
 
-    def _agreement(self) -> Solution | None:
+    def bounds(self, v: int) -> Table:
+        """For each value of `v` a cost that no solution with it goes below."""
+        least: Table = np.zeros(self.sizes[v])
+        for group, members in enumerate(self.members):
+            solved, _ = self._solve(group, {}, with_regrets=False)
+            least = least + solved.cost
+            if v in members:
+                least = least + solved.regrets([v]).get(v, 0.0)
+        return least
+
+    def _agreement(self, given: dict[int, int]) -> Solution | None:
         """The solution when what most functions want, each on its own, costs the others nothing: nothing can be better."""
-        wishes = [self._solve(group, {}, with_regrets=False)[0] for group in range(len(self.groups))]
+        wishes = [self._solve(group, given, with_regrets=False)[0] for group in range(len(self.groups))]
         bound = sum(solved.cost for solved in wishes)
         votes: dict[int, Counter[int]] = {v: Counter() for v in self.shared}
         for choice in (solved.choice for solved in wishes):
@@ -94,7 +107,7 @@ class Search:
                 if v in choice:
                     votes[v][choice[v]] += 1
         fixed = {v: max(sorted(count), key=count.__getitem__) for v, count in votes.items()}
-        choice, cost = self._complete(_Node(bound, {}, {}), fixed)
+        choice, cost = self._complete(_Node(bound, given, {}), {**given, **fixed})
         return self._solution(choice, cost, 0.0) if self._same(bound, cost) else None
 
     def _solution(self, choice: dict[int, int], cost: float, gap: float) -> Solution:
@@ -131,13 +144,29 @@ class Search:
             choice.update(own)
         return choice, cost
 
+    def _eliminated(self, group: int, own: Mapping[int, int]) -> Elimination:
+        """The optimum of a group; where that is out of reach, the best found by freeing what was fixed and fixing other variables."""
+        sizes, factors = {v: self.sizes[v] for v in self.members[group]}, self.groups[group]
+        best = Elimination(sizes, factors, own, self._sums)
+        spared: set[int] = set()
+        for _ in range(MOST_ROUNDS):
+            if not best.conditioned:
+                break
+            spared.update(best.conditioned)
+            tried = Elimination(sizes, factors, own, self._sums, guide=best.choice, spared=spared)
+            if tried.cost >= best.cost * (1 - _CLOSE) and set(tried.conditioned) <= spared:
+                break
+            best = tried if tried.cost <= best.cost else best
+            spared.update(tried.conditioned)
+        return best
+
     def _solve(self, group: int, fixed: Mapping[int, int], *, with_regrets: bool) -> tuple[Elimination, dict[int, Table]]:
         members = self.members[group]
         own = {v: fixed[v] for v in members if v in fixed}
         key = (group, tuple(own.items()))
         solved, regrets = self._cache.get(key, (None, None))
         if solved is None:
-            solved = Elimination({v: self.sizes[v] for v in members}, self.groups[group], own, self._sums)
+            solved = self._eliminated(group, own)
         if with_regrets and regrets is None:
             inside = set(members)
             regrets = solved.regrets(v for v in self.shared if v in inside and v not in own)

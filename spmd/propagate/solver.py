@@ -6,7 +6,7 @@ Dechter, "Bucket elimination: a unifying framework for reasoning" (1999), over t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,12 +38,21 @@ class Elimination:
     """The optimum of ``sum(tables)`` over variables with values ``range(sizes[v])``; ties go to the lowest values.
 
     `fixed` variables keep the given value. Where a table would grow over `LARGEST_TABLE` entries, variables are fixed greedily first:
-    `conditioned` names them, and the result may then not be the optimum. `sums` is shared by problems with the same tables.
+    `conditioned` names them, and the result may then not be the optimum. With a `guide`, an earlier solution, they keep its values, and
+    those in `spared` are fixed last. `sums` is shared by problems with the same tables.
     """
 
     def __init__(
-        self, sizes: Mapping[int, int], factors: Sequence[Factor], fixed: Mapping[int, int] | None = None, sums: Sums | None = None
+        self,
+        sizes: Mapping[int, int],
+        factors: Sequence[Factor],
+        fixed: Mapping[int, int] | None = None,
+        sums: Sums | None = None,
+        *,
+        guide: Mapping[int, int] | None = None,
+        spared: Collection[int] = (),
     ) -> None:
+        self._guide, self._spared = guide, spared
         self.sizes = {v: n for v, n in sizes.items() if not fixed or v not in fixed}
         self.fixed: dict[int, int] = dict(fixed or {})
         self.conditioned: list[int] = []
@@ -156,11 +165,14 @@ class Elimination:
         self._add(around, least)
 
     def _fix_one(self, among: tuple[int, ...]) -> list[int]:
-        """Fix the neighbour with most neighbours to what its own tables like best."""
-        u = max(among, key=lambda w: (len(self._neighbours[w]), self.sizes[w], -w))
+        """Fix the neighbour with most neighbours to what the guide says, or else its own tables like best."""
+        u = max(among, key=lambda w: (w not in self._spared, len(self._neighbours[w]), self.sizes[w], -w))
         around = list(self._neighbours[u])
         held = self._remove(u)
-        best = int(np.argmin(sum(np.min(t, axis=tuple(i for i, w in enumerate(vs) if w != u)) for vs, t in held)))
+        if self._guide is not None:
+            best = self._guide[u]
+        else:
+            best = int(np.argmin(sum(np.min(t, axis=tuple(i for i, w in enumerate(vs) if w != u)) for vs, t in held)))
         self.fixed[u] = best
         self.conditioned.append(u)
         for variables, table in held:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import tvm
 
 from ..conversion import conversion
 from ..graph import Branch, Node, Value
@@ -27,8 +30,17 @@ class Traffic:
             self._times.setdefault(branch[:depth], 0.0)
         self._times[branch] = self._times.get(branch, 0.0) + seconds
 
-    def convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, reason: Callable[[], str]) -> None:
-        """Count the conversion of a value, where it is not held as `target` already."""
+    def convert(
+        self,
+        value: Value,
+        source: Sharding,
+        target: Sharding,
+        branch: Branch,
+        reason: Callable[[], str],
+        node: Node | None = None,
+        at: int = -1,
+    ) -> None:
+        """Count the conversion of a value, where it is not held as `target` already; `node` is number `at` of its function."""
         if source == target or not value.is_tensor:
             return
         if any((value, target) in self._done.get(branch[:depth], ()) for depth in range(len(branch) + 1)):
@@ -37,19 +49,39 @@ class Traffic:
         cost = self.cost
         shape, item = cost.shape(value), cost.item_bytes(value)
         for step in conversion(source, target, cost.mesh) or []:
-            self.spend(cost.step_time(step, shape, item), branch)
+            seconds = cost.step_time(step, shape, item)
+            self.spend(seconds, branch)
             if step.kind != "slice":
                 held = cost.step_bytes(step, shape, item)
-                made = Collective(step.kind, step.axis, held, self.function, value.name, reason(), value.dtype, step.reduce, branch)
-                self.collectives.append(made)
+                self.collectives.append(
+                    Collective(
+                        step.kind,
+                        step.axis,
+                        held,
+                        self.function,
+                        value.name,
+                        reason(),
+                        value.dtype,
+                        step.reduce,
+                        branch,
+                        seconds,
+                        node.op if node is not None else "",
+                        at,
+                        _span(node),
+                        source,
+                        target,
+                    )
+                )
 
-    def exchange(self, node: Node, strategy: Strategy, exchanges: Sequence[tuple[str, str, int]]) -> None:
+    def exchange(self, node: Node, strategy: Strategy, exchanges: Sequence[tuple[str, str, int]], at: int) -> None:
         """Count the collectives inside an operator; their time is a part of its own."""
         if not exchanges:
             return
         reason = f"{node.op} {node.name!r} runs split: {strategy}"
         for (kind, axis, held), dtype in zip(exchanges, self._dtypes(node, strategy), strict=True):
-            self.collectives.append(Collective(kind, axis, held, self.function, node.name, reason, dtype, "", node.branch))
+            seconds = self.cost.exchange_time(kind, axis, held)
+            value = (kind, axis, held, self.function, node.name, reason, dtype, "", node.branch)
+            self.collectives.append(Collective(*value, seconds, node.op, at, _span(node)))
 
     def seconds(self) -> float:
         """The predicted time; of two branches, that of the slower."""
@@ -68,3 +100,13 @@ class Traffic:
         form = next((node.rule.forms[f] for f in splits if f in node.rule.forms), None)
         exchanges = form.exchanges if form is not None else ()
         return [e.dtype or node.inputs[0].dtype for e in (exchanges(splits, self.cost.mesh) if callable(exchanges) else exchanges)]
+
+
+def _span(node: Node | None) -> str:
+    """Where an operator stands in its source, ``file:line``, as far as the module knows."""
+    if node is None:
+        return ""
+    span: Any = node.binding.value.span or getattr(node.binding, "span", None)
+    if isinstance(span, tvm.ir.SequentialSpan) and len(span.spans):
+        span = span.spans[0]
+    return f"{span.source_name.name}:{span.line}" if isinstance(span, tvm.ir.Span) else ""

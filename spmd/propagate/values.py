@@ -12,13 +12,16 @@ from ..errors import ShardingError
 from ..expression import Size
 from ..graph import Tree, Value
 from ..sharding import Sharding
+from ..spec import Constraint
+from .divisible import Divisible, divisor
 from .rules import static
 
 
 class Values:
     """All values of a module."""
 
-    def __init__(self) -> None:
+    def __init__(self, divisible: Divisible) -> None:
+        self._divisible = divisible
         self.unknown: set[Value] = set()
         """Temporaries whose shape is known only when the program runs."""
         self._all: list[Value] = []
@@ -44,6 +47,8 @@ class Values:
             dims = tuple(d if (n := static(d)) is None else n for d in ty.shape.values[:])
         dtype = str(ty.dtype) if tensor else ""
         value = Value(name, function, tuple(d if isinstance(d, int) else None for d in dims), dims, dtype, kind, role)
+        if self._divisible:
+            value.blocks = tuple(divisor(d, self._divisible) for d in dims)
         self._all.append(value)
         if unknown:
             self.unknown.add(value)
@@ -52,7 +57,7 @@ class Values:
     def constant(self, expr: Any, function: str) -> Value:
         """The value of a constant."""
         value = self.new("constant", function, expr.ty, "constant")
-        value.data, value.wanted, value.reason = expr, Sharding.replicated(len(value.shape)), "constants are whole"
+        value.data, value.wanted, value.reason = expr, Constraint.exactly(Sharding.replicated(len(value.shape))), "constants are whole"
         return value
 
     def param(self, param: Any, function: str, weight: bool, before: int) -> Tree[Value]:

@@ -8,11 +8,12 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import TensorLoad
-from tvm.s_tir import Schedule, ScheduleError
+from tvm.s_tir import Schedule
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
 
 from spmd.schedules.cpu import default_rules
+from spmd.schedules.cpu.analysis import is_refusal
 
 SCHEDULED = "tirx.is_scheduled"
 RULE = "spmd.schedule_rule"  # the name of the rule that decided a function's loops
@@ -55,16 +56,14 @@ class CPUSchedules:
         return func.without_attr("global_symbol")
 
 
-REFUSED = (ScheduleError, tvm.error.InternalError)
-"""What TVM raises when a primitive cannot be applied; some checks of its arithmetic are internal errors."""
-
-
 def attempt(rule: ScheduleRule, func: tirx.PrimFunc, target: Target) -> Schedule | None:
     """The rule's schedule, or None where it does not apply: a primitive that TVM refuses means just that."""
     try:
         answer = rule.apply(func, target, False)
-    except REFUSED:
-        return None
+    except Exception as error:
+        if is_refusal(error):
+            return None
+        raise
     return answer[0] if isinstance(answer, list) else answer
 
 

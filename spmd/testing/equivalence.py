@@ -18,13 +18,15 @@ from ..layout import Array
 from ..mesh import Mesh
 from ..pipeline import ShardedModule, shard
 from ..plan import Collective, Leaf, LeafTree, Plan, Signature
-from ..profile import Profile
+from ..profile import Link, Profile
 from ..workers import Workers, signatures, workers
 
 Run = Callable[[Workers], Any]
 """What to do with a program: calls its functions, gives arrays (in tuples, lists, or dicts) to compare."""
 
-FREE_LINKS = Profile("free links", flops=1e12, memory_bandwidth=1e12, link_bandwidth=1e18, link_latency=1e-12)
+FREE_LINKS = Profile(
+    "free links", flops=1e12, memory_bandwidth=1e12, link_bandwidth=1e18, link_latency=1e-12, links={"*": Link(1e18, 1e-12)}
+)
 """Moving data costs next to nothing, so that even tiny programs are split wherever they can be."""
 
 _TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2, "float8_e4m3fn": 0.5, "float8_e5m2": 1.0}
@@ -51,6 +53,7 @@ def assert_equivalent(
     profile: Profile | str = FREE_LINKS,
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
+    divisible: Mapping[str, int] | None = None,
     tolerance: float | None = None,
 ) -> ShardedModule:
     """Check that `mod` sharded over `mesh` gives what it gives unsharded; returns the sharded module.
@@ -61,8 +64,8 @@ def assert_equivalent(
     equal, floats within `tolerance` of the largest magnitude (by dtype: what reordering a sum explains).
     Raises `AssertionError` naming the result, the difference and the plan.
     """
-    sizes = {**dict.fromkeys(_symbols(mod), 3), **(sizes or {})}
-    sharded = shard(mod, mesh, specs, profile=profile, sizes=sizes)
+    sizes = {**dict.fromkeys(_symbols(mod), 3), **(divisible or {}), **(sizes or {})}
+    sharded = shard(mod, mesh, specs, profile=profile, sizes=sizes, divisible=divisible)
     traces: dict[str, tuple[Record, ...]] = {}
     if run is None:  # the same arguments for both, by the names that the plan gives
         expected = simulate(mod, _every_function(sharded.plan.functions, seed, sizes))

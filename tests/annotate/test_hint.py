@@ -35,7 +35,13 @@ class Layer(nn.Module):
         return nn.op.silu(spmd.hint(self.linear(x), P(None, "tp")))
 
 
-@pytest.mark.parametrize("spec", [P("tp", None), P(..., "tp"), P(None, ("tp", 12, 4)), P(("dp", "tp"), None), P(None, None)])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *[P("tp", None), P(..., "tp"), P(None, ("tp", 12, 4)), P(("dp", "tp"), None), P(None, None)],
+        *[P("?", "tp"), P("tp", others=None), P(others=None), P(..., gather=False), P("tp", "?", gather=False)],
+    ],
+)
 def test_a_hint_carries_its_spec(spec):
     call = spmd.hint(relax.Var("x", relax.TensorType((4, 16), "float32")), spec)
     assert call.op.name == HINT
@@ -69,6 +75,12 @@ def test_a_hint_is_obeyed_and_leaves_no_trace(spec, sharding):
     assert str(sharded.plan.values["main.z"]) == sharding
     assert sharded.plan.reasons["main.z"] == f"spmd.hint asks for {spec}"
     assert "hint" not in sharded.mod.script()
+
+
+def test_a_hint_that_leaves_a_choice():
+    sharded = assert_equivalent(hinted_module(P("?", "tp", gather=False)), spmd.Mesh(dp=2, tp=2))
+    assert str(sharded.plan.values["main.z"]) in ("[-, tp]", "[dp, tp]")
+    assert sharded.plan.reasons["main.z"] == "spmd.hint asks for P('?', 'tp', gather=False)"
 
 
 def test_a_hint_on_an_nn_tensor():

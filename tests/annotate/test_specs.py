@@ -1,6 +1,7 @@
 """Specs by name: what they match, what they make of it, and every way in which they are refused."""
 
 import pytest
+import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -8,6 +9,7 @@ import spmd
 from spmd import Mesh, P, ShardingError
 from spmd.annotate import annotate
 from spmd.propagate import build_graph
+from tests.models.mlc_llama import TINY, mlc_llama
 from tests.programs import Mlp, Two
 
 
@@ -52,7 +54,7 @@ def test_patterns_are_those_of_file_names():
     assert "w2" not in wanted(Mlp, {"w[1]": P("tp", None)})
     found = wanted(Two, {"*.x": P(None, "tp")})
     assert found["first.x"][0] == found["second.x"][0] == "[-, tp]"
-    assert "w" not in wanted(Two, {"second.*": P(...)}), "a weight has no function in its name"
+    assert "w" not in wanted(Two, {"second.*": P(others=None)}), "a weight has no function in its name"
 
 
 def test_results_of_a_tuple_are_numbered():
@@ -82,6 +84,23 @@ def test_the_same_wish_twice_is_one():
 
 
 REFUSED = {
+    "weight inside": (Free, {"w": P("tp", None)}, r"specs\['w'\]: it matches no .* result\. Did you mean 'main\.w'\?"),
+    "pattern": (Mlp, {"*.w1": P("tp", None)}, r"specs\['\*\.w1'\]: it matches no .* result\. Did you mean 'w1'\?"),
+    "name of a layer": (
+        lambda: mlc_llama(TINY, functions=["get_logits"])[0],
+        {"*.lm_haed.weight": P("tp", None)},
+        r"specs\['\*\.lm_haed\.weight'\]: it matches no .* result\. Did you mean 'lm_head_weight'",
+    ),
+    "open against closed": (
+        Mlp,
+        {"w1": P("tp", None), "w*": P(...)},
+        r"w1: specs\['w1'\] asks for P\('tp', None\), and specs\['w\*'\] asks for P\(\.\.\.\)\. Keep one",
+    ),
+    "gathered or not": (
+        Mlp,
+        {"w1": P("tp", None), "w*": P("tp", None, gather=False)},
+        r"w1: specs\['w1'\] asks for P\('tp', None\), and specs\['w\*'\] asks for P\('tp', None, gather=False\)\. Keep one",
+    ),
     "weight": (
         Mlp,
         {"w3": P("tp", None)},
@@ -94,11 +113,15 @@ REFUSED = {
         {"w1": P("dp", None)},
         r"specs\['w1'\] on 'w1': P\('dp', None\) names mesh axis 'dp'\. The axes of Mesh\(tp=2\) are 'tp'",
     ),
-    "rank": (Mlp, {"w1": P("tp")}, r"specs\['w1'\] on 'w1': P\('tp'\) has 1 entries, the value has 2 dimensions\. Give one entry"),
+    "rank": (
+        Mlp,
+        {"w1": P("tp")},
+        r"specs\['w1'\] on 'w1': P\('tp'\) has 1 entries, the value has 2 dimensions \(16, 32\)\. Give one entry",
+    ),
     "axis twice": (Mlp, {"w1": P("tp", "tp")}, r"specs\['w1'\] on 'w1': P\('tp', 'tp'\) uses mesh axis 'tp' twice"),
     "segments": (Mlp, {"w1": P(None, ("tp", 20, 8))}, r"'w1': the segments \(20, 8\) of dimension 1 add up to 28, and its size is 32"),
-    "entry": (Mlp, {"w1": P(None, (8, 24))}, r"has the entry \(8, 24\)\. An entry is None, a mesh axis, or a tuple"),
-    "symbolic": (Two, {"second.x": P("tp", None)}, r"on 'second\.x': P\('tp', None\) splits dimension 0, whose size is symbolic\. Only"),
+    "entry": (Mlp, {"w1": P(None, (8, 24))}, r"has the entry \(8, 24\)\. An entry is None, '\?', '\.\.\.', a mesh axis, or a tuple"),
+    "symbolic": (Two, {"second.x": P("tp", None)}, r"on 'second\.x': P\('tp', None\) splits dimension 0, whose size is symbolic\. "),
     "contradiction": (
         Mlp,
         {"w1": P("tp", None), "w*": P(None, "tp")},
@@ -107,7 +130,7 @@ REFUSED = {
     "contradicting ends": (
         Mlp,
         {"main.return": P("tp", None), "main.ret*": P(None, "tp")},
-        r"main\.return: specs\['main\.return'\] asks for \[tp, -\], specs\['main\.ret\*'\] for \[-, tp\]\. Keep one",
+        r"main\.return: specs\['main\.return'\] asks for P\('tp', None\), and specs\['main\.ret\*'\] asks for P\(None, 'tp'\)\. Keep one",
     ),
     "type": (Mlp, {"w1": ("tp", None)}, r"specs\['w1'\]: \('tp', None\) is no spmd\.P\. Write P\('tp', None\)"),
 }
@@ -116,8 +139,24 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused(name):
     mod, specs, message = REFUSED[name]
+    mod = mod() if not isinstance(mod, tvm.IRModule) else mod
     with pytest.raises(ShardingError, match=message):
         spmd.plan(mod, 2, specs)
+
+
+def test_an_open_dimension_is_the_planners_choice():
+    grid = Mesh(dp=2, tp=2)
+    assert wanted(Mlp, {"w1": P("?", "tp"), "main.x": P(...), "main.return": P(..., "dp")}, grid) == {
+        "w1": ("[?, tp]", "specs['w1'] asks for P('?', 'tp')"),
+        "main.x": ("[?, ?]", "specs['main.x'] asks for P(...)"),
+        "main.return[0]": ("[?, dp]", "specs['main.return'] asks for [?, dp] at the end"),
+    }
+
+
+def test_dots_stand_for_underscores_where_tvm_packs_weights():
+    mod, _ = mlc_llama(TINY, functions=["get_logits"])
+    assert wanted(mod, {"lm_head.weight": P(None, "tp")})["lm_head_weight"][0] == "[-, tp]"
+    assert wanted(mod, {"*head.weight": P(None, "tp")})["lm_head_weight"][0] == "[-, tp]"
 
 
 def test_what_is_asked_for_is_what_the_plan_has():

@@ -231,3 +231,34 @@ def test_fields_of_a_tuple_are_fused() -> None:
     x = np.arange(9, dtype="float32")
     found = machine["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(np.array([12, 8, -1]))).numpy()
     np.testing.assert_array_equal(found, [3, 8, 8])
+
+
+@I.ir_module
+class Mixed:
+    """Rows by 32-bit indices of a table that is put together with 64-bit ones: TVM cannot merge the two, and says so by a TypeError."""
+
+    @R.function
+    def main(x: R.Tensor((3,), "float32"), i: R.Tensor((4,), "int32")):
+        with R.dataflow():
+            last = R.strided_slice(x, axes=[0], begin=[2], end=[3])
+            first = R.strided_slice(x, axes=[0], begin=[0], end=[2])
+            rolled = R.concat((last, first), axis=0)
+            y = R.gather_elements(rolled, i, axis=0)
+            R.output(y)
+        return y
+
+
+def test_what_cannot_be_inlined_stays() -> None:
+    machine = relax.VirtualMachine(schedules.build(Mixed), tvm.cpu())
+    i = np.array([0, 1, 2, 0], "int32")
+    found = machine["main"](tvm.runtime.tensor(np.arange(3, dtype="float32")), tvm.runtime.tensor(i)).numpy()
+    np.testing.assert_array_equal(found, [2, 0, 1, 2])
+
+
+def test_errors_of_rules_are_not_taken_for_refusals() -> None:
+    class Broken(Fallback):
+        def schedule(self, kernel):
+            raise TypeError("a mistake")
+
+    with schedules.resolve("llvm"), pytest.raises(TypeError, match="a mistake"):
+        schedules.CPUSchedules(rules=[Broken()])(Marked)

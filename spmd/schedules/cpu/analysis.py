@@ -29,6 +29,11 @@ _COSTLY = frozenset(
 )
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether TVM raised it, which means that a primitive cannot be applied: some checks of its arithmetic are errors of other types."""
+    return isinstance(error, ScheduleError | tvm.error.InternalError) or hasattr(error, "__tvm_ffi_error__")
+
+
 @dataclass
 class Kernel:
     """A PrimFunc being scheduled: `blocks` in program order, normalized (one loop to one iterator)."""
@@ -101,7 +106,9 @@ def inline_cheap(kernel: Kernel, keep: Iterable[str] = ()) -> None:
             continue
         try:
             sch.compute_inline(info.block_rv)
-        except (ScheduleError, tvm.error.InternalError):
+        except Exception as error:
+            if not is_refusal(error):
+                raise
             remaining.append(info)
     kernel.blocks = remaining
 
@@ -126,7 +133,9 @@ def inline_epilogues(kernel: Kernel) -> None:
             continue
         try:
             sch.reverse_compute_inline(info.block_rv)
-        except (ScheduleError, tvm.error.InternalError):
+        except Exception as error:
+            if not is_refusal(error):
+                raise
             continue
         kernel.blocks.remove(info)
 

@@ -14,7 +14,7 @@ from tvm import relax
 
 from ...mesh import Mesh
 from ...plan import Leaf, LeafTree, Signature
-from ...sharding import P
+from ...spec import P
 from ...workers import signatures
 from .maker import SYMBOLIC, Draw
 from .write import write

@@ -1,0 +1,137 @@
+"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from .errors import ShardingError, nearest
+from .mesh import Mesh
+from .pipeline import plan
+from .spec import P
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 where it went well, 1 with a line on stderr where not."""
+    parser = argparse.ArgumentParser(prog="python -m spmd", description="Plans of Relax modules.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    explain = commands.add_parser("explain", help="plan a module, and say where everything lives and why")
+    explain.add_argument("file", help="a Python file that defines an IRModule")
+    explain.add_argument("--module", help="the name of the module in the file; needed where it has several")
+    explain.add_argument("--mesh", required=True, help="workers by axis, as tp=4 or dp=2,tp=4")
+    explain.add_argument(
+        "--spec", action="append", default=[], metavar="PATTERN=P(...)", help="what you ask for, as '*.w1=P(\"tp\", None)'"
+    )
+    explain.add_argument("--profile", default="generic", help="hardware, as h100 (default: generic)")
+    explain.add_argument("--size", action="append", default=[], metavar="NAME=N", help="a symbolic size to plan for")
+    explain.add_argument("--name", action="append", default=[], help="explain this weight, input, output or value; may be given again")
+    explain.add_argument("--html", metavar="FILE", help="write the plan as a page")
+    explain.add_argument("--save", metavar="FILE", help="write the plan as JSON, for spmd.Plan.load")
+    options = parser.parse_args(arguments)
+    logging.getLogger("spmd").addHandler(logging.NullHandler())  # the notes are a part of what is printed
+    try:
+        _explain(options)
+    except ShardingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> None:
+    links = dict(_link(text) for text in options.link)
+    mesh = Mesh(links or None, **_numbers("--mesh", options.mesh))
+    specs = dict(_spec(text) for text in options.spec)
+    sizes = _numbers("--size", ",".join(options.size)) if options.size else None
+    made = plan(_module(Path(options.file), options.module), mesh, specs, profile=options.profile, sizes=sizes)
+    if options.name:
+        print("\n".join(map(made.explain, options.name)))
+    else:
+        print(made.explain(), end="\n\n")
+        _print(made.report())
+    if options.html:
+        print(f"wrote {made.show(options.html)}")
+    if options.save:
+        made.save(options.save)
+        print(f"wrote {options.save}")
+
+
+def _print(report: object) -> None:
+    """With tables of `rich` on a terminal that has it, else as text."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        print(report)
+        return
+    console = Console()
+    console.print(report if console.is_terminal else str(report), markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _module(file: Path, name: str | None) -> Any:
+    """The module that a file defines, or the one of that `name`."""
+    if not file.is_file():
+        raise ShardingError(str(file), "there is no such file", "Give a Python file that defines an IRModule.")
+    sys.path.insert(0, str(file.parent))
+    try:
+        defined = runpy.run_path(str(file), run_name=file.stem)
+    except Exception as error:
+        raise ShardingError(str(file), f"it fails with {type(error).__name__}: {error}", "It must run on its own.") from error
+    finally:
+        sys.path.remove(str(file.parent))
+    modules = {key: value for key, value in defined.items() if isinstance(value, tvm.IRModule)}
+    if name is not None:
+        if name in modules:
+            return modules[name]
+        what = f"{name!r} is a {type(defined[name]).__name__}, no IRModule" if name in defined else f"it defines no module {name!r}"
+        raise ShardingError(str(file), what, nearest(name, modules))
+    found = list({id(value): value for value in modules.values()}.values())
+    if len(found) != 1:
+        what = f"it defines the modules {', '.join(modules)}" if found else "it defines no IRModule"
+        raise ShardingError(str(file), what, "Choose one with --module." if found else "Bind one to a name at the top of the file.")
+    return found[0]
+
+
+def _spec(text: str) -> tuple[str, Any]:
+    """``pattern=P("tp", None)``."""
+    where, way_out = f"--spec {text!r}", "Write --spec 'w1=P(\"tp\", None)'."
+    parts = re.fullmatch(r"(.+?)=(?:spmd\.)?(P\(.*\))", text)
+    if parts is None:
+        raise ShardingError(where, "it is no PATTERN=P(...)", way_out)
+    try:
+        return parts[1], eval(parts[2], {"P": P})
+    except ShardingError:
+        raise
+    except Exception as error:
+        raise ShardingError(where, f"{parts[2]} is no spec: {error}", way_out) from error
+
+
+def _link(text: str) -> tuple[str, str]:
+    axis, mark, name = text.partition("=")
+    if not mark or not axis or not name:
+        raise ShardingError(f"--link {text}", "it is no AXIS=NAME", "Write --link dp=network.")
+    return axis, name
+
+
+def _numbers(option: str, text: str) -> dict[str, int]:
+    """``dp=2,tp=4``, or a number alone for one axis tp."""
+    if option == "--mesh" and text.isdigit():
+        return {"tp": int(text)}
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, mark, number = part.strip().partition("=")
+        if not mark or not name.isidentifier() or not number.isdigit() or name in found:
+            example = "dp=2,tp=4" if option == "--mesh" else "batch=1"
+            raise ShardingError(f"{option} {text}", f"{part.strip()!r} is no new NAME=N", f"Write {option} {example}.")
+        found[name] = int(number)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

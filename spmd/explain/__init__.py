@@ -1,0 +1,8 @@
+"""What a plan says to people: the reasons of one value, tables, differences, a page. It reads plans and decides nothing."""
+
+from .difference import Difference, difference
+from .page import write_page
+from .report import Report, report
+from .text import branch_text, explanation, known_name, summary
+
+__all__ = ["Difference", "Report", "branch_text", "difference", "explanation", "known_name", "report", "summary", "write_page"]

@@ -1,0 +1,131 @@
+"""A plan in words: why one value is where it is, and the whole in a page."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import ShardingError, nearest
+from ..sharding import Sharding
+from .tables import folded, item_bytes, shape_text, size_text, time_text
+
+if TYPE_CHECKING:
+    from ..plan import Alternative, Collective, Plan
+
+MOST_LISTED = 6
+"""Operators, and other choices, that an explanation names."""
+
+
+def branch_text(branch: tuple[str, bool]) -> str:
+    """One branch of an If in words."""
+    name, taken = branch
+    return f"the {'true' if taken else 'false'} branch of {name!r}"
+
+
+def known_name(plan: Plan, name: str) -> Sharding:
+    """The sharding of a weight, an input, a value or an output. Raises `ShardingError` with the nearest names for any other name."""
+    known = {**plan.values, **plan.params, **plan.inputs, **plan.outputs}
+    if name not in known:
+        raise ShardingError("Plan.explain", f"there is no value {name!r}", nearest(name, known))
+    return known[name]
+
+
+def summary(plan: Plan) -> str:
+    """The whole plan in a page: weights with equal layers as one, what each function sends and takes, and all that is to be noted."""
+    lines = [f"{plan.mesh}, profile {plan.profile}, elimination width {plan.width}"]
+    weights = Counter((folded(name), sharding) for name, sharding in plan.params.items())
+    width = max((len(n) for n, _ in weights), default=0)
+    for (name, sharding), count in weights.items():
+        lines.append(f"  {name:{width}}  {sharding}" + (f"  ({count} of them)" if count > 1 else ""))
+    for function in plan.functions:
+        inside: dict[tuple[tuple[str, bool], ...], list[Collective]] = {(): []}
+        for c in plan.collectives:
+            if c.function == function:
+                inside.setdefault(c.branch, []).append(c)
+        lines.append(f"{function}: {_counted(inside.pop(()))}, {plan.predicted[function] * 1e6:.1f} us predicted")
+        lines += [f"  in {', '.join(map(branch_text, branch))}: {_counted(found)}" for branch, found in inside.items()]
+    return "\n".join([*lines, *(f"note: {n}" for n in plan.notes), *(f"remark: {r}" for r in plan.remarks)])
+
+
+def explanation(plan: Plan, name: str) -> str:
+    """One value: where it lives, what decided, what else it could have been, who makes and takes it, and what it sends."""
+    sharding = known_name(plan, name)
+    lines = [f"{name}: {sharding}", *_held(plan, name, sharding)]
+    if name in plan.reasons:
+        lines.append(f"  because {plan.reasons[name]}")
+    lines += _alternatives(plan, name)
+    lines += _uses(plan, name)
+    lines += [f"  {c}" for c in plan.collectives if name in (c.value, f"{c.function}.{c.value}")]
+    return "\n".join(lines)
+
+
+def _held(plan: Plan, name: str, sharding: Sharding) -> list[str]:
+    info = plan.tensors.get(name)
+    if info is None:
+        return []
+    local = sharding.local_shape(info.sizes, plan.mesh)
+    shown = [n if isinstance(text, int) else text for n, text in zip(local, info.shape, strict=True)]
+    item = item_bytes(info.dtype)
+    held, whole = math.prod(local) * item, math.prod(info.sizes) * item
+    every = f"each of {plan.mesh.size} workers holds {shape_text(shown)}" if local != info.sizes else f"whole on {plan.mesh.size} workers"
+    return [f"  {info.dtype} {shape_text(info.shape)}, {every}: {held:,} bytes of {whole:,}"]
+
+
+def _alternatives(plan: Plan, name: str) -> list[str]:
+    if plan.searched is None:
+        return ["  what else it could have been is known only where the plan was made"]
+    others = plan.alternatives(name)
+    if not others:
+        free = plan.searched.lifted(name)
+        if free is None:
+            return ["  no operator offers another way to hold it"] if name not in plan.reasons else []
+        if abs(free.seconds) < 1e-12:
+            return [f"  without that it could be {free.sharding}, for the same time"]
+        return [f"  without that it would be {free.sharding}, {_change(free)}"]
+    possible = [a for a in others if a.fits and not math.isinf(a.seconds)]
+    too_large = [a for a in others if not a.fits]
+    within = ", with what the other axes do" if plan.searched.is_local else ""
+    lines: list[str] = []
+    if not possible:
+        lines.append(f"  nothing else obeys all that is asked: not {_several([a.sharding for a in others])}")
+    elif abs(possible[0].seconds) < 1e-12:
+        lines.append(f"  {possible[0].sharding} would cost the same{within}")
+    else:
+        lines.append(f"  chosen for its time: the next best, {possible[0].sharding}, costs {_change(possible[0])}{within}")
+    for other in too_large[:1]:
+        lines.append(f"  {other.sharding} takes too much memory: its fastest plan needs {size_text(other.memory)} a worker")
+    if rest := possible[1:]:
+        shown = [f"{a.sharding} {'at least ' if a.is_bound else ''}{time_text(a.seconds, sign=True)}" for a in rest[:MOST_LISTED]]
+        lines.append("  others: " + ", ".join(shown) + (f", and {len(rest) - MOST_LISTED} more" if len(rest) > MOST_LISTED else ""))
+    return lines
+
+
+def _change(other: Alternative) -> str:
+    """How much more or less time another choice takes, and where."""
+    parts = f"operators {time_text(other.operators, sign=True)}, conversions {time_text(other.conversions, sign=True)}"
+    most = f"; most around {other.most}, {time_text(other.most_seconds, sign=True)}" if other.most else ""
+    return f"{time_text(abs(other.seconds))} {'more' if other.seconds > 0 else 'less'} ({parts}{most})"
+
+
+def _several(shardings: Sequence[Sharding]) -> str:
+    return ", ".join(map(str, shardings[:MOST_LISTED])) + (", ..." if len(shardings) > MOST_LISTED else "")
+
+
+def _uses(plan: Plan, name: str) -> list[str]:
+    made: list[str] = []
+    taken: list[str] = []
+    for function, choices in plan.choices.items():
+        for choice in choices:
+            who = f"{choice.op} {choice.name!r} of {function!r}"
+            made += [f"  made by {who} as {s}" for v, s in zip(choice.results, choice.outputs, strict=False) if v == name]
+            taken += [f"  taken by {who} as {s}" for v, s in zip(choice.operands, choice.inputs, strict=False) if v == name]
+    more = [f"  taken by {len(taken) - MOST_LISTED} more"] if len(taken) > MOST_LISTED else []
+    return [*made[:MOST_LISTED], *taken[:MOST_LISTED], *more]
+
+
+def _counted(collectives: Sequence[Collective]) -> str:
+    counts = Counter(c.kind for c in collectives)
+    what = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "no collectives"
+    return f"{what}, {sum(c.bytes for c in collectives)} bytes"

@@ -1,0 +1,143 @@
+"""What else a value could have been: the plan solved again with the value held so, and the difference in predicted time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ..graph import Function, Node, Value
+from ..plan import Alternative
+from ..sharding import Sharding
+from ..spec import Constraint
+from .budget import decide_within
+from .cost import INFEASIBLE
+from .decide import MOST_TOGETHER, Decision
+from .memory import Usage
+from .search import Search, Solution
+
+FEWEST_SOLVED, MOST_SOLVED = 4, 16
+"""Shardings of a value for which the problem is solved again, those of the least lower bound first: so many, and more where one
+of the others may be better.
+"""
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Seconds of a solution: of each operator with the conversions around it, of all operators, of all conversions."""
+
+    nodes: Mapping[Node, float]
+    operators: float
+    conversions: float
+
+
+class Alternatives:
+    """Answers from the problem that a plan was the solution of."""
+
+    def __init__(self, decision: Decision, values: Mapping[str, Value], ends: Mapping[str, tuple[Function, int]]) -> None:
+        self._problem, self._solution = decision.problem, decision.solution
+        self._values, self._ends = values, ends
+        axes = decision.problem.cost.mesh.axes.values()
+        self.is_local = sum(size > 1 for size in axes) > MOST_TOGETHER
+        """Whether the problem holds what all axes but two do fixed."""
+
+    def of(self, name: str) -> list[Alternative]:
+        """The other shardings of a value, the best first: exact as far as it decides which is the best, then lower bounds."""
+        problem, value = self._problem, self._values.get(name)
+        v = problem.number.get(value) if value is not None else None
+        if value is None or v is None or problem.sizes[v] == 1:
+            return []
+        shardings = problem.candidates.shardings[value]
+        kept = self._solution.choice.get(v, 0)
+        if not any(v in members for members in self._search.members):
+            return [Alternative(s, 0.0) for i, s in enumerate(shardings) if i != kept]
+        bounds = self._search.bounds(v)
+        order = sorted((i for i in range(len(shardings)) if i != kept), key=lambda i: (float(bounds[i]), i))
+        now = self._now.operators + self._now.conversions
+        found: list[Alternative] = []
+        for n, i in enumerate(order):
+            least = math.inf if bounds[i] >= INFEASIBLE else float(bounds[i]) - now
+            best = min((a.seconds for a in found if a.fits), default=math.inf)
+            if n < FEWEST_SOLVED or (least < best and n < MOST_SOLVED):
+                found.append(self._solved(v, i))
+            else:
+                found.append(Alternative(shardings[i], least, is_bound=least < math.inf))
+        return sorted(found, key=lambda a: a.seconds)
+
+    def lifted(self, name: str) -> Alternative | None:
+        """What the value would be without the constraint on it, and the time (less than none) that takes; None where it has none."""
+        graph, cost = self._problem.graph, self._problem.cost
+        value = self._values.get(name)
+        if name in self._ends:
+            function, i = self._ends[name]
+            before = value, _, _ = function.at_end[i]
+            free = Constraint((None,) * len(value.shape), frozenset(range(len(value.shape))))
+            try:
+                function.at_end[i] = (value, free, "")
+                decision = decide_within(graph, cost)
+                then = Alternatives(decision, {}, {})._now
+            finally:
+                function.at_end[i] = before
+            return self._compared(decision.problem.at_end(value, free, decision.solution.choice), then)
+        if value is None or value.wanted is None or value.role == "constant":
+            return None
+        wanted = value.wanted
+        try:
+            value.wanted = None
+            decision = decide_within(graph, cost)
+        finally:
+            value.wanted = wanted
+        return self._compared(decision.problem.sharding(value, decision.solution.choice), Alternatives(decision, {}, {})._now)
+
+    def _solved(self, v: int, i: int) -> Alternative:
+        """The best plan with variable `v` at its value number `i`."""
+        sharding = self._problem.candidates.shardings[self._problem.values[v]][i]
+        solution = self._search.run({v: i})
+        if solution.cost >= INFEASIBLE:
+            return Alternative(sharding, math.inf)
+        needed, there = Usage(self._problem, solution.choice).peak, self._problem.cost.memory
+        found = self._compared(sharding, self._times(solution))
+        return replace(found, memory=needed, fits=there is None or needed <= there)
+
+    def _compared(self, sharding: Sharding, then: _Times) -> Alternative:
+        now = self._now
+        operators, conversions = then.operators - now.operators, then.conversions - now.conversions
+        change = {node: seconds - now.nodes[node] for node, seconds in then.nodes.items()}
+        most = max(change, key=lambda node: abs(change[node]), default=None)
+        if most is None or not change[most]:
+            return Alternative(sharding, operators + conversions, operators, conversions)
+        where = f"{most.op} {most.name!r} of {most.function!r}"
+        return Alternative(sharding, operators + conversions, operators, conversions, where, change[most])
+
+    @cached_property
+    def _search(self) -> Search:
+        return Search(self._problem.sizes, list(self._problem.groups.values()))
+
+    @cached_property
+    def _now(self) -> _Times:
+        return self._times(self._solution)
+
+    def _times(self, solution: Solution) -> _Times:
+        problem, cost, choice = self._problem, self._problem.cost, solution.choice
+        known: dict[tuple[int, int], float] = {}
+        nodes: dict[Node, float] = {}
+        operators = conversions = 0.0
+        for function in problem.graph.functions.values():
+            for node in function.nodes:
+                strategy = problem.strategy(node, choice)
+                alike = (node.call_class, id(strategy))
+                if alike not in known:
+                    known[alike] = cost.operator(node, strategy)
+                moved = 0.0
+                for value, wanted in zip(node.inputs, strategy.inputs, strict=True):
+                    moved += cost.convert(cost.shape(value), cost.item_bytes(value), problem.sharding(value, choice), wanted)
+                for value, made in zip(node.outputs, strategy.outputs, strict=True):
+                    moved += cost.convert(cost.shape(value), cost.item_bytes(value), made, problem.sharding(value, choice))
+                nodes[node] = known[alike] + moved
+                operators, conversions = operators + known[alike], conversions + moved
+            for value, wanted, _ in function.at_end:
+                if wanted is not None:
+                    end = problem.at_end(value, wanted, choice)
+                    conversions += cost.convert(cost.shape(value), cost.item_bytes(value), problem.sharding(value, choice), end)
+        return _Times(nodes, operators, conversions)

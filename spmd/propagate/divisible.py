@@ -1,0 +1,72 @@
+"""Symbolic sizes that the user says can be divided: ``divisible={"n": 8}``.
+
+Such a size counts as that many blocks, of a length that nobody knows. A rule whose factor has no size but such a dimension is told the
+number of blocks, and all else follows: blocks are dealt out to workers as elements are, in one piece and evenly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+from ..errors import ShardingError
+from ..expression import Rule
+from .cost import DEFAULT_SIZE
+
+Divisible = Mapping[str, int]
+
+
+def divisor(dim: Any, divisible: Divisible) -> int:
+    """A number that divides a size, given what divides the variables in it."""
+    if isinstance(dim, int):
+        return dim
+    if isinstance(dim, tirx.IntImm):
+        return int(dim.value)
+    if isinstance(dim, tvm.ir.Var):
+        return divisible.get(dim.name, 1)
+    if isinstance(dim, tirx.Cast):
+        return divisor(dim.value, divisible)
+    if isinstance(dim, tirx.Mul):
+        return divisor(dim.a, divisible) * divisor(dim.b, divisible)
+    if isinstance(dim, tirx.Add | tirx.Sub):
+        return math.gcd(divisor(dim.a, divisible), divisor(dim.b, divisible))
+    if isinstance(dim, tirx.FloorDiv) and isinstance(dim.b, tirx.IntImm):
+        whole, by = divisor(dim.a, divisible), int(dim.b.value)
+        return whole // by if by > 0 and whole % by == 0 else 1
+    return 1
+
+
+def in_blocks(rule: Rule, shapes: Sequence[Sequence[Any]], divisible: Divisible) -> Rule:
+    """`rule` with the number of blocks of each factor without a size; `shapes` are the dims of its inputs, then of its outputs.
+
+    What an operator does on such a factor must not hang on its size: rules with forms for it, or with local attributes, stay as they are.
+    """
+    fixed = (rule.local_attrs, rule.local_args, rule.kernels) == (None, None, None) and not rule.scalar_args
+    if not fixed or None not in rule.sizes.values():
+        return rule
+    blocks: dict[str, int] = {}
+    for spec, dims in zip((*rule.inputs, *rule.outputs), shapes, strict=True):
+        for dim, size in zip(spec, dims, strict=False):
+            if len(dim) == 1 and len(dim[0]) == 1 and rule.sizes[dim[0][0]] is None:
+                found = divisor(size, divisible)
+                blocks[dim[0][0]] = math.gcd(blocks.get(dim[0][0], found), found)
+    known = {f: n for f, n in blocks.items() if n > 1 and f not in rule.forms and f not in rule.whole}
+    return replace(rule, sizes={**rule.sizes, **known}, symbolic=frozenset(known)) if known else rule
+
+
+def planning_sizes(sizes: Mapping[str, int] | None, divisible: Divisible | None) -> dict[str, int]:
+    """What symbolic sizes are taken for: what `sizes` says, else the default made divisible. Raises where the two contradict."""
+    found = dict(sizes or {})
+    for name, by in (divisible or {}).items():
+        if by < 1:
+            raise ShardingError("divisible", f"{name!r} is said to be divisible by {by}", "Give a whole number, 1 or more.")
+        found.setdefault(name, -(-DEFAULT_SIZE // by) * by)
+        if found[name] % by:
+            what = f"sizes[{name!r}] is {found[name]}, and divisible[{name!r}] is {by}"
+            raise ShardingError("sizes", what, "Give a size that is a multiple.")
+    return found

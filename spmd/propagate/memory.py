@@ -1,0 +1,225 @@
+"""What a worker holds under a plan: weights, KV caches, and activations from when they are made until they are last read.
+
+Activations are counted operator by operator. What an operator takes and makes, and what conversions before and after it take and make,
+counts as there at once; what a compiler then fuses away, frees early or writes in place only makes it less. Buffers inside an operator are
+not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..conversion import conversion
+from ..graph import Function, Value, leaves
+from ..plan import Memory
+from ..sharding import Sharding
+from .kv_bytes import create_bytes
+from .problem import Problem
+
+_SAME_MEMORY = frozenset(
+    {
+        *("relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.memory.view", "relax.permute_dims"),
+        *("relax.spmd.hint", "match_cast", "join"),
+    }
+)
+"""Operators that give a view of what they take, where a worker's part of the one is its part of the other. Compilers fuse a transpose
+into what reads it.
+"""
+RESIDENT = ("weight", "constant")
+"""Roles of values that are held all the time."""
+
+
+@dataclass
+class Held:
+    """A buffer, from one operator to another."""
+
+    value: Value
+    bytes: int
+    first: int
+    last: int
+
+    def until(self, at: int) -> None:
+        """Hold it for operator `at`, too."""
+        self.last = max(self.last, at)
+
+
+class Timeline:
+    """The activations of one function: its arguments but for weights, its temporaries, and converted copies of any."""
+
+    def __init__(self, problem: Problem, choice: Mapping[int, int], function: Function) -> None:
+        self.problem, self.function = problem, function
+        self._choice, self._end = choice, len(function.nodes)
+        self._of: dict[tuple[Value, Sharding], Held] = {}
+        self._views: dict[Value, Value] = {}
+        self.buffers: list[Held] = []
+        for value in (v for tree in function.params for v in leaves(tree)):
+            if value.is_tensor and value.role not in RESIDENT:
+                self._hold(value, self._kept(value), 0).last = self._end
+        self._walk()
+
+    @cached_property
+    def totals(self) -> list[int]:
+        """The bytes while each operator runs, and at the end."""
+        change = [0] * (self._end + 2)
+        for held in self.buffers:
+            change[held.first] += held.bytes
+            change[held.last + 1] -= held.bytes
+        now, totals = 0, list[int]()
+        for step in change[:-1]:
+            now += step
+            totals.append(now)
+        return totals
+
+    @cached_property
+    def peak(self) -> int:
+        """The most bytes at any time."""
+        return max(self.totals)
+
+    def live(self) -> list[Held]:
+        """What is held at the peak, the largest first."""
+        at = self.totals.index(self.peak)
+        return sorted((h for h in self.buffers if h.bytes and h.first <= at <= h.last), key=lambda h: -h.bytes)
+
+    def moment(self) -> list[Value]:
+        """Values that any plan holds when this one holds the most, each in memory of its own."""
+        at, spans = self.totals.index(self.peak), self._spans()
+        there = {v for v, (first, last) in spans.items() if first <= at <= last}
+        return [v for v in spans if v in there and not any(u in there or u.role in RESIDENT for u in self._viewed(v))]
+
+    def _viewed(self, value: Value) -> Iterator[Value]:
+        """What a value may be a view of."""
+        while value in self._views:
+            value = self._views[value]
+            yield value
+
+    def _spans(self) -> dict[Value, tuple[int, int]]:
+        """When each value is there, whatever its sharding."""
+        spans = {v: (0, self._end) for tree in self.function.params for v in leaves(tree)}
+        for at, node in enumerate(self.function.nodes):
+            for value in (*node.inputs, *node.outputs):
+                spans[value] = (spans.get(value, (at, at))[0], max(at, spans.get(value, (at, at))[1]))
+            if node.op in _SAME_MEMORY and node.inputs and node.outputs:
+                self._views.setdefault(node.outputs[0], node.inputs[0])
+        for value, _, _ in self.function.at_end:
+            spans[value] = (spans.get(value, (self._end, 0))[0], self._end)
+        return {v: span for v, span in spans.items() if v.is_tensor and v.role not in RESIDENT}
+
+    def _kept(self, value: Value) -> Sharding:
+        return self.problem.sharding(value, self._choice)
+
+    def _hold(self, value: Value, sharding: Sharding, at: int) -> Held:
+        held = self._of[value, sharding] = Held(value, self._bytes(value, sharding), at, at)
+        self.buffers.append(held)
+        return held
+
+    def _read(self, value: Value, wanted: Sharding, at: int) -> Held:
+        """`value` is read as `wanted` by operator `at`; a weight as it lies there is in no buffer of these."""
+        kept = self._kept(value)
+        if value.role not in RESIDENT:
+            self._of[value, kept].until(at)
+        if wanted == kept:
+            return self._of.get((value, kept)) or Held(value, self._bytes(value, kept), at, at)
+        held = self._of.get((value, wanted))
+        if held is None:
+            for step in (conversion(kept, wanted, self.problem.cost.mesh) or ())[1:]:
+                self._pass(value, step.source, at)
+            held = self._hold(value, wanted, at)
+        held.until(at)
+        return held
+
+    def _pass(self, value: Value, sharding: Sharding, at: int) -> None:
+        """What is there while an operator runs and a conversion after it."""
+        self.buffers.append(Held(value, self._bytes(value, sharding), at, at))
+
+    def _walk(self) -> None:
+        for at, node in enumerate(self.function.nodes):
+            strategy = self.problem.strategy(node, self._choice)
+            read: Held | None = None
+            for value, wanted in zip(node.inputs, strategy.inputs, strict=True):
+                if value.is_tensor:
+                    read = self._read(value, wanted, at)
+            for value, made in zip(node.outputs, strategy.outputs, strict=True):
+                if not value.is_tensor:
+                    continue
+                kept = self._kept(value)
+                if (value, kept) in self._of:  # the other branch made it, too
+                    self._of[value, kept].until(at)
+                    continue
+                if kept != made:
+                    for step in conversion(made, kept, self.problem.cost.mesh) or ():
+                        self._pass(value, step.source, at)
+                elif read is not None and node.op in _SAME_MEMORY and read.bytes == self._bytes(value, kept):
+                    self._of[value, kept] = read
+                    continue
+                self._hold(value, kept, at)
+        for value, wanted, _ in self.function.at_end:
+            if value.is_tensor:
+                end = self._kept(value) if wanted is None else self.problem.at_end(value, wanted, self._choice)
+                self._read(value, end, self._end)
+
+    def _bytes(self, value: Value, sharding: Sharding) -> int:
+        cost = self.problem.cost
+        return cost.local_bytes(cost.shape(value), cost.item_bytes(value), sharding)
+
+
+class Usage:
+    """The memory of a worker under a solution. Weights and caches of all functions stay; activations are those of the one that runs."""
+
+    def __init__(self, problem: Problem, choice: Mapping[int, int]) -> None:
+        self.problem = problem
+        cost = problem.cost
+        self.caches, self.unknown = cache_sizes(problem)
+        self.residents: dict[Value, int] = {}
+        for value in problem.values:
+            if value in self.caches or (value.is_tensor and value.role in RESIDENT):
+                self.residents[value] = resident_bytes(problem, value, problem.sharding(value, choice), self.caches)
+        self.timelines = {name: Timeline(problem, choice, function) for name, function in problem.graph.functions.items()}
+
+    @cached_property
+    def weights(self) -> int:
+        """Bytes of all weights."""
+        return sum(n for v, n in self.residents.items() if v.is_tensor)
+
+    @cached_property
+    def cache(self) -> int:
+        """Bytes of the KV caches whose size is known."""
+        return sum(n for v, n in self.residents.items() if not v.is_tensor)
+
+    @cached_property
+    def worst(self) -> str:
+        """The function that holds the most."""
+        return max(self.timelines, key=lambda name: self.timelines[name].peak, default="")
+
+    @property
+    def peak(self) -> int:
+        """The most bytes in any function."""
+        return self.weights + self.cache + (self.timelines[self.worst].peak if self.worst else 0)
+
+    def of(self, function: str) -> Memory:
+        """What is held while a function runs."""
+        return Memory(self.weights, self.cache, self.timelines[function].peak, tuple(v.name for v in self.unknown))
+
+
+def resident_bytes(problem: Problem, value: Value, sharding: Sharding, caches: Mapping[Value, int]) -> int:
+    """The bytes that a worker holds of a weight or a cache."""
+    cost = problem.cost
+    if value.is_tensor:
+        return cost.local_bytes(cost.shape(value), cost.item_bytes(value), sharding)
+    total = caches[value]
+    for split in sharding.dims:
+        total = total if split is None else -(-total * split.local_size(cost.mesh) // split.size)
+    return total
+
+
+def cache_sizes(problem: Problem) -> tuple[dict[Value, int], list[Value]]:
+    """The bytes of each whole KV cache, the largest where several calls make it; and the objects of which they are not known."""
+    found: dict[Value, int] = {}
+    for function in problem.graph.functions.values():
+        for node in function.nodes:
+            if node.outputs and not node.outputs[0].is_tensor:
+                size = create_bytes(node, problem.cost)
+                if size is not None:
+                    found[node.outputs[0]] = max(size, found.get(node.outputs[0], 0))
+    return found, [v for v in problem.values if v.kind == "object" and v not in found]

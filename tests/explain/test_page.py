@@ -1,0 +1,192 @@
+"""The page of a plan: its text, and what a browser makes of it."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+import spmd
+from examples.llm.config import LlamaConfig
+from examples.llm.model import build_module
+from spmd import P
+from spmd.explain.page import page_data, page_text
+from spmd.explain.tables import size_text
+from tests.lower.test_branch import Partial
+from tests.programs import Mlp
+
+BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def mlp():
+    return spmd.plan(Mlp, 2, {"w1": P(None, "tp"), "w2": P("tp", None)})
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """80 layers, but small ones."""
+    return spmd.plan(build_module(replace(LlamaConfig.preset("tiny"), num_hidden_layers=80))[0], spmd.Mesh(tp=3))
+
+
+class Links(HTMLParser):
+    """Everything that a page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [(tag, value) for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+
+def test_the_page_stands_alone(mlp):
+    text = page_text(mlp)
+    links = Links()
+    links.feed(text)
+    assert links.found == []
+    assert re.findall(r"https?://[^\"']+", text) == ["http://www.w3.org/2000/svg"], "the name of SVG, which nobody loads"
+    assert "@import" not in text and "url(" not in text and "fetch(" not in text
+    assert not re.findall(r"\{\{\w+\}\}|/\*(?:style|pictures|graph|script)\*/", text), "all parts are filled in"
+
+
+def test_the_data_of_the_page(mlp):
+    text = page_text(mlp)
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+    assert data == json.loads(json.dumps(page_data(mlp)))
+    (main,) = data["functions"]
+    names = [t[0] for t in data["tensors"]]
+    assert [(data["ops"][op[0]], op[1], [names[i] for i in op[2]], [names[i] for i in op[4]]) for op in main["ops"]] == [
+        ("relax.matmul", "up", ["main.x", "w1"], ["main.up"]),
+        ("relax.nn.relu", "active", ["main.up"], ["main.active"]),
+        ("relax.matmul", "down", ["main.active", "w2"], ["main.down"]),
+    ]
+    ((kind, axis, held, _, tensor, at, reason, span, branch),) = main["collectives"]
+    assert (kind, axis, held, names[tensor], at, branch) == ("all_reduce", "tp", 256, "main.down", 2, "")
+    assert "relax.matmul makes 'down'" in reason and span.endswith("programs.py:17")
+    assert [w[:5] for w in data["weights"]] == [["w1", 1, "float32 16 x 32", 1024, 2048], ["w2", 1, "float32 32 x 16", 1024, 2048]]
+    assert data["shardings"][data["tensors"][names.index("w1")][2]] == ["[-, tp]", [None, [["tp"], 2, [[32, 16]]]], []]
+
+
+def test_a_name_cannot_break_out_of_the_data(mlp):
+    plan = spmd.plan(Mlp, 2)
+    plan.notes.append("</script><script>alert(1)</script>")
+    text = page_text(plan)
+    assert "<script>alert" not in text and text.count("</script>") == 2
+    assert page_data(plan)["notes"][-1] == "</script><script>alert(1)</script>"
+
+
+def test_eighty_layers_are_drawn_once_and_fit_a_page(llama):
+    text = page_text(llama)
+    assert len(text) < 3_000_000
+    data = page_data(llama)
+    decode = next(f for f in data["functions"] if f["name"] == "decode")
+    assert len(decode["ops"]) > 1000
+    folded = sum(period * (count - 1) for _, period, count in decode["repeats"])
+    assert len(decode["ops"]) - folded < 150
+
+
+def test_where_it_is_written(mlp, tmp_path):
+    assert mlp.show(tmp_path / "plan.html") == tmp_path / "plan.html"
+    found = mlp.show()
+    assert found.suffix == ".html" and found.read_text() == (tmp_path / "plan.html").read_text()
+    found.unlink()
+
+
+# What a test asks of the page, put behind its last script; the answer is the title.
+ASK = """<script>
+const errors = [];
+addEventListener("error", event => errors.push(event.message));
+</script>"""
+ANSWER = """<script>
+document.title = "answer:" + JSON.stringify((() => { try { return {errors, %s}; } catch (error) { return {errors: [String(error)]}; } })());
+</script>"""
+
+
+def ask(plan, tmp_path, questions):
+    """What expressions over the opened page give."""
+    text = page_text(plan).replace("<head>", "<head>" + ASK, 1)
+    text = text.replace("</body>", ANSWER % ", ".join(f"{name}: {what}" for name, what in questions.items()) + "</body>")
+    file = tmp_path / "page.html"
+    file.write_text(text)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [BROWSER, *flags, "--virtual-time-budget=5000", "--dump-dom", file.as_uri()]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r"<title>answer:(.*?)</title>", out, re.DOTALL)
+    assert found, out[-2000:]
+    answer = json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", " "))
+    assert answer.pop("errors") == []
+    return answer
+
+
+count = "document.querySelectorAll({!r}).length".format
+
+
+@needs_browser
+def test_a_browser_draws_a_small_plan(mlp, tmp_path):
+    questions = {
+        "ready": "document.body.dataset.ready",
+        "operators": count(".op"),
+        "weights": count(".weight"),
+        "pictures": count("#weights .picture"),
+        "shards": count("#weights .picture rect:not(.frame)"),
+        "drawn": count(".weight-node"),
+        "chips": "[...document.querySelectorAll('.chip text')].map(e => e.textContent)",
+        "collectives": "[...document.querySelectorAll('.collective text')].map(e => e.textContent)",
+        "workers": count(".worker"),
+        "memory": "document.querySelector('.worker span:last-child').textContent",
+        "legend": "[...document.querySelectorAll('#legend div')].map(e => e.textContent)",
+        "details": "(select({tensor: plan.tensors.findIndex(t => t[0] === 'w1')}), document.querySelector('#details').textContent)",
+        "operator": "(select({op: 2}), document.querySelector('#details').textContent)",
+        "collective": "(select({collective: 0}), document.querySelector('#details').textContent)",
+        "found": "(search('activ'), [...document.querySelectorAll('#found li')].map(e => e.textContent))",
+        "none": "(search('nobody'), document.querySelector('#found').textContent)",
+    }
+    got = ask(mlp, tmp_path, questions)
+    assert got["ready"] == "yes"
+    assert (got["operators"], got["weights"], got["pictures"], got["shards"], got["drawn"], got["workers"]) == (3, 2, 2, 4, 2, 2)
+    assert got["chips"] == ["x", "return down"] and got["collectives"] == ["all_reduce tp 256 B"]
+    assert got["memory"] == size_text(mlp.memory["main"].peak)
+    assert got["legend"] == ["whole on every worker", "[-, tp]", "[-, -] sum@tp", "[tp, -]"]
+    assert (
+        "because" in got["details"]
+        and "specs['w1'] asks for P(None, 'tp')" in got["details"]
+        and "1.0 kB of 2.0 kB (50%)" in got["details"]
+    )
+    assert "relax.matmul down" in got["operator"] and "main.active as [-, tp]" in got["operator"]
+    assert "relax.matmul makes 'down' as [-, -] sum@tp" in got["collective"]
+    assert got["found"] == ["main.active[-, tp]", "activerelax.nn.relu in main"]
+    assert got["none"] == "nothing has that name"
+
+
+@needs_browser
+def test_a_browser_draws_eighty_layers(llama, tmp_path):
+    weights = len({re.sub(r"\.\d+\.", ".*.", name) for name in llama.params})
+    at = "plan.functions.findIndex(f => f.name === 'decode')"
+    last = "plan.tensors.findIndex(t => t[0] === 'model.layers.79.mlp.down_proj.weight')"
+    questions = {
+        "weights": count(".weight"),
+        "tabs": count("#tabs button"),
+        "operators": f"(show({at}), {count('.op')})",
+        "repeats": "[...document.querySelectorAll('.count')].map(e => e.textContent)",
+        "finite": "![...document.querySelectorAll('#drawing [d], #drawing [transform]')].some(e => /NaN|Infinity/.test(e.outerHTML))",
+    }
+    questions["last"] = (
+        "(search('layers.79.mlp.down'), document.querySelector('#found li').click(), "
+        f"document.querySelectorAll('.weight-node.on[data-tensor=\"' + {last} + '\"]').length)"
+    )
+    got = ask(llama, tmp_path, questions)
+    assert got["weights"] == weights and got["tabs"] == len(llama.functions)
+    assert 20 < got["operators"] < 150 and got["repeats"] and got["finite"]
+    assert got["last"] == 1
+
+
+@needs_browser
+def test_a_browser_draws_branches(tmp_path):
+    questions = {"operators": count(".op"), "chips": count(".chip"), "lines": count("path.edge"), "weights": count(".weight-node")}
+    got = ask(spmd.plan(Partial, 2, {"w": P(None, "tp")}), tmp_path, questions)
+    assert got == {"operators": 8, "chips": 3, "lines": 13, "weights": 3}

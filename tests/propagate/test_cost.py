@@ -1,0 +1,103 @@
+"""Links of mesh axes and rates of dtypes in predicted times, and what plans make of them."""
+
+import pytest
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+import spmd
+from spmd import Link, Mesh, P, Profile, ShardingError
+from spmd.propagate import Cost
+from spmd.testing import assert_equivalent
+from tests.programs import Mlp
+
+HOSTS = Profile("hosts", 300e12, 2e12, 300e9, 5e-6, links={"network": Link(30e9, 8e-6)})
+
+
+@I.ir_module
+class Wide:
+    """A product by columns and one by rows, as large as those of a model."""
+
+    @R.function
+    def main(x: R.Tensor((512, 2048), "float16"), w1: R.Tensor((2048, 8192), "float16"), w2: R.Tensor((8192, 2048), "float16")):
+        with R.dataflow():
+            up = R.matmul(x, w1)
+            active = R.nn.relu(up)
+            down = R.matmul(active, w2)
+            R.output(down)
+        return down
+
+
+@I.ir_module
+class Products:
+    """The same product in two dtypes."""
+
+    @R.function
+    def half(x: R.Tensor((512, 512), "float16"), w: R.Tensor((512, 512), "float16")):
+        with R.dataflow():
+            y = R.matmul(x, w)
+            R.output(y)
+        return y
+
+    @R.function
+    def double(x: R.Tensor((512, 512), "float64"), w: R.Tensor((512, 512), "float64")):
+        with R.dataflow():
+            y = R.matmul(x, w)
+            R.output(y)
+        return y
+
+
+def test_a_collective_takes_the_link_of_its_axis():
+    cost = Cost(Mesh(host=2, gpu=4, links={"host": "network"}), HOSTS)
+    assert cost.exchange_time("all_reduce", "gpu", 3 * 10**8) == pytest.approx(5e-6 + 2 * 3 / 4 * 3e8 / 300e9)
+    assert cost.exchange_time("all_reduce", "host", 3 * 10**8) == pytest.approx(8e-6 + 3e8 / 30e9)
+    assert cost.exchange_time("all_gather", "gpu(1)2", 10**8) == pytest.approx(5e-6 + 1e8 / 300e9)
+
+
+def test_axes_joined_run_over_the_slowest_of_their_links():
+    cost = Cost(Mesh(host=2, gpu=4, links={"host": "network"}), HOSTS)
+    assert cost.link("host+gpu") == cost.link("gpu+host") == Link(30e9, 8e-6)
+    assert cost.exchange_time("permute", "host+gpu", 10**8) == pytest.approx(8e-6 + 1e8 / 30e9)
+
+
+def test_a_link_that_the_profile_lacks_is_refused_before_anything_is_planned():
+    with pytest.raises(ShardingError, match=r"profile 'hosts': there is no link 'ethernet', which the mesh names\. It has 'network'; add one"):
+        spmd.plan(Mlp, Mesh(a=2, links={"a": "ethernet"}), profile=HOSTS)
+
+
+def axes_of_sums(plan):
+    return {c.axis for c in plan.collectives if c.kind in ("all_reduce", "reduce_scatter")}
+
+
+def test_sums_of_activations_stay_off_the_slow_axis():
+    """With one link all eight workers share the product; over a network the four of a host do, and the hosts repeat it."""
+    alike = spmd.plan(Wide, Mesh(host=2, gpu=4), profile=HOSTS)
+    assert axes_of_sums(alike) == {"host+gpu"}
+    apart = spmd.plan(Wide, Mesh(host=2, gpu=4, links={"host": "network"}), profile=HOSTS)
+    assert axes_of_sums(apart) == {"gpu"}
+    assert {str(apart.params[w]) if w in apart.params else str(apart.inputs[f"main.{w}"]) for w in ("w1", "w2")} == {"[-, gpu]", "[gpu, -]"}
+    turned = spmd.plan(Wide, Mesh(host=2, gpu=4, links={"gpu": "network"}), profile=HOSTS)
+    assert axes_of_sums(turned) <= {"host"}
+
+
+def test_a_batch_is_split_over_the_slow_axis():
+    """Where results may stay split, each host takes its part of the batch, and nothing goes between hosts."""
+    plan = spmd.plan(Wide, Mesh(host=2, gpu=4, links={"host": "network"}), {"main.return": P("host", None)}, profile=HOSTS)
+    assert {c.axis for c in plan.collectives} == {"gpu"}
+    assert str(plan.inputs["main.x"]) == "[host, -]"
+
+
+def test_a_mesh_with_links_computes_what_one_without_does():
+    assert_equivalent(Mlp, Mesh(host=2, gpu=2, links={"host": "network"}), {"w1": P(None, ("host", "gpu"))})
+
+
+def test_products_take_the_rate_of_their_dtype():
+    fast = Profile("fast", 1e12, 1e15, 1e15, 0.0, rates={"float64": 1e10})
+    predicted = spmd.plan(Products, 1, profile=fast).predicted
+    assert predicted["half"] == pytest.approx(2 * 512**3 / 1e12)
+    assert predicted["double"] == pytest.approx(2 * 512**3 / 1e10)
+
+
+def test_a_plan_keeps_the_links_of_its_mesh():
+    plan = spmd.plan(Mlp, Mesh(host=2, gpu=2, links={"host": "network"}))
+    assert spmd.Plan.from_json(plan.to_json()).mesh == plan.mesh
+    assert plan.mesh.links == {"host": "network"} and str(plan.mesh) == "Mesh(host=2, gpu=2, links={'host': 'network'})"

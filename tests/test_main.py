@@ -1,0 +1,85 @@
+"""``python -m spmd explain``."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spmd import Plan
+from spmd.__main__ import main
+
+PROGRAMS = str(Path(__file__).with_name("programs.py"))
+MLP = [PROGRAMS, "--module", "Mlp", "--mesh", "tp=2"]
+
+
+def explain(capsys, *arguments):
+    """The exit status, what is printed and the error."""
+    status = main(["explain", *arguments])
+    return status, *capsys.readouterr()
+
+
+def test_a_plan_and_its_report(capsys, tmp_path):
+    page, saved = tmp_path / "plan.html", tmp_path / "plan.json"
+    specs = ["--spec", 'w1=P(None, "tp")', "--spec", "w2=spmd.P('tp', None)"]
+    status, out, err = explain(capsys, *MLP, *specs, "--html", str(page), "--save", str(saved))
+    assert (status, err) == (0, "")
+    assert out.startswith("Mesh(tp=2), profile generic, elimination width ")
+    assert "\n  w1  [-, tp]\n  w2  [tp, -]\nmain: 1 all_reduce, 256 bytes, " in out
+    assert "\nbytes moved\n" in out and out.endswith(f"wrote {page}\nwrote {saved}\n")
+    assert page.read_text().startswith("<!DOCTYPE html>") and str(Plan.load(saved).params["w1"]) == "[-, tp]"
+
+
+def test_one_name(capsys):
+    status, out, _ = explain(capsys, *MLP, "--profile", "cpu", "--name", "w1", "--name", "main.x")
+    assert status == 0 and out.startswith("w1: [-, -]\n  float32 16 x 32, whole on 2 workers") and "\nmain.x: [-, -]\n" in out
+
+
+def test_sizes_and_a_number_of_workers(capsys):
+    status, out, _ = explain(capsys, PROGRAMS, "--module", "Two", "--mesh", "2", "--size", "n=6", "--name", "second.x")
+    assert status == 0 and "float32 n x 16, whole on 2 workers: 384 bytes of 384" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["nowhere.py", "--mesh", "2"], "nowhere.py: there is no such file. Give a Python file that defines an IRModule."),
+        ([PROGRAMS, "--mesh", "2"], "it defines the modules Mlp, Two. Choose one with --module."),
+        ([PROGRAMS, "--module", "Mpl", "--mesh", "2"], "it defines no module 'Mpl'. Did you mean 'Mlp'"),
+        ([PROGRAMS, "--module", "I", "--mesh", "2"], "'I' is a module, no IRModule."),
+        ([__file__, "--mesh", "2"], "it defines no IRModule. Bind one to a name at the top of the file."),
+        ([*MLP[:3], "--mesh", "tp"], "--mesh tp: 'tp' is no new NAME=N. Write --mesh dp=2,tp=4."),
+        ([*MLP[:3], "--mesh", "tp=2,tp=2"], "--mesh tp=2,tp=2: 'tp=2' is no new NAME=N."),
+        ([*MLP, "--link", "dp=network"], "Mesh: links names 'dp', which is no axis. Its axes are 'tp'."),
+        ([*MLP, "--link", "tp"], "--link tp: it is no AXIS=NAME. Write --link dp=network."),
+        ([*MLP, "--size", "n"], "--size n: 'n' is no new NAME=N. Write --size batch=1."),
+        ([*MLP, "--spec", "w1"], "--spec 'w1': it is no PATTERN=P(...). Write --spec 'w1=P(\"tp\", None)'."),
+        ([*MLP, "--spec", "w1=P(tp)"], "--spec 'w1=P(tp)': P(tp) is no spec: name 'tp' is not defined."),
+        ([*MLP, "--spec", "w3=P('tp', None)"], "specs['w3']: it matches no weight, input, value or result. Did you mean 'w2' or 'w1'?"),
+        ([*MLP, "--profile", "h1"], "profile: there is no hardware profile 'h1'."),
+        ([*MLP, "--name", "w3"], "Plan.explain: there is no value 'w3'. Did you mean 'w2' or 'w1'?"),
+    ],
+)
+def test_errors_are_one_line_with_a_way_out(capsys, arguments, error):
+    status, out, err = explain(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ") and error in err and err.count("\n") == 1
+
+
+def test_a_file_that_fails(capsys, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("1 / 0\n")
+    error = explain(capsys, str(file), "--mesh", "2")[2]
+    assert error == f"error: {file}: it fails with ZeroDivisionError: division by zero. It must run on its own.\n"
+
+
+def test_a_file_may_import_its_neighbours(capsys, tmp_path):
+    (tmp_path / "neighbour.py").write_text("from tests.programs import Mlp\n")
+    (tmp_path / "program.py").write_text("from neighbour import Mlp\nsame = Mlp\n")
+    assert explain(capsys, str(tmp_path / "program.py"), "--mesh", "2")[0] == 0
+
+
+def test_from_the_shell():
+    command = [sys.executable, "-m", "spmd", "explain", *MLP, "--name", "main"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=Path(__file__).parents[1])
+    assert out.stdout.startswith("main: [-, -]\n") and out.stderr == ""
