@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain.add_argument("file", help="a Python file that defines an IRModule")
     explain.add_argument("--module", help="the name of the module in the file; needed where it has several")
     explain.add_argument("--mesh", required=True, help="workers by axis, as tp=4 or dp=2,tp=4")
+    explain.add_argument("--link", action="append", default=[], metavar="AXIS=NAME", help="what an axis runs over, as dp=network")
+    explain.add_argument("--memory", type=float, metavar="BYTES", help="the most that a worker may hold")
     explain.add_argument(
         "--spec", action="append", default=[], metavar="PATTERN=P(...)", help="what you ask for, as '*.w1=P(\"tp\", None)'"
     )
@@ -42,17 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ShardingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _explain(options: argparse.Namespace) -> None:
     links = dict(_link(text) for text in options.link)
-    mesh = Mesh(links or None, **_numbers("--mesh", options.mesh))
+    mesh = Mesh(links=links or None, **_numbers("--mesh", options.mesh))
     specs = dict(_spec(text) for text in options.spec)
     sizes = _numbers("--size", ",".join(options.size)) if options.size else None
-    made = plan(_module(Path(options.file), options.module), mesh, specs, profile=options.profile, sizes=sizes)
+    made = plan(_module(Path(options.file), options.module), mesh, specs, profile=options.profile, sizes=sizes, memory=options.memory)
     if options.name:
-        print("\n".join(map(made.explain, options.name)))
+        print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
     else:
         print(made.explain(), end="\n\n")
         _print(made.report())

@@ -26,7 +26,9 @@ class Mesh:
                 raise ShardingError("Mesh", f"axis {name!r} has size {size!r}", "An axis size is a whole number of workers, 1 or more.")
         self.axes: dict[str, int] = dict(axes)
         if links is not None and not isinstance(links, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ShardingError("Mesh", f"links is {links!r}", 'It maps axes to links: links={"dp": "network"}. No axis can have that name.')
+            raise ShardingError(
+                "Mesh", f"links is {links!r}", 'It maps axes to links: links={"dp": "network"}. No axis can have that name.'
+            )
         for name, link in (links or {}).items():
             if name not in axes:
                 raise ShardingError("Mesh", f"links names {name!r}, which is no axis", f"Its axes are {', '.join(map(repr, axes))}.")

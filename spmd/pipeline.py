@@ -21,7 +21,6 @@ from .plan import Plan
 from .profile import Profile, profile_of
 from .propagate import Cost, build_graph, make_plan
 from .propagate.divisible import planning_sizes
-from .propagate.divisible import planning_sizes
 
 _LOG = logging.getLogger("spmd")
 

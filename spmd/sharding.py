@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from .axes import AXIS, overlap
+from .axes import AXIS
 from .errors import ShardingError
 from .mesh import Mesh
 

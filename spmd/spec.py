@@ -101,13 +101,7 @@ class P:
             )
         blocks = blocks or tuple(s or 1 for s in shape)
         dims = tuple(self._split(e, i, shape[i], blocks[i], mesh, where) for i, e in enumerate(entries))
-        used = [
-            i
-            for e in entries
-            if isinstance(e, str | tuple)
-            for i in ((e,) if isinstance(e, str) else e)
-            if isinstance(i, str) and i != OPEN
-        ]
+        used = [axis for e in entries for axis in _axes(e)]
         parts = mesh.parts(*used)
         for i, part in enumerate(parts):
             if any(part == other or overlap(part, other) for other in parts[:i]):
@@ -127,7 +121,7 @@ class P:
         if entry is None or entry == () or entry == OPEN:
             return None
         items: tuple[object, ...] = entry if isinstance(entry, tuple) else (entry,)
-        axes = tuple(i for i in items if isinstance(i, str))
+        axes = tuple(_axes(entry))
         sizes = tuple(i for i in items if isinstance(i, int) and not isinstance(i, bool))
         if len(axes) + len(sizes) != len(items) or not axes or any(s < 0 for s in sizes):
             raise ShardingError(
@@ -174,3 +168,9 @@ class P:
         parts = ["..." if e is ... else repr(e) for e in self.entries]
         parts += [] if self.others == OPEN else [f"others={self.others!r}"]
         return f"P({', '.join(parts + ([] if self.gather else ['gather=False']))})"
+
+
+def _axes(entry: object) -> list[str]:
+    """The mesh axes that an entry names."""
+    items: tuple[object, ...] = entry if isinstance(entry, tuple) else (entry,)
+    return [i for i in items if isinstance(i, str) and i != OPEN]

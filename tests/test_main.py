@@ -33,6 +33,7 @@ def test_a_plan_and_its_report(capsys, tmp_path):
 def test_one_name(capsys):
     status, out, _ = explain(capsys, *MLP, "--profile", "cpu", "--name", "w1", "--name", "main.x")
     assert status == 0 and out.startswith("w1: [-, -]\n  float32 16 x 32, whole on 2 workers") and "\nmain.x: [-, -]\n" in out
+    assert out.splitlines()[-1].startswith("note: nothing is split: under profile 'cpu' ")
 
 
 def test_sizes_and_a_number_of_workers(capsys):
@@ -64,6 +65,11 @@ def test_errors_are_one_line_with_a_way_out(capsys, arguments, error):
     status, out, err = explain(capsys, *arguments)
     assert (status, out) == (1, "")
     assert err.startswith("error: ") and error in err and err.count("\n") == 1
+
+
+def test_a_page_that_cannot_be_written(capsys, tmp_path):
+    status, _, err = explain(capsys, *MLP, "--html", str(tmp_path / "no" / "plan.html"))
+    assert (status, err) == (1, f"error: {tmp_path / 'no' / 'plan.html'}: No such file or directory\n")
 
 
 def test_a_file_that_fails(capsys, tmp_path):

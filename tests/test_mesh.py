@@ -68,3 +68,25 @@ def test_errors(wrong, text: str) -> None:
     with pytest.raises(ShardingError) as error:
         wrong()
     assert str(error.value) == text
+
+
+def test_axes_may_name_what_they_run_over():
+    mesh = Mesh(dp=2, tp=4, links={"dp": "network"})
+    assert mesh.links == {"dp": "network"} and mesh.axes == {"dp": 2, "tp": 4}
+    assert str(mesh) == "Mesh(dp=2, tp=4, links={'dp': 'network'})"
+    assert mesh == Mesh(dp=2, tp=4, links={"dp": "network"}) != Mesh(dp=2, tp=4)
+    assert Mesh(dp=2, tp=4).links == {}
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [
+        ({"pp": "network"}, r"links names 'pp', which is no axis\. Its axes are 'dp', 'tp'"),
+        ({"dp": ""}, r"the link of axis 'dp' is ''\. A link has a name"),
+        ({"dp": 3}, r"the link of axis 'dp' is 3\. A link has a name"),
+        (2, r"links is 2\. It maps axes to links.*No axis can have that name"),
+    ],
+)
+def test_links_that_mean_nothing(links, message):
+    with pytest.raises(ShardingError, match=f"Mesh: {message}"):
+        Mesh(dp=2, tp=4, links=links)

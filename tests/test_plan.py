@@ -59,7 +59,7 @@ def test_explain_says_why_a_value_is_where_it_is(mlp):
         "w1: [-, tp]",
         "  float32 16 x 32, each of 2 workers holds 16 x 16: 1,024 bytes of 2,048",
         "  because specs['w1'] asks for P(None, 'tp')",
-        "  without that it could be [-, tp], for the same time",
+        "  without that it would be the same",
         "  taken by relax.matmul 'up' of 'main' as [-, tp]",
     ]
     assert "inputs are whole unless specs say otherwise" in mlp.explain("main.x")

@@ -55,7 +55,7 @@ class Difference:
         lines = [f"{what}: {pair[0]} -> {pair[1]}" for what, pair in (("mesh", self.mesh), ("profile", self.profile)) if pair]
         for what, changed in (("weights", self.params), ("inputs", self.inputs), ("outputs", self.outputs), ("values", self.values)):
             rows = _folded(changed)
-            lines += [f"{what}: {len(changed)} differ"] if rows else []
+            lines += [f"{what}: {len(changed)} differ{'s' if len(changed) == 1 else ''}"] if rows else []
             lines += [f"  {row}" for row in (rows[:MOST_VALUES] if what == "values" else rows)]
             lines += [f"  and {len(rows) - MOST_VALUES} more"] if what == "values" and len(rows) > MOST_VALUES else []
         lines += ["collectives:"] if self.collectives else []

@@ -54,6 +54,8 @@ function drawGraph(f, chosen, select) {
     for (const [parent, far] of parents) edges.push({from: parent, to: node, v, k: -1, far});
   }
 
+  if (!nodes.length) return drawn("svg", {id: "drawing", height: 60, width: 300}, drawn("text", {x: 20, y: 30}, "nothing to draw"));
+
   // What comes of weights or inputs only stands just above the first that takes it.
   for (const node of nodes) node.loose = node.parents.every(([parent]) => parent.loose && parent.chip === undefined) && node.result === undefined;
   const below = new Map(nodes.map(node => [node, []]));

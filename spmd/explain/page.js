@@ -106,8 +106,9 @@ function drawMemory() {
   const shown = Math.min(plan.workers, 16);
   $("memory").append(...Array.from({length: shown}, (_, i) => element("div", {class: "worker"}, element("span", {}, `worker ${i}`), bar(), element("span", {}, bytes(total)))));
   if (plan.workers > shown) $("memory").append(element("p", {class: "dim"}, `and ${plan.workers - shown} more, all the same`));
-  const more = Object.entries(plan.memory).map(([name, held]) => `, ${name}: ${bytes(held)}`).join("");
+  const more = Object.entries(plan.memory).filter(([, held]) => held).map(([name, held]) => `, ${name}: ${bytes(held)}`).join("");
   $("memory").append(element("p", {class: "dim"}, `weights: ${bytes(local)} of ${bytes(whole)}${more}`));
+  if (plan.uncounted.length) $("memory").append(element("p", {class: "dim"}, `not counted, as nothing says how large: ${plan.uncounted.join(", ")}`));
 }
 
 function start() {

@@ -71,6 +71,7 @@ class _Data:
             "functions": functions,
             "weights": held,
             "memory": _fullest(plan),
+            "uncounted": sorted({name for held in plan.memory.values() for name in held.unknown}),
             "shardings": [self._sharding(s) for s in self.shardings],
             "ops": list(self.ops),
         }

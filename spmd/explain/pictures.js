@@ -42,7 +42,7 @@ function colour(index) {
   const [, dims, partial] = plan.shardings[index];
   if (!partial.length && dims.every(d => d === null)) return WHOLE;
   const key = kind(index);
-  if (!legend.has(key)) legend.set(key, PALETTE[legend.size % PALETTE.length]);
+  if (!legend.has(key)) legend.set(key, PALETTE[legend.size] || `hsl(${(legend.size * 137) % 360},50%,45%)`);
   return legend.get(key);
 }
 

@@ -69,7 +69,10 @@ def _held(plan: Plan, name: str, sharding: Sharding) -> list[str]:
     shown = [n if isinstance(text, int) else text for n, text in zip(local, info.shape, strict=True)]
     item = item_bytes(info.dtype)
     held, whole = math.prod(local) * item, math.prod(info.sizes) * item
-    every = f"each of {plan.mesh.size} workers holds {shape_text(shown)}" if local != info.sizes else f"whole on {plan.mesh.size} workers"
+    every = f"whole on {plan.mesh.size} workers"
+    if local != info.sizes or sharding.partial:
+        every = f"each of {plan.mesh.size} workers holds {shape_text(shown)}"
+    every += "".join(f", a part of the {kind} over {axis}" for axis, kind in sharding.partial)
     return [f"  {info.dtype} {shape_text(info.shape)}, {every}: {held:,} bytes of {whole:,}"]
 
 
@@ -81,6 +84,8 @@ def _alternatives(plan: Plan, name: str) -> list[str]:
         free = plan.searched.lifted(name)
         if free is None:
             return ["  no operator offers another way to hold it"] if name not in plan.reasons else []
+        if abs(free.seconds) < 1e-12 and free.sharding == known_name(plan, name):
+            return ["  without that it would be the same"]
         if abs(free.seconds) < 1e-12:
             return [f"  without that it could be {free.sharding}, for the same time"]
         return [f"  without that it would be {free.sharding}, {_change(free)}"]

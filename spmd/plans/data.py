@@ -17,7 +17,7 @@ def data_parallel(mod: tvm.IRModule, axis: str = "dp") -> dict[str, P]:
     """The batch is split over `axis`, every worker has all weights: nothing is sent.
 
     The batch is dimension 0 of the first tensor that a function takes; other inputs and results of that size in dimension 0 are split too.
-    Raises `ShardingError` where no function has a batch of a known size.
+    Where it is symbolic, `shard` must be told by what it can be divided. Raises `ShardingError` where no function has a batch.
     """
     reading = Reading(mod)
     return _batch(reading, axis) | {name: P(others=None) for name in reading.weights}
@@ -44,21 +44,16 @@ def _batch(reading: Reading, axis: str) -> dict[str, P]:
     found: dict[str, P] = {}
     for name, function in reading.graph.functions.items():
         own = {n: v for n, v in reading.names.items() if v.function == name and v.role == "input" and v.shape}
-        if not own:
-            continue
-        batch = next(iter(own.values())).shape[0]
         ends = {n: v for n, v in reading.results.items() if n.partition(".")[0] == name and v.shape}
-        if batch is not None:
-            found |= {n: _split(v, axis) for n, v in {**own, **ends}.items() if v.shape[0] == batch}
+        batch = next((str(v.dims[0]) for v in own.values()), "1")
+        if batch != "1":
+            found |= {n: _split(v, axis) for n, v in {**own, **ends}.items() if str(v.dims[0]) == batch}
         elif function.num_input is None:
             found |= {n: P(others=None) for n in own}
-    if axis not in [e for spec in found.values() for e in spec.entries]:
+    if not any(spec.entries for spec in found.values()):
         inputs = [n for n, v in reading.names.items() if v.role == "input"]
-        raise ShardingError(
-            f"plan over {axis!r}",
-            f"no function takes a batch of a known size (inputs: {', '.join(inputs[:4]) or 'none'})",
-            "Give dimension 0 of the first input a number, as with relax.transform.BindSymbolicVars.",
-        )
+        what = f"no function takes a batch of more than one (inputs: {', '.join(inputs[:4]) or 'none'})"
+        raise ShardingError(f"plan over {axis!r}", what, "Write specs for the inputs that can be split.")
     return found
 
 

@@ -44,18 +44,18 @@ def sequence_parallel(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str
     """`megatron`, and between its blocks, what norms take and give is split along the sequence (the dimension before the last).
 
     All-reduces become reduce-scatters and all-gathers: as many bytes, less memory, and norms are computed once.
-    Raises `ShardingError` where no norm has a sequence of a known size.
+    A symbolic sequence must be one of which `shard` is told by what it can be divided. Raises `ShardingError` where no norm has one.
     """
     reading = Reading(mod)
     found = _megatron(reading, axis, columns, rows)
     norms = [n for f in reading.graph.functions.values() for n in f.nodes if n.op in _NORMS]
     before = len(found)
     for value in (v for n in norms for v in (n.inputs[0], n.outputs[0]) if v.role == "temporary" and len(v.shape) > 1):
-        if (value.shape[-2] or 1) > 1:
+        if value.shape[-2] != 1:
             found[reading.name(value)] = P(*[None] * (len(value.shape) - 2), axis, None)
     if len(found) == before:
-        why = "no norm has a sequence of a known size" if norms else f"the module has no {' and no '.join(_NORMS)}"
-        raise ShardingError("sequence_parallel", why, "Bind the sequence to a number, or give specs for the values between the blocks.")
+        why = "no norm has a sequence of more than one" if norms else f"the module has no {' and no '.join(_NORMS)}"
+        raise ShardingError("sequence_parallel", why, "Write specs for the values between its blocks.")
     return found
 
 

@@ -84,15 +84,18 @@ class Profile:
         for name in known[1:7]:
             if name in given and not (name == "memory" and given[name] is None):
                 _check_number(name, given[name])
-        given["rates"] = dict(given.get("rates", {}))
-        for dtype, rate in given["rates"].items():
+        for name, kind, what in (
+            ("name", str, "a text"),
+            ("source", str, "a text"),
+            ("rates", dict, "an object"),
+            ("links", dict, "an object"),
+        ):
+            if name in given and not isinstance(given[name], kind):
+                raise ShardingError("Profile.from_json", f"{name} is {given[name]!r}", f"It is {what}.")
+        for dtype, rate in given.get("rates", {}).items():
             _check_number(f"rates[{dtype!r}]", rate)
-        links: dict[str, Link] = {}
-        for name, link in dict(given.get("links", {})).items():
-            for part in ("bandwidth", "latency"):
-                _check_number(f"links[{name!r}].{part}", link.get(part) if isinstance(link, dict) else None)
-            links[name] = Link(link["bandwidth"], link["latency"])
-        return cls(**{**given, "links": links})
+        given["links"] = {name: _link(name, link) for name, link in given.get("links", {}).items()}
+        return cls(**given)
 
     def save(self, path: str | Path) -> None:
         """Write the profile to a file as JSON."""
@@ -102,6 +105,13 @@ class Profile:
     def load(cls, path: str | Path) -> Profile:
         """Read a profile from a file."""
         return cls.from_json(Path(path).read_text())
+
+
+def _link(name: str, raw: Any) -> Link:
+    given = cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
+    for part in ("bandwidth", "latency"):
+        _check_number(f"links[{name!r}].{part}", given.get(part))
+    return Link(given["bandwidth"], given["latency"])
 
 
 def _check_number(name: str, value: object) -> None:

@@ -9,6 +9,7 @@ import tvm
 from tvm import tirx
 
 from ..conversion import Step, conversion, moved_split
+from ..errors import ShardingError
 from ..expression import Rule
 from ..graph import Node, Value
 from ..mesh import Mesh
@@ -31,6 +32,10 @@ class Cost:
 
     def __init__(self, mesh: Mesh, profile: Profile, sizes: Mapping[str, int] | None = None, memory: float | None = None) -> None:
         self.mesh, self.profile, self.sizes = mesh, profile, dict(sizes or {})
+        if memory is not None and not memory > 0:
+            raise ShardingError(
+                "memory", f"a worker cannot have {memory!r} bytes", "Give a number of bytes, memory=24e9; math.inf is no limit."
+            )
         self.memory = profile.memory if memory is None else memory
         """Bytes that a worker may hold; None is no limit."""
         self._links = {axis: profile.link(mesh.links.get(axis, "")) for axis in mesh.axes}

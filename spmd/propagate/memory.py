@@ -169,7 +169,6 @@ class Usage:
 
     def __init__(self, problem: Problem, choice: Mapping[int, int]) -> None:
         self.problem = problem
-        cost = problem.cost
         self.caches, self.unknown = cache_sizes(problem)
         self.residents: dict[Value, int] = {}
         for value in problem.values:

@@ -82,7 +82,8 @@ def _report(graph: Graph, decision: Decision) -> Plan:
     usage = Usage(problem, solution.choice)
     if usage.unknown and cost.memory is not None:
         names_of = ", ".join(repr(v.name) for v in usage.unknown)
-        notes[f"the memory of {names_of} is not counted, as nothing says how large it is; give the sizes of what makes it with sizes="] = None
+        way_out = "give the sizes of what makes it with sizes="
+        notes[f"the memory of {names_of} is not counted, as nothing says how large it is; {way_out}"] = None
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
     if solution.conditioned:

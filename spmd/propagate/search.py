@@ -18,8 +18,10 @@ import numpy as np
 from .solver import Elimination, Factor, Sums, Table
 
 MOST_BRANCHES = 64
-MOST_ROUNDS = 6
+MOST_ROUNDS = 3
 """How often a group that is too large to be solved at once is solved again around its best solution."""
+MOST_AGAIN = 6_000
+"""How many variables are solved for again at most, so that time stays linear."""
 _CLOSE = 1e-9
 """Relative difference at which two costs are the same."""
 
@@ -149,7 +151,7 @@ class Search:
         sizes, factors = {v: self.sizes[v] for v in self.members[group]}, self.groups[group]
         best = Elimination(sizes, factors, own, self._sums)
         spared: set[int] = set()
-        for _ in range(MOST_ROUNDS):
+        for _ in range(min(MOST_ROUNDS, MOST_AGAIN // (len(sizes) or 1))):
             if not best.conditioned:
                 break
             spared.update(best.conditioned)

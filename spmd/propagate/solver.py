@@ -23,6 +23,9 @@ Sums = dict[tuple[Any, ...], tuple[Table, Table, Any]]
 
 LARGEST_TABLE = 1 << 22
 """Entries of the largest table that elimination may make (32 MB)."""
+MOST_ENTRIES = 1 << 26
+"""Entries of all tables of one elimination, after which only small ones are made, so that time stays linear; one to two seconds."""
+SMALL_TABLE = 1 << 13
 
 
 @dataclass
@@ -37,7 +40,7 @@ class _Bucket:
 class Elimination:
     """The optimum of ``sum(tables)`` over variables with values ``range(sizes[v])``; ties go to the lowest values.
 
-    `fixed` variables keep the given value. Where a table would grow over `LARGEST_TABLE` entries, variables are fixed greedily first:
+    `fixed` variables keep the given value. Where a table would grow over `LARGEST_TABLE` entries (or all over `MOST_ENTRIES`), variables are fixed greedily first:
     `conditioned` names them, and the result may then not be the optimum. With a `guide`, an earlier solution, they keep its values, and
     those in `spared` are fixed last. `sums` is shared by problems with the same tables.
     """
@@ -59,6 +62,7 @@ class Elimination:
         self.width = 0
         self.cost = 0.0
         self._buckets: list[_Bucket] = []
+        self._made = 0
         self._sums: Sums = sums if sums is not None else {}
         self._touching: dict[int, dict[int, Factor]] = {v: {} for v in self.sizes}
         self._neighbours: dict[int, set[int]] = {v: set() for v in self.sizes}
@@ -140,7 +144,7 @@ class Elimination:
             if v not in self._neighbours or degree != len(self._neighbours[v]):
                 continue
             around = tuple(sorted(self._neighbours[v]))
-            if self.sizes[v] * int(np.prod([self.sizes[u] for u in around], dtype=float)) > LARGEST_TABLE:
+            if self.sizes[v] * int(np.prod([self.sizes[u] for u in around], dtype=float)) > (LARGEST_TABLE if self._made < MOST_ENTRIES else SMALL_TABLE):
                 changed = self._fix_one(around)
                 changed.append(v)
             else:
@@ -160,6 +164,7 @@ class Elimination:
             for at, table in held:
                 total += _spread(table, at, len(place))
             self._sums[key] = (total, total.min(axis=-1), held)
+            self._made += total.size
         total, least, _ = self._sums[key]
         self._buckets.append(_Bucket(v, around, total))
         self._add(around, least)

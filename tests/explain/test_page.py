@@ -15,6 +15,7 @@ from examples.llm.model import build_module
 from spmd import P
 from spmd.explain.page import page_data, page_text
 from spmd.explain.tables import size_text
+from tests.explain.test_text import Odd
 from tests.lower.test_branch import Partial
 from tests.programs import Mlp
 
@@ -172,7 +173,8 @@ def test_a_browser_draws_eighty_layers(llama, tmp_path):
         "weights": count(".weight"),
         "tabs": count("#tabs button"),
         "operators": f"(show({at}), {count('.op')})",
-        "repeats": "[...document.querySelectorAll('.count')].map(e => e.textContent)",
+        "all": "plan.functions.map((f, i) => (show(i), document.querySelectorAll('#drawing').length))",
+        "repeats": f"(show({at}), [...document.querySelectorAll('.count')].map(e => e.textContent))",
         "finite": "![...document.querySelectorAll('#drawing [d], #drawing [transform]')].some(e => /NaN|Infinity/.test(e.outerHTML))",
     }
     questions["last"] = (
@@ -182,7 +184,7 @@ def test_a_browser_draws_eighty_layers(llama, tmp_path):
     got = ask(llama, tmp_path, questions)
     assert got["weights"] == weights and got["tabs"] == len(llama.functions)
     assert 20 < got["operators"] < 150 and got["repeats"] and got["finite"]
-    assert got["last"] == 1
+    assert got["last"] == 1 and got["all"] == [1] * len(llama.functions)
 
 
 @needs_browser
@@ -190,3 +192,11 @@ def test_a_browser_draws_branches(tmp_path):
     questions = {"operators": count(".op"), "chips": count(".chip"), "lines": count("path.edge"), "weights": count(".weight-node")}
     got = ask(spmd.plan(Partial, 2, {"w": P(None, "tp")}), tmp_path, questions)
     assert got == {"operators": 8, "chips": 3, "lines": 13, "weights": 3}
+
+
+@needs_browser
+def test_a_browser_draws_what_is_hardly_there(tmp_path):
+    finite = "!/NaN|Infinity/.test(document.querySelector('#drawing').outerHTML)"
+    plan = spmd.plan(Odd, 2)
+    got = ask(plan, tmp_path, {name: f"(show({i}), [{count('.op')}, {count('.chip')}, {finite}])" for i, name in enumerate(plan.functions)})
+    assert got == {"main": [2, 5, True], "same": [0, 1, True], "size": [0, 0, True]}

@@ -129,17 +129,33 @@ def test_fully_sharded_splits_the_largest_dimension_that_is_left():
     assert fsdp(Mlp, "dp", {"w1": P("tp", None, gather=False)})["w1"] == P("tp", "dp", gather=False)
 
 
-def test_a_batch_must_have_a_size():
-    assert "second.x" not in data_parallel(Two), "its size is symbolic"
+SYMBOLIC = {
+    "data parallel": ({"batch": "batch"}, data_parallel, Mesh(dp=2), {}),
+    "sequence parallel": ({"seq": "seq"}, sequence_parallel, Mesh(tp=2), {"all_gather": 3, "reduce_scatter": 2}),
+}
+
+
+@pytest.mark.parametrize("name", SYMBOLIC)
+def test_a_symbolic_size_must_be_divisible(name):
+    sizes, plan_of, mesh, kinds = SYMBOLIC[name]
+    mod, _ = llama("block", **sizes)
+    (symbol,) = sizes
+    with pytest.raises(ShardingError, match=r"splits dimension \d, whose size is symbolic\. Say with divisible="):
+        spmd.plan(mod, mesh, plan_of(mod))
+    plan = spmd.plan(mod, mesh, plan_of(mod), divisible={symbol: 2}, sizes={symbol: 8})
+    assert Counter(c.kind for c in plan.collectives) == kinds
+
+
+def test_there_must_be_a_batch():
     with pytest.raises(
-        ShardingError, match=r"plan over 'dp': no function takes a batch of a known size \(inputs: forward\.ids\)\. Give dim"
+        ShardingError, match=r"plan over 'dp': no function takes a batch of more than one \(inputs: forward\.ids\)\. Write specs"
     ):
-        data_parallel(llama("forward", batch="batch")[0])
+        data_parallel(llama("forward", batch=1)[0])
 
 
-def test_a_sequence_must_have_a_size():
-    with pytest.raises(ShardingError, match=r"sequence_parallel: no norm has a sequence of a known size\. Bind the sequence"):
-        sequence_parallel(llama("block", seq="seq")[0])
+def test_there_must_be_a_sequence():
+    with pytest.raises(ShardingError, match=r"sequence_parallel: no norm has a sequence of more than one\. Write specs"):
+        sequence_parallel(llama("block", seq=1)[0])
     with pytest.raises(ShardingError, match=r"sequence_parallel: the module has no relax\.nn\.rms_norm and no relax\.nn\.layer_norm"):
         sequence_parallel(Mlp)
 

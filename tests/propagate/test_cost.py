@@ -60,7 +60,9 @@ def test_axes_joined_run_over_the_slowest_of_their_links():
 
 
 def test_a_link_that_the_profile_lacks_is_refused_before_anything_is_planned():
-    with pytest.raises(ShardingError, match=r"profile 'hosts': there is no link 'ethernet', which the mesh names\. It has 'network'; add one"):
+    with pytest.raises(
+        ShardingError, match=r"profile 'hosts': there is no link 'ethernet', which the mesh names\. It has 'network'; add one"
+    ):
         spmd.plan(Mlp, Mesh(a=2, links={"a": "ethernet"}), profile=HOSTS)
 
 

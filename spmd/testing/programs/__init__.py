@@ -52,7 +52,7 @@ def meshes(most: int = 4) -> st.SearchStrategy[Mesh]:
 
 @st.composite
 def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None) -> dict[str, P]:
-    """Specs for some of the parameters and results of a module: dimensions split over the axes of `mesh`, by default ``tp``, or whole."""
+    """Specs for some of the parameters and results of a module: dimensions split over the axes of `mesh`, by default ``tp``, whole or open."""
     axes = list(mesh.axes) if mesh is not None else ["tp"]
     found: dict[str, P] = {}
     for name, signature in signatures(mod).items():
@@ -69,7 +69,7 @@ def _entries(draw: Draw, shape: tuple[int | str, ...], axes: list[str]) -> list[
         at = draw(st.integers(-1, len(shape) - 1))
         if at >= 0 and isinstance(shape[at], int):
             split[at].append(axis)
-    return [None if not s else s[0] if len(s) == 1 else tuple(s) for s in split]
+    return [draw(st.sampled_from([None, "?"])) if not s else s[0] if len(s) == 1 else tuple(s) for s in split]
 
 
 def _parameters(name: str, signature: Signature) -> list[tuple[str, Leaf]]:
