@@ -17,10 +17,10 @@ from .decide import MOST_TOGETHER, Decision
 from .memory import Usage
 from .search import Search, Solution
 
-FEWEST_SOLVED, MOST_SOLVED = 4, 16
-"""Shardings of a value for which the problem is solved again, those of the least lower bound first: so many, and more where one
-of the others may be better.
-"""
+MOST_SOLVED = 16
+"""Shardings of a value for which the problem is solved again, those of the least lower bound first."""
+SMALL = 1000
+"""Variables of a problem that is solved again for more shardings than the best one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Alternatives:
         for n, i in enumerate(order):
             least = math.inf if bounds[i] >= INFEASIBLE else float(bounds[i]) - now
             best = min((a.seconds for a in found if a.fits), default=math.inf)
-            if n < FEWEST_SOLVED or (least < best and n < MOST_SOLVED):
+            if n < MOST_SOLVED and (least < best or len(problem.sizes) < SMALL):
                 found.append(self._solved(v, i))
             else:
                 found.append(Alternative(shardings[i], least, is_bound=least < math.inf))

@@ -40,9 +40,9 @@ class _Bucket:
 class Elimination:
     """The optimum of ``sum(tables)`` over variables with values ``range(sizes[v])``; ties go to the lowest values.
 
-    `fixed` variables keep the given value. Where a table would grow over `LARGEST_TABLE` entries (or all over `MOST_ENTRIES`), variables are fixed greedily first:
-    `conditioned` names them, and the result may then not be the optimum. With a `guide`, an earlier solution, they keep its values, and
-    those in `spared` are fixed last. `sums` is shared by problems with the same tables.
+    `fixed` variables keep the given value. Where a table would grow over `LARGEST_TABLE` entries (or all over `MOST_ENTRIES`), variables
+    are fixed greedily first: `conditioned` names them, and the result may then not be the optimum. With a `guide`, an earlier solution,
+    they keep its values, and those in `spared` are fixed last. `sums` is shared by problems with the same tables.
     """
 
     def __init__(
@@ -144,7 +144,8 @@ class Elimination:
             if v not in self._neighbours or degree != len(self._neighbours[v]):
                 continue
             around = tuple(sorted(self._neighbours[v]))
-            if self.sizes[v] * int(np.prod([self.sizes[u] for u in around], dtype=float)) > (LARGEST_TABLE if self._made < MOST_ENTRIES else SMALL_TABLE):
+            entries = self.sizes[v] * int(np.prod([self.sizes[u] for u in around], dtype=float))
+            if entries > (LARGEST_TABLE if self._made < MOST_ENTRIES else SMALL_TABLE):
                 changed = self._fix_one(around)
                 changed.append(v)
             else:
