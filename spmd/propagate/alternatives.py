@@ -98,7 +98,7 @@ class Alternatives:
             return Alternative(sharding, math.inf)
         needed, there = Usage(self._problem, solution.choice).peak, self._problem.cost.memory
         found = self._compared(sharding, self._times(solution))
-        return replace(found, memory=needed, fits=there is None or needed <= there)
+        return replace(found, memory=needed, fits=there is None or needed <= there, gap=solution.gap)
 
     def _compared(self, sharding: Sharding, then: _Times) -> Alternative:
         now = self._now

@@ -48,15 +48,18 @@ class Held:
 class Timeline:
     """The activations of one function: its arguments but for weights, its temporaries, and converted copies of any."""
 
-    def __init__(self, problem: Problem, choice: Mapping[int, int], function: Function) -> None:
+    def __init__(self, problem: Problem, choice: Mapping[int, int], function: Function, kept: Mapping[Value, Sharding]) -> None:
         self.problem, self.function = problem, function
-        self._choice, self._end = choice, len(function.nodes)
-        self._of: dict[tuple[Value, Sharding], Held] = {}
+        self._choice, self._end, self._kept = choice, len(function.nodes), kept
+        self._own: dict[Value, Held] = {}
+        """Values as they are kept."""
+        self._copies: dict[tuple[Value, Sharding], Held] = {}
         self._views: dict[Value, Value] = {}
         self.buffers: list[Held] = []
         for value in (v for tree in function.params for v in leaves(tree)):
             if value.is_tensor and value.role not in RESIDENT:
-                self._hold(value, self._kept(value), 0).last = self._end
+                self._own[value] = held = self._hold(value, kept[value], 0)
+                held.last = self._end
         self._walk()
 
     @cached_property
@@ -106,32 +109,25 @@ class Timeline:
             spans[value] = (spans.get(value, (self._end, 0))[0], self._end)
         return {v: span for v, span in spans.items() if v.is_tensor and v.role not in RESIDENT}
 
-    def _kept(self, value: Value) -> Sharding:
-        return self.problem.sharding(value, self._choice)
-
     def _hold(self, value: Value, sharding: Sharding, at: int) -> Held:
-        held = self._of[value, sharding] = Held(value, self._bytes(value, sharding), at, at)
+        held = Held(value, self._bytes(value, sharding), at, at)
         self.buffers.append(held)
         return held
 
     def _read(self, value: Value, wanted: Sharding, at: int) -> Held:
         """`value` is read as `wanted` by operator `at`; a weight as it lies there is in no buffer of these."""
-        kept = self._kept(value)
-        if value.role not in RESIDENT:
-            self._of[value, kept].until(at)
-        if wanted == kept:
-            return self._of.get((value, kept)) or Held(value, self._bytes(value, kept), at, at)
-        held = self._of.get((value, wanted))
+        kept, own = self._kept[value], self._own.get(value)
+        if own is not None:
+            own.until(at)
+        if wanted is kept or wanted == kept:
+            return own or Held(value, self._bytes(value, kept), at, at)
+        held = self._copies.get((value, wanted))
         if held is None:
             for step in (conversion(kept, wanted, self.problem.cost.mesh) or ())[1:]:
-                self._pass(value, step.source, at)
-            held = self._hold(value, wanted, at)
+                self._hold(value, step.source, at)
+            held = self._copies[value, wanted] = self._hold(value, wanted, at)
         held.until(at)
         return held
-
-    def _pass(self, value: Value, sharding: Sharding, at: int) -> None:
-        """What is there while an operator runs and a conversion after it."""
-        self.buffers.append(Held(value, self._bytes(value, sharding), at, at))
 
     def _walk(self) -> None:
         for at, node in enumerate(self.function.nodes):
@@ -143,20 +139,20 @@ class Timeline:
             for value, made in zip(node.outputs, strategy.outputs, strict=True):
                 if not value.is_tensor:
                     continue
-                kept = self._kept(value)
-                if (value, kept) in self._of:  # the other branch made it, too
-                    self._of[value, kept].until(at)
+                if value in self._own:  # the other branch made it, too
+                    self._own[value].until(at)
                     continue
-                if kept != made:
+                kept = self._kept[value]
+                if made is not kept and made != kept:
                     for step in conversion(made, kept, self.problem.cost.mesh) or ():
-                        self._pass(value, step.source, at)
+                        self._hold(value, step.source, at)
                 elif read is not None and node.op in _SAME_MEMORY and read.bytes == self._bytes(value, kept):
-                    self._of[value, kept] = read
+                    self._own[value] = read
                     continue
-                self._hold(value, kept, at)
+                self._own[value] = self._hold(value, kept, at)
         for value, wanted, _ in self.function.at_end:
             if value.is_tensor:
-                end = self._kept(value) if wanted is None else self.problem.at_end(value, wanted, self._choice)
+                end = self._kept[value] if wanted is None else self.problem.at_end(value, wanted, self._choice)
                 self._read(value, end, self._end)
 
     def _bytes(self, value: Value, sharding: Sharding) -> int:
@@ -171,10 +167,11 @@ class Usage:
         self.problem = problem
         self.caches, self.unknown = cache_sizes(problem)
         self.residents: dict[Value, int] = {}
+        kept = {value: problem.sharding(value, choice) for value in problem.values}
         for value in problem.values:
             if value in self.caches or (value.is_tensor and value.role in RESIDENT):
-                self.residents[value] = resident_bytes(problem, value, problem.sharding(value, choice), self.caches)
-        self.timelines = {name: Timeline(problem, choice, function) for name, function in problem.graph.functions.items()}
+                self.residents[value] = resident_bytes(problem, value, kept[value], self.caches)
+        self.timelines = {name: Timeline(problem, choice, function, kept) for name, function in problem.graph.functions.items()}
 
     @cached_property
     def weights(self) -> int:

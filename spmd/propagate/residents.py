@@ -8,6 +8,8 @@ from ..errors import ShardingError
 from .memory import Usage
 
 _SHOWN = 5
+_ALIKE = 0.99
+"""What is said to be needed at least is said only where it is less than what the leanest plan found needs."""
 
 
 def gigabytes(count: float) -> str:
@@ -22,7 +24,7 @@ def nothing_fits(usage: Usage, budget: float, least: float | None) -> ShardingEr
     """No plan fits: the leanest seen, what it holds most of, and the way out. `least` is proven to be needed; None where nothing is."""
     memory = usage.of(usage.worst)
     what = "no plan was found that fits" if least is None else "no plan fits"
-    at_least = f", any needs more than {gigabytes(least)}" if least is not None and least > budget else ""
+    at_least = f", any needs more than {gigabytes(least)}" if least is not None and budget < least < _ALIKE * memory.peak else ""
     parts = f"weights {gigabytes(memory.weights)}, KV cache {gigabytes(memory.cache)}, activations {gigabytes(memory.activations)}"
     largest = ", ".join(f"{name} {gigabytes(count)}" for name, count in largest_residents(usage)[:_SHOWN])
     return ShardingError(

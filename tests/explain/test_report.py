@@ -97,7 +97,7 @@ def test_small_texts():
         "4000.0 s",
         "impossible",
     ]
-    assert (time_text(2e-6, sign=True), time_text(-2e-6)) == ("+2.0 us", "-2.0 us")
+    assert (time_text(2e-6, sign=True), time_text(-2e-6), time_text(-1e-9, sign=True)) == ("+2.0 us", "-2.0 us", "+0.0 us")
     assert (shape_text((5, "n")), shape_text(())) == ("5 x n", "scalar")
     assert [item_bytes(t) for t in ("float16", "int4", "bool", "")] == [2, 1, 1, 0]
     assert folded("model.layers.3.mlp.w2") == "model.layers.*.mlp.w2" and folded("layer1.w") == "layer1.w"

@@ -157,6 +157,8 @@ def test_bounds_and_the_impossible_are_said(wide):
     assert lines(plan, "up")[2] == "  nothing else obeys all that is asked: not [-, tp]"
     plan.searched = Known(Alternative(sharding, 0.0))
     assert lines(plan, "up")[2] == "  [-, tp] would cost the same, with what the other axes do"
+    plan.searched = Known(Alternative(sharding, 1e-6, gap=0.015))
+    assert ", found within 1.50% of the best plan)" in lines(plan, "up")[2]
     plan.searched = Known()
     assert lines(plan, "up")[2] == "  no operator offers another way to hold it"
 
@@ -210,3 +212,12 @@ def test_every_name_of_a_plan_can_be_explained():
     assert "because constants are whole" in plan.explain("main.constant")
     assert plan.explain("same").splitlines()[0] == "same: [-]"
     assert str(plan.report()) and str(plan.diff(spmd.plan(Odd, 3))).startswith("mesh: Mesh(tp=2) -> Mesh(tp=3)")
+
+
+def test_in_a_large_problem_only_the_best_is_solved_again(wide, monkeypatch):
+    every = wide.alternatives("up")
+    monkeypatch.setattr("spmd.propagate.alternatives.SMALL", 0)
+    best, *rest = wide.alternatives("up")
+    assert best == every[0] and rest and all(a.is_bound for a in rest)
+    exact = {a.sharding: a.seconds for a in every}
+    assert all(a.seconds <= exact[a.sharding] * (1 + 1e-9) for a in rest)

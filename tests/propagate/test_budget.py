@@ -119,7 +119,7 @@ def test_nothing_fits_names_the_largest():
     with pytest.raises(ShardingError) as caught:
         spmd.plan(mlc_llama(TINY)[0], 2, sizes=sizes, memory=100e6)
     text = str(caught.value)
-    assert "no plan fits into 100.00 MB, any needs more than 256." in text
+    assert "no plan fits into 100.00 MB: the leanest found needs 256." in text
     assert "most of it for paged_kv_cache 256.00 MB, " in text
     assert "Use more workers than the 2 of Mesh(tp=2), memory=256" in text and text.endswith(" or more, smaller sizes=, or looser specs.")
 

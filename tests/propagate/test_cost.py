@@ -1,10 +1,14 @@
 """Links of mesh axes and rates of dtypes in predicted times, and what plans make of them."""
 
+from dataclasses import replace
+
 import pytest
 from tvm.script import ir as I
 from tvm.script import relax as R
 
 import spmd
+from examples.llm.config import LlamaConfig
+from examples.llm.model import build_module
 from spmd import Link, Mesh, P, Profile, ShardingError
 from spmd.propagate import Cost
 from spmd.testing import assert_equivalent
@@ -86,6 +90,19 @@ def test_a_batch_is_split_over_the_slow_axis():
     plan = spmd.plan(Wide, Mesh(host=2, gpu=4, links={"host": "network"}), {"main.return": P("host", None)}, profile=HOSTS)
     assert {c.axis for c in plan.collectives} == {"gpu"}
     assert str(plan.inputs["main.x"]) == "[host, -]"
+
+
+def test_of_a_large_sum_a_quarter_crosses_the_network():
+    """A Llama of a layer, 1,024 tokens: what is added over all workers is scattered within each host first, and gathered there after."""
+    mod = build_module(replace(LlamaConfig.preset("llama-2-70b"), num_hidden_layers=1), methods=("prefill", "create_paged_kv_cache"))[0]
+    hidden = 1024 * 8192 * 4
+
+    def most(links):
+        plan = spmd.plan(mod, Mesh(host=2, gpu=4, links=links), profile="h100", sizes={"seq_len": 1024})
+        return {where: max(c.bytes for c in plan.collectives if where in c.axis) for where in ("host", "gpu")}
+
+    assert most(None) == {"host": hidden, "gpu": hidden}
+    assert most({"host": "network"}) == {"host": hidden // 4, "gpu": hidden}
 
 
 def test_a_mesh_with_links_computes_what_one_without_does():

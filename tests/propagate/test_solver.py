@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import lil_array
 
 from spmd.propagate import solver
 from spmd.propagate.search import Search
@@ -82,11 +83,12 @@ def integer_program(sizes, factors):
         for at, v in enumerate(scope):
             for i in range(sizes[v]):
                 rows.append(({**{int(k): 1.0 for k in np.take(index, i, axis=at).reshape(-1)}, start[v] + i: -1.0}, 0.0))
-    matrix = np.zeros((len(rows), count))
+    matrix = lil_array((len(rows), count))
     for r, (row, value) in enumerate(rows):
         right.append(value)
         for k, c in row.items():
             matrix[r, k] = c
+    matrix = matrix.tocsr()
     found = milp(costs, constraints=LinearConstraint(matrix, right, right), bounds=Bounds(0, 1), integrality=np.ones(count))
     assert found.success
     return found.fun
