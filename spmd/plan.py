@@ -152,6 +152,8 @@ class Alternative:
     """Bytes that the fastest plan with it needs on a worker; 0 where that was not worked out."""
     fits: bool = True
     """Whether that is within the memory that there is."""
+    gap: float = 0.0
+    """How far from the best plan with it this may be; 0 where it is the best."""
 
 
 class Alternatives(Protocol):

@@ -65,7 +65,7 @@ def time_text(seconds: float, *, sign: bool = False) -> str:
         return "impossible"
     for unit, factor in (("us", 1e6), ("ms", 1e3), ("s", 1.0)):
         if abs(seconds) * factor < 1000 or unit == "s":
-            return f"{seconds * factor:{'+' if sign else ''}.1f} {unit}"
+            return f"{round(seconds * factor, 1) + 0.0:{'+' if sign else ''}.1f} {unit}"  # never -0.0
     return ""
 
 

@@ -110,6 +110,7 @@ def _alternatives(plan: Plan, name: str) -> list[str]:
 def _change(other: Alternative) -> str:
     """How much more or less time another choice takes, and where."""
     parts = f"operators {time_text(other.operators, sign=True)}, conversions {time_text(other.conversions, sign=True)}"
+    parts += f", found within {other.gap:.2%} of the best plan" if other.gap else ""
     most = f"; most around {other.most}, {time_text(other.most_seconds, sign=True)}" if other.most else ""
     return f"{time_text(abs(other.seconds))} {'more' if other.seconds > 0 else 'less'} ({parts}{most})"
 

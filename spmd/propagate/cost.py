@@ -38,6 +38,10 @@ class Cost:
             )
         self.memory = profile.memory if memory is None else memory
         """Bytes that a worker may hold; None is no limit."""
+        self.has_own_budget = memory is not None
+        """Whether that is asked for, and not just what the profile has."""
+        self.guessed: dict[str, None] = {}
+        """Symbolic sizes that `sizes` does not have."""
         self._links = {axis: profile.link(mesh.links.get(axis, "")) for axis in mesh.axes}
         self._link_of: dict[str, Link] = {}
         self._shapes: dict[Value, tuple[int, ...]] = {}
@@ -58,6 +62,8 @@ class Cost:
         if isinstance(dim, tirx.IntImm):
             return int(dim.value)
         if isinstance(dim, tvm.ir.Var):
+            if dim.name not in self.sizes:
+                self.guessed[dim.name] = None
             return self.sizes.get(dim.name, DEFAULT_SIZE)
         if isinstance(dim, tirx.Cast):
             return self.size(dim.value)

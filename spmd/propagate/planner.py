@@ -11,7 +11,7 @@ from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature, TensorIn
 from ..sharding import Sharding
 from .alternatives import Alternatives
 from .budget import decide_within
-from .cost import Cost
+from .cost import DEFAULT_SIZE, Cost
 from .decide import Decision
 from .memory import Usage
 from .traffic import Traffic
@@ -84,6 +84,9 @@ def _report(graph: Graph, decision: Decision) -> Plan:
         names_of = ", ".join(repr(v.name) for v in usage.unknown)
         way_out = "give the sizes of what makes it with sizes="
         notes[f"the memory of {names_of} is not counted, as nothing says how large it is; {way_out}"] = None
+    if cost.guessed and cost.has_own_budget:
+        guessed = ", ".join(map(repr, cost.guessed))
+        notes[f"memory was planned with {DEFAULT_SIZE} for the symbolic sizes {guessed}; give them with sizes="] = None
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
     if solution.conditioned:

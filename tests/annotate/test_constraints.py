@@ -3,8 +3,7 @@
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from tvm.script import ir as I
-from tvm.script import relax as R
+from tvm import relax
 
 import spmd
 from spmd import Mesh, P, ShardingError
@@ -15,18 +14,16 @@ GRID = Mesh(dp=2, tp=2)
 CUBE = Mesh(a=2, b=2, c=2)
 
 
-@I.ir_module
-class Sorted:
-    """What sorts needs its dimension whole."""
-
-    @R.function
-    def main(x: R.Tensor((4, 16), "float32")):
-        R.func_attr({"num_input": 1})
-        with R.dataflow():
-            y = R.nn.relu(x)
-            z = R.sort(y, axis=1)
-            R.output(z)
-        return z
+def largest(count, rows):
+    """The `count` largest of 16, for each row."""
+    bb = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((rows, 16), "float32"))
+    with bb.function("main", [x], {"num_input": 1}):
+        with bb.dataflow():
+            y = bb.emit(relax.op.nn.relu(x), "y")
+            z = bb.emit_output(relax.op.topk(y, k=count, axis=1, ret_type="values"))
+        bb.emit_func_output(z)
+    return bb.finalize()
 
 
 def found(plan, name):
@@ -136,7 +133,15 @@ def test_what_cannot_be_had_is_an_error(name):
 
 
 def test_an_operator_that_gathers_within_itself_is_one_way_of_gathering():
-    specs = {"main.y": P(None, "tp", gather=False), "main.return": P(...)}
-    plan = spmd.plan(Sorted, 2, specs)
-    assert str(plan.values["main.y"]) == "[-, tp]"
-    assert "all_gather" not in {c.kind for c in plan.collectives}
+    def sent(count, rows, gather):
+        plan = spmd.plan(largest(count, rows), 2, {"main.y": P(None, "tp", gather=gather)})
+        return [(c.kind, c.value) for c in plan.collectives]
+
+    within = [("all_gather", "gv")]
+    assert sent(2, 4, gather=True) == sent(2, 4, gather=False) == within, "two of each row are less than a worker's eight"
+    assert sent(8, 4, gather=True) == within, "eight are all that a worker has"
+    assert sent(8, 4, gather=False)[0] == ("all_to_all", "y")
+    with pytest.raises(
+        ShardingError, match=r"no placement obeys all that is asked of them; 'y' may not be gathered, as specs\['main\.y'\]"
+    ):
+        sent(8, 1, gather=False)

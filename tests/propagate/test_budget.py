@@ -39,6 +39,19 @@ class Fork:
         return y
 
 
+@I.ir_module
+class Product:
+    """One product of a free input with a weight."""
+
+    @R.function
+    def main(x: R.Tensor((8, 16), "float32"), w: R.Tensor((16, 32), "float32")):
+        R.func_attr({"num_input": 1})
+        with R.dataflow():
+            y = R.matmul(x, w)
+            R.output(y)
+        return y
+
+
 def cost_of(mesh=2, memory=None, profile=LAZY):
     return Cost(Mesh.of(mesh), profile, {}, memory)
 
@@ -72,6 +85,22 @@ def test_the_fastest_plan_that_fits_is_found(module, profile):
         assert Usage(found.problem, found.solution.choice).peak <= budget
     with pytest.raises(ShardingError, match="no plan fits into"):
         decide_within(build_graph(module), cost_of(memory=budgets[0] - 1, profile=profile))
+
+
+def test_on_two_axes_as_well():
+    mesh = Mesh(dp=2, tp=2)
+    points = sorted(set(everything(Product, cost_of(mesh))))
+    budgets = sorted({held for _, held in points})
+    for budget in budgets[:: max(len(budgets) // 12, 1)]:
+        found = decide_within(build_graph(Product), cost_of(mesh, budget))
+        assert found.solution.cost == pytest.approx(min(seconds for seconds, held in points if held <= budget), rel=1e-6)
+
+
+def test_sizes_that_are_not_given_are_named():
+    notes = spmd.plan(Two, 2, profile=LAZY, memory=1e9).notes
+    assert "memory was planned with 64 for the symbolic sizes 'n'; give them with sizes=" in notes
+    for memory, sizes in ((1e9, {"n": 8}), (None, None)):
+        assert not any("memory" in note for note in spmd.plan(Two, 2, profile=LAZY, memory=memory, sizes=sizes).notes)
 
 
 def test_weights_that_functions_share_count_once():
