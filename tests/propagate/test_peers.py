@@ -1,4 +1,4 @@
-"""What other compilers of sharded programs do on the same work, and where they fail: bytes that each worker brings, a layer."""
+"""What other compilers of sharded programs were measured to do on the same work: bytes that each worker brings, a layer."""
 
 import re
 
@@ -51,7 +51,7 @@ def test_with_nothing_annotated_it_sends_no_more_either(mesh):
 
 
 def test_a_wide_mesh_leaves_no_weight_silently_whole():
-    """Shardy leaves `o_proj` whole on 8 workers when only q, k, v, gate and up are annotated."""
+    """Forward, from q, k, v, gate and up alone: with the KV heads in groups, what follows them is split too."""
     mesh = Mesh(tp=8)
     plan = spmd.plan(llama_blocks(1), mesh, specs(mesh, COLUMNS))
     assert str(plan.params["layers.0.o_proj"]) == str(plan.params["layers.0.down_proj"]) == "[tp, -]"

@@ -52,7 +52,7 @@ def meshes(most: int = 4) -> st.SearchStrategy[Mesh]:
 
 @st.composite
 def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None) -> dict[str, P]:
-    """Specs for some of the parameters and results of a module: dimensions split over the axes of `mesh`, by default ``tp``, whole or open."""
+    """Specs for some of the parameters and results of a module: dimensions split over axes of `mesh`, by default ``tp``, whole or open."""
     axes = list(mesh.axes) if mesh is not None else ["tp"]
     found: dict[str, P] = {}
     for name, signature in signatures(mod).items():
