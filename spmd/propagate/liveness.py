@@ -14,11 +14,13 @@ from ..graph import Branch, Function, Node, Value, leaves
 def drop_dead(function: Function) -> None:
     """Take out operators that nothing uses. Calls of packed and of private functions stay: what they do is not known."""
     live: set[Value] = set(leaves(function.result)) if function.result is not None else set()
-    stay = {node.branch[:depth] for node in function.nodes if not _removable(node) for depth in range(1, len(node.branch) + 1)}
+    stay = {
+        node.branch[:depth] for node in function.nodes if node.branch and not _removable(node) for depth in range(1, len(node.branch) + 1)
+    }
     """The branches that do something of their own."""
     kept: list[Node] = []
     for node in reversed(function.nodes):
-        if _removable(node) and not any(v in live for v in _used(node)) and stay.isdisjoint(_branches(node)):
+        if not any(v in live for v in _used(node)) and stay.isdisjoint(_branches(node)) and _removable(node):
             continue
         live.update(node.inputs)
         kept.append(node)

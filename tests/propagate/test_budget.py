@@ -5,17 +5,21 @@ import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from tvm.script import ir as I
 from tvm.script import relax as R
 
 import spmd
 from spmd import Mesh, P, Profile, ShardingError
+from spmd.inline import inlined
 from spmd.propagate import Cost, build_graph
 from spmd.propagate.budget import decide_within
 from spmd.propagate.cost import INFEASIBLE
 from spmd.propagate.decide import decide
 from spmd.propagate.memory import Usage
 from spmd.testing import difference, simulate
+from spmd.testing.programs import programs
 from tests.models.mlc_llama import TINY, mlc_llama
 from tests.programs import Mlp, Two
 
@@ -60,9 +64,9 @@ def peak(plan):
     return max(m.peak for m in plan.memory.values())
 
 
-def everything(module, cost):
+def everything(graph, cost):
     """Seconds and bytes of every choice there is."""
-    decision = decide(build_graph(module), cost)
+    decision = decide(graph, cost)
     problem = decision.problem
     for values in itertools.product(*(range(n) for n in problem.sizes)):
         choice = dict(enumerate(values))
@@ -75,7 +79,7 @@ def everything(module, cost):
 @pytest.mark.parametrize("profile", [LAZY, Profile("fair", 1e9, 1e9, 1e9, 1e-7)], ids=["lazy", "fair"])
 def test_the_fastest_plan_that_fits_is_found(module, profile):
     """Against every choice, for every budget at which another one is the best."""
-    points = sorted(set(everything(module, cost_of(profile=profile))))
+    points = sorted(set(everything(build_graph(module), cost_of(profile=profile))))
     budgets = sorted({held for _, held in points})
     for budget in budgets:
         found = decide_within(build_graph(module), cost_of(memory=budget, profile=profile))
@@ -87,9 +91,24 @@ def test_the_fastest_plan_that_fits_is_found(module, profile):
         decide_within(build_graph(module), cost_of(memory=budgets[0] - 1, profile=profile))
 
 
+@settings(max_examples=30)
+@given(programs(2, 3), st.sampled_from([2, 3]), st.floats(0, 1))
+def test_the_fastest_plan_of_random_programs_that_fits_is_found(module, workers, share):
+    """Every budget at which another plan may be the best is as likely."""
+    graph = build_graph(inlined(module))
+    assume(math.prod(decide(graph, cost_of(workers)).problem.sizes) <= 1000)
+    points = set(everything(graph, cost_of(workers)))
+    budgets = sorted({held for _, held in points if held})
+    assume(budgets)
+    budget = budgets[int(share * (len(budgets) - 1))]
+    found = decide_within(graph, cost_of(workers, budget))
+    assert found.solution.cost == pytest.approx(min(seconds for seconds, held in points if held <= budget), rel=1e-6)
+    assert Usage(found.problem, found.solution.choice).peak <= budget
+
+
 def test_on_two_axes_as_well():
     mesh = Mesh(dp=2, tp=2)
-    points = sorted(set(everything(Product, cost_of(mesh))))
+    points = sorted(set(everything(build_graph(Product), cost_of(mesh))))
     budgets = sorted({held for _, held in points})
     for budget in budgets[:: max(len(budgets) // 12, 1)]:
         found = decide_within(build_graph(Product), cost_of(mesh, budget))
@@ -104,7 +123,7 @@ def test_sizes_that_are_not_given_are_named():
 
 
 def test_weights_that_functions_share_count_once():
-    points = sorted(set(everything(Two, cost_of())))
+    points = sorted(set(everything(build_graph(Two), cost_of())))
     for budget in sorted({held for _, held in points})[:-1]:
         found = decide_within(build_graph(Two), cost_of(memory=budget))
         assert found.solution.cost == pytest.approx(min(seconds for seconds, held in points if held <= budget), rel=1e-6)

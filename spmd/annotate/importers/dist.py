@@ -114,7 +114,12 @@ class _Strip(PyExprMutator):
             params.append(relax.Var(param.name, _plain(param.ty)))
             self.set_var_remap(param, params[-1])
         body = self.visit_expr(f.body)
-        return relax.Function(params, body, _plain(f.ret_ty), f.is_pure, f.attrs)
+        made = relax.Function(params, body, _plain(f.ret_ty), f.is_pure, f.attrs)
+        for var in relax.analysis.all_vars(made):
+            if any(isinstance(ty, DTensorType) for _, ty in _types(var.name, var.ty)):
+                where = f"from_dist: function {self.name!r}"
+                raise ShardingError(where, f"{var.name!r} stays a DTensor", "Write R.dist.annotate_sharding where its type says it.")
+        return made
 
     def visit_call_(self, call: Any) -> Any:
         name = call.op.name if isinstance(call.op, tvm.ir.Op) else ""
