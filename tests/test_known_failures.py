@@ -63,7 +63,11 @@ CASES = {
     # name: (program, shapes, specs: one a parameter)
     "TVM: rms_norm over a sharded hidden dimension": (one(lambda x, w: nn.rms_norm(x, w, axes=[-1])), [(5, 7), (7,)], [P(None, S), P(S)]),
     "TVM: a bias after a product by rows": (mlp_with_bias, [(5, 7), (7, 4), (4,)], [P(None, S), P(S, None), P(others=None)]),
-    "TVM: take from a table sharded by rows": (one(lambda t, i: op.take(t, i, axis=0)), [(7, 5), ((6,), "int32")], [P(S, None), P(others=None)]),
+    "TVM: take from a table sharded by rows": (
+        one(lambda t, i: op.take(t, i, axis=0)),
+        [(7, 5), ((6,), "int32")],
+        [P(S, None), P(others=None)],
+    ),
     "TVM: strided_slice": (one(lambda x: op.strided_slice(x, [0], [1], [8], [2])), [(9, 5)], [P(S, None)]),
     "TVM: split": (one(lambda x: op.split(x, [2, 5], axis=0)), [(9, 5)], [P(S, None)]),
     "TVM: concat": (one(lambda x, y: op.concat([x, y], axis=0)), [(5, 4), (2, 4)], [P(S, None), P(S, None)]),
@@ -72,7 +76,11 @@ CASES = {
     "TVM: pad": (one(lambda x: nn.pad(x, [1, 2, 0, 0])), [(9, 5)], [P(S, None)]),
     "TVM: tril": (one(op.tril), [(9, 5)], [P(S, None)]),
     "TVM: a reshape that merges a dimension that does not lead": (one(lambda x: op.reshape(x, (3, 20))), [(3, 5, 4)], [P(None, S, None)]),
-    "TVM: conv2d over split rows": (one(lambda x, w: nn.conv2d(x, w, padding=1)), [IMAGE, KERNEL], [P(None, None, S, None), P(others=None)]),
+    "TVM: conv2d over split rows": (
+        one(lambda x, w: nn.conv2d(x, w, padding=1)),
+        [IMAGE, KERNEL],
+        [P(None, None, S, None), P(others=None)],
+    ),
     "TVM: pooling whose windows overlap": (pooled, [IMAGE], [P(None, None, S, None)]),
     "TVM: causal attention over a split sequence": (attention, [(2, 7, 4, 8)] * 3, [P(None, S, None, None)] * 3),
     "DTensor: a cosine loss, classes split": (cosine, [(5, 7), (5, 7)], [P(None, S), P(None, S)]),
@@ -109,8 +117,16 @@ for _rank in (1, 2, 3):
         for _dim in range(_rank + 2):
             _split = P(*(S if d == _dim else None for d in range(_rank + 2)))
             _program = one(lambda x, w, make=_make: make(x, w, padding=1))
-            CASES[f"DTensor: conv{_rank}d{_kind} of data split over dimension {_dim}"] = (_program, [_data, _weight], [_split, P(others=None)])
-            CASES[f"DTensor: conv{_rank}d{_kind} of a kernel split over dimension {_dim}"] = (_program, [_data, _weight], [P(others=None), _split])
+            CASES[f"DTensor: conv{_rank}d{_kind} of data split over dimension {_dim}"] = (
+                _program,
+                [_data, _weight],
+                [_split, P(others=None)],
+            )
+            CASES[f"DTensor: conv{_rank}d{_kind} of a kernel split over dimension {_dim}"] = (
+                _program,
+                [_data, _weight],
+                [P(others=None), _split],
+            )
 
 
 def module(names):

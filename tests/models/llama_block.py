@@ -29,9 +29,7 @@ def llama_blocks(layers: int = 1, *, loss: bool = False) -> tvm.IRModule:
     """`main(x, weights...)`, weights named ``layers.0.q_proj``; with `loss` it returns the mean square of the result."""
     bb = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType([BATCH, SEQUENCE, HIDDEN], "float32"))
-    params = [
-        relax.Var(f"layers.{i}.{name}", relax.TensorType(shape, "float32")) for i in range(layers) for name, shape in WEIGHTS.items()
-    ]
+    params = [relax.Var(f"layers.{i}.{name}", relax.TensorType(shape, "float32")) for i in range(layers) for name, shape in WEIGHTS.items()]
     with bb.function("main", [x, *params], attrs={"num_input": 1}):
         with bb.dataflow():
             value = x
