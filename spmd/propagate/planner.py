@@ -56,12 +56,14 @@ def _report(graph: Graph, decision: Decision) -> Plan:
             time, exchanges = costs[alike]
             traffic.spend(time, node.branch)
             for value, sharding in zip(node.inputs, strategy.inputs, strict=True):
-                why = partial(_taken, node, value, chosen[value], sharding)
-                traffic.convert(value, chosen[value], sharding, node.branch, why, node, at)
+                kept = chosen[value]
+                if sharding is not kept:
+                    traffic.convert(value, kept, sharding, node.branch, partial(_taken, node, value, kept, sharding), node, at)
             traffic.exchange(node, strategy, exchanges, at)
             for value, sharding in zip(node.outputs, strategy.outputs, strict=True):
-                why = partial(_made, node, value, sharding, chosen[value])
-                traffic.convert(value, sharding, chosen[value], node.branch, why, node, at)
+                kept = chosen[value]
+                if sharding is not kept:
+                    traffic.convert(value, sharding, kept, node.branch, partial(_made, node, value, sharding, kept), node, at)
             decided = (strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through, node.no_rule)
             operands = (tuple([names[v] for v in node.inputs]), tuple([names[v] for v in node.outputs]))
             choices[name].append(Choice(node.op, node.name, *decided, *operands, time))

@@ -150,6 +150,10 @@ class Search:
         """The optimum of a group; where that is out of reach, the best found by freeing what was fixed and fixing other variables."""
         sizes, factors = {v: self.sizes[v] for v in self.members[group]}, self.groups[group]
         best = Elimination(sizes, factors, own, self._sums)
+        if best.conditioned:
+            # The first candidate of a value is to hold it whole, or as was asked: with that everything can be done.
+            plain = Elimination(sizes, factors, own, self._sums, guide=dict.fromkeys(sizes, 0))
+            best = plain if plain.cost < best.cost else best
         spared: set[int] = set()
         for _ in range(min(MOST_ROUNDS, MOST_AGAIN // (len(sizes) or 1))):
             if not best.conditioned:

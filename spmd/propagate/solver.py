@@ -23,8 +23,8 @@ Sums = dict[tuple[Any, ...], tuple[Table, Table, Any]]
 
 LARGEST_TABLE = 1 << 22
 """Entries of the largest table that elimination may make (32 MB)."""
-MOST_ENTRIES = 1 << 26
-"""Entries of all tables of one elimination, after which only small ones are made, so that time stays linear; one to two seconds."""
+MOST_ENTRIES = 1 << 25
+"""Entries of all tables of one elimination, after which only small ones are made, so that time stays linear; about a second."""
 SMALL_TABLE = 1 << 13
 
 

@@ -124,10 +124,10 @@ def normalized(m: Maker, x: Any) -> Any:
     """A layer norm of primitive operators, or of one where the dtype is no wider than what TVM computes it in."""
     axis = m.axis(x)
     size = [shape_of(x)[axis]]
-    if m.dtype != "float64" and m.integer(0, 1):  # of new weights: TVM compiles no norm that takes a value twice
-        if axis == x.ty.ndim - 1 and m.integer(0, 1):  # nor its rms_norm over any other dimension
-            return op.nn.rms_norm(x, m.parameter(size, m.dtype), [axis], 1e-1), 16.0
-        return op.nn.layer_norm(x, m.parameter(size, m.dtype), m.parameter(size, m.dtype), [axis], 1e-1), 16.0
+    if m.dtype != "float64" and m.integer(0, 1):
+        if x.ty.ndim > 1 and axis == x.ty.ndim - 1 and m.integer(0, 1):  # TVM compiles rms_norm over no other dimension, nor of all of them
+            return op.nn.rms_norm(x, m.like(size, m.dtype), [axis], 1e-1), 16.0
+        return op.nn.layer_norm(x, m.like(size, m.dtype), m.like(size, m.dtype), [axis], 1e-1), 16.0
     centered = op.subtract(x, op.mean(x, [axis], True))
     return op.multiply(centered, op.rsqrt(op.add(op.mean(op.square(centered), [axis], True), m.number(0.1)))), 4.0
 
