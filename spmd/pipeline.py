@@ -15,7 +15,7 @@ from .annotate import Specs, annotate
 from .graph import Graph
 from .inline import inlined
 from .layout import Array
-from .lower import lower_graph, partition
+from .lower import lower_graph, partition, told_by_shards
 from .mesh import Mesh
 from .plan import Plan
 from .profile import Profile, profile_of
@@ -62,7 +62,7 @@ def shard(
     """
     with _no_garbage_collection():
         graph, decided = _planned(mod, mesh, specs, profile, sizes, divisible, memory)
-        return ShardedModule(lower_graph(graph, decided), decided)
+        return ShardedModule(_lowered(graph, decided), decided)
 
 
 def plan(
@@ -82,7 +82,13 @@ def plan(
 
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`."""
-    return lower_graph(build_graph(inlined(mod), plan.divisible), plan)
+    return _lowered(build_graph(inlined(mod), plan.divisible), plan)
+
+
+def _lowered(graph: Graph, plan: Plan) -> tvm.IRModule:
+    """The program of each worker; sizes that no worker is told are written as multiples of local ones first."""
+    told = told_by_shards(graph, plan)
+    return lower_graph(graph if told is None else build_graph(told, plan.divisible), plan)
 
 
 def _planned(

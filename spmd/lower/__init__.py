@@ -2,5 +2,6 @@
 
 from .lower import lower_graph
 from .partition import partition
+from .symbols import told_by_shards
 
-__all__ = ["lower_graph", "partition"]
+__all__ = ["lower_graph", "partition", "told_by_shards"]

@@ -13,14 +13,12 @@ from tvm import relax
 from ..conversion import conversion
 from ..errors import ShardingError
 from ..graph import Branch, Function, Node, Tree, Value, leaves
-from ..kernel.normal import static
 from ..mesh import Mesh
 from ..plan import Choice, Plan
 from ..sharding import Sharding
 from .branch import Steps, emit_if, is_dataflow
 from .calls import CallLowering
 from .reshard import brings_zeros, emit_step, local_dims, mask_padding
-from .symbols import Blocks, find_blocks, in_blocks_of
 from .translation import Translation
 
 
@@ -44,13 +42,11 @@ class FunctionLowering(Translation):
         self.kept: MutableMapping[Value, Sharding] = {}
         self.dims: dict[Value, tuple[Any, ...]] = {}
         """The global shapes of parameters, in the terms of this function."""
-        self.blocks: Blocks = {}
         self.fields: dict[Value, tuple[Any, tuple[int, ...]]] = {}
         """Weights in a packed tuple that nothing has used yet."""
 
     def run(self) -> None:
         """Emit the function."""
-        self.blocks = self._blocks() if any(d.symbolic for s in self._param_shardings() for d in s.dims if d is not None) else {}
         params = [self._param(p, tree) for p, tree in zip(self.source.params, self.function.params, strict=True)]
         attrs = {k: v for k, v in self.source.attrs.items() if k != "global_symbol"}
         with self.bb.function(self.function.name, params, attrs=attrs, pure=bool(self.source.is_pure)):
@@ -62,10 +58,6 @@ class FunctionLowering(Translation):
             self.bb.emit_func_output(result)
 
     def _body(self) -> Any:
-        for var, (times, block) in self.blocks.items():
-            self.bb.match_cast(self.emit(relax.ShapeExpr([times * block])), relax.ShapeType([var]))
-        for value, local in list(self.held.items()) if self.blocks else ():
-            self.held[value] = Local(self._cast(local.expr, value[0], local.sharding), local.sharding, local.zero)
         steps: Steps = deque(zip(self.function.nodes, self.plan.choices[self.function.name], strict=True))
         self.run_branch(steps, ())
         made, outputs = self.function.result, self.plan.functions[self.function.name].outputs
@@ -99,27 +91,6 @@ class FunctionLowering(Translation):
             else:
                 emit_if(self, node, choice, steps)
 
-    def _param_shardings(self) -> list[Sharding]:
-        return [self._kept(value) for tree in self.function.params for value in leaves(tree) if value.is_tensor]
-
-    def _blocks(self) -> Blocks:
-        """The symbolic sizes that only split parameters have."""
-        shapes: list[tuple[list[Any], Sharding]] = []
-        known: list[Any] = []
-
-        def visit(tree: Tree[Value], ty: Any) -> None:
-            if isinstance(tree, tuple):
-                for part, field in zip(tree, ty.fields, strict=True):
-                    visit(part, field)
-            elif tree.is_tensor and tree.dims:
-                shapes.append(([d if (n := static(d)) is None else n for d in ty.shape.values], self._kept(tree)))
-            elif isinstance(ty, relax.ShapeType) and ty.values is not None:
-                known.extend(ty.values)
-
-        for param, tree in zip(self.source.params, self.function.params, strict=True):
-            visit(tree, param.ty)
-        return find_blocks(shapes, known, self.mesh, f"function {self.name!r}")
-
     def _param(self, param: Any, tree: Tree[Value]) -> Any:
         def local(tree: Tree[Value], ty: Any) -> Any:
             if isinstance(tree, tuple):
@@ -127,8 +98,7 @@ class FunctionLowering(Translation):
             if tree.kind == "tensor" and tree.dims:
                 # A weight's symbolic sizes are named by each function for itself.
                 self.dims[tree] = tuple(ty.shape.values)
-                dims = local_dims(self.dims[tree], self._kept(tree), self.mesh)
-                return relax.TensorType(in_blocks_of(dims, self.blocks) if self.blocks else dims, tree.dtype)
+                return relax.TensorType(local_dims(self.dims[tree], self._kept(tree), self.mesh), tree.dtype)
             return ty
 
         made = relax.Var(param.name, local(tree, param.ty))
@@ -179,7 +149,7 @@ class FunctionLowering(Translation):
             made, path = self.fields[value]
             for index in path:
                 made = self.bb.emit(relax.TupleGetItem(made, index), value.name)
-            self.held[value, kept] = Local(self._cast(made, value, kept), kept, True)
+            self.held[value, kept] = Local(made, kept, True)
         return self.held[value, kept]
 
     def _convert(self, value: Value, local: Local, target: Sharding) -> Local:

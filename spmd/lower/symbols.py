@@ -1,50 +1,90 @@
-"""Sizes of parameters that are all split: ``n`` is then told by no argument, and comes from the local size."""
+"""Sizes of parameters that are all split: ``n`` is then told by no argument of a worker, and is written as a multiple of the local size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import relax, tirx
 
 from ..errors import ShardingError
-from ..mesh import Mesh
+from ..graph import Function, Graph, Tree, Value
+from ..kernel.normal import static
+from ..plan import Plan
 from ..sharding import Sharding
 from .reshard import local_dims
 
-Blocks = Mapping[Any, tuple[int, Any]]
-"""Variable -> how many times as large it is as another one, which some parameter has as its local size."""
+_Shapes = list[tuple[Sequence[Any], Sharding]]
 
 
-def find_blocks(params: Iterable[tuple[Sequence[Any], Sharding]], known: Iterable[Any], mesh: Mesh, where: str) -> Blocks:
-    """The variables in the local shapes of `params` that none of them has as a size, and that are not `known` otherwise."""
-    params = list(params)
-    local = [dim for dims, sharding in params for dim in local_dims(dims, sharding, mesh)]
+def told_by_shards(graph: Graph, plan: Plan) -> tvm.IRModule | None:
+    """The module with each such size of a function written so; None where there is none, as where no symbolic size is split.
+
+    Raises `ShardingError` where parameters are split over different workers and none of them tells it.
+    """
+    changed: dict[Any, Any] = {}
+    for name, function in graph.functions.items():
+        source = graph.module[name]
+        shapes, known = _signature(function, source, plan)
+        if any(split is not None and split.symbolic for _, sharding in shapes for split in sharding.dims):
+            bound = _multiples(shapes, known, plan, f"function {name!r}")
+            if bound:
+                changed[graph.module.get_global_var(name)] = _written_by(source, bound)
+    if not changed:
+        return None
+    module = tvm.IRModule(dict(graph.module.functions_items()), attrs=graph.module.attrs, global_infos=graph.module.global_infos)
+    for var, function in changed.items():
+        module[var] = function
+    return module
+
+
+def _signature(function: Function, source: relax.Function, plan: Plan) -> tuple[_Shapes, list[Any]]:
+    """The shapes of the tensors among the parameters with how they are kept, and the sizes that other parameters tell."""
+    shapes: _Shapes = []
+    known: list[Any] = []
+
+    def visit(tree: Tree[Value], ty: Any) -> None:
+        if isinstance(tree, tuple):
+            for part, field in zip(tree, ty.fields, strict=True):
+                visit(part, field)
+        elif tree.is_tensor and tree.dims:
+            kept = plan.params.get(tree.name) if tree.role == "weight" else plan.values.get(f"{tree.function}.{tree.name}")
+            dims = [d if (n := static(d)) is None else n for d in ty.shape.values]
+            shapes.append((dims, kept if kept is not None else Sharding.replicated(len(dims))))
+        elif isinstance(ty, relax.ShapeType) and ty.values is not None:
+            known.extend(ty.values)
+
+    for param, tree in zip(source.params, function.params, strict=True):
+        visit(tree, param.ty)
+    return shapes, known
+
+
+def _multiples(shapes: _Shapes, known: Sequence[Any], plan: Plan, where: str) -> dict[Any, tuple[int, Any]]:
+    """The variables in local shapes that are no local size themselves, each with how many times as large it is as a new one that is."""
+    local = [dim for dims, sharding in shapes for dim in local_dims(dims, sharding, plan.mesh)]
     told = [*known, *(d for d in local if isinstance(d, tvm.ir.Var))]
     found: dict[Any, tuple[int, Any]] = {}
-    for dim in local:
-        for var in _variables(dim):
-            if any(var.same_as(other) for other in (*told, *found)):
-                continue
-            splits = [s for dims, sharding in params for d, s in zip(dims, sharding.dims, strict=True) if _is(d, var) and s is not None]
-            sizes = [mesh.axis_size(*s.axes) for s in splits]
-            most = max(sizes, default=0)
-            if not most or any(most % size for size in sizes):
-                what = f"no parameter tells the size {var.name!r}: all are split, over {sorted(set(sizes))} workers"
-                raise ShardingError(where, what, "Keep one whole that has it, or split them over the same workers.")
-            found[var] = (most, tirx.Var(f"{var.name}_block", "int64"))
+    for var in (v for dim in local for v in _variables(dim)):
+        if any(var.same_as(other) for other in (*told, *found)):
+            continue
+        splits = [s for dims, sharding in shapes for d, s in zip(dims, sharding.dims, strict=True) if _is(d, var) and s is not None]
+        sizes = [plan.mesh.axis_size(*s.axes) for s in splits]
+        most = max(sizes, default=0)
+        if not most or any(most % size for size in sizes):
+            what = f"no parameter tells the size {var.name!r}: all are split, over {sorted(set(sizes))} workers"
+            raise ShardingError(where, what, "Keep one whole that has it, or split them over the same workers.")
+        found[var] = most, tirx.Var(f"{var.name}_block", "int64")
     return found
 
 
-def in_blocks_of(dims: Iterable[Any], blocks: Blocks) -> list[Any]:
-    """Local sizes with each such variable as a multiple of the other."""
-
-    def replaced(var: Any, _: Any) -> Any:
-        return next((times * block for other, (times, block) in blocks.items() if other.same_as(var)), var)
-
-    return [d if isinstance(d, int) else tvm.sym.Analyzer().simplify(tvm_ffi.structural_mutate(d, [(tvm.ir.Var, replaced)])) for d in dims]
+def _written_by(source: relax.Function, multiples: Mapping[Any, tuple[int, Any]]) -> relax.Function:
+    """The function with each variable as so many times another one. For a moment a parameter tells these, as TVM asks for."""
+    teller = relax.Var("blocks", relax.ShapeType([block for _, block in multiples.values()]))
+    told = relax.Function([*source.params, teller], source.body, source.ret_ty, source.is_pure, source.attrs)
+    bound = told.bind_symbolic_vars({var: times * block for var, (times, block) in multiples.items()})
+    return relax.Function(bound.params[:-1], bound.body, bound.ret_ty, bound.is_pure, bound.attrs)
 
 
 def _is(dim: Any, var: Any) -> bool:

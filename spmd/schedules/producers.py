@@ -88,7 +88,7 @@ class _Uses(PyExprVisitor):
         name = call.args[0]
         if name not in self._rights:
             self._rights[name] = _right_operand(self.mod[name])
-        return self._rights[name]
+        return self._rights[name] if self._rights[name] is not None and _tells_sizes(call) else None
 
     def is_producer(self, call: relax.Call) -> bool:
         """Whether the called function is cheap enough to be evaluated by the matmul itself."""
@@ -195,6 +195,16 @@ def _is_plain_call_tir(call: Any) -> bool:
         and isinstance(call.args[1], relax.Tuple)
         and isinstance(call.ty, relax.TensorType)
     )
+
+
+def _tells_sizes(call: relax.Call) -> bool:
+    """Whether a function of these arguments could know the shape of its result: it is given ``n``, and not ``2 * n`` alone."""
+    types = [arg.ty for arg in call.args[1].fields if isinstance(arg.ty, relax.TensorType)]
+    shapes = [ty.shape.values for ty in (*types, call.ty) if isinstance(ty.shape, relax.ShapeExpr)]
+    told = [dim for shape in shapes[:-1] for dim in shape if isinstance(dim, tvm.ir.Var)]
+    asked: list[Any] = []
+    tvm_ffi.structural_walk([dim for shape in shapes for dim in shape], (tvm.ir.Var, asked.append))
+    return all(any(var.same_as(known) for known in told) for var in asked)
 
 
 def _pattern(func: Any) -> int | None:
