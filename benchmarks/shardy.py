@@ -8,8 +8,8 @@ The block is `tests/models/llama_block.py` and the same in JAX (their numbers ar
 weights. Annotated are all seven projections as in Megatron, or q, k, v, gate and up, or nothing; on 8 workers also k and v in 4 groups, one
 a head. On two axes `x` is split over dp, where anything is annotated. The gradient of an annotated weight is returned as the weight is
 held, that of another as the compiler likes, and all else is whole. `brings` are the bytes of the tensors that enter a collective, on each
-worker. For JAX that is read in the program that XLA has optimized for the CPU, where one collective may take several tensors. `ring` is
-what a ring algorithm then sends, and `weights` the bytes of weights that each worker holds.
+worker; one collective may take several tensors. For JAX that is read in the program that XLA has optimized for the CPU. `ring` is what a
+ring algorithm then sends, and `weights` the bytes of weights that each worker holds.
 
 Planning is `spmd.plan` of the Relax module beside Shardy's propagation and explicit reshards of the StableHLO module, all weights
 annotated, forward: CPU seconds, the best of several runs that take turns.
@@ -33,6 +33,7 @@ from tests.models.llama_block import BATCH, HIDDEN, KV_HEADS, SEQUENCE, WEIGHTS,
 
 if TYPE_CHECKING:
     from benchmarks.jax_block import Sent, Specs
+    from spmd.plan import Collective
 
 COLUMNS, ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), ("o_proj", "down_proj")
 ANNOTATED = {"all": (*COLUMNS, *ROWS), "all, k v in 4": (*COLUMNS, *ROWS), "q k v gate up": COLUMNS, "nothing": ()}
@@ -72,7 +73,10 @@ def measured(mesh: Mesh, wanted: Specs, *, backward: bool) -> tuple[list[Sent], 
 
     plan = spmd.plan(with_gradients() if backward else llama_blocks(), mesh, to_spmd(wanted, backward=backward))
     held = [plan.params[f"layers.0.{name}"].local_shape(shape, mesh) for name, shape in WEIGHTS.items()]
-    sent = [Sent(c.kind, c.bytes, 1, mesh.axis_size(c.axis)) for c in plan.collectives]
+    calls: dict[tuple[str, int], list[Collective]] = {}
+    for i, c in enumerate(plan.collectives):
+        calls.setdefault((c.function, c.bundle or -i - 1), []).append(c)
+    sent = [Sent(cs[0].kind, sum(c.bytes for c in cs), len(cs), mesh.axis_size(cs[0].axis)) for cs in calls.values()]
     return sent, sum(4 * math.prod(shape) for shape in held), not any("optimum" in note for note in plan.notes)
 
 

@@ -68,6 +68,8 @@ class Collective:
     """How the value is before; None inside an operator."""
     target: Sharding | None = None
     """How it is wanted; several collectives may share one way from `source` to `target`."""
+    bundle: int = 0
+    """Those of a function with the same number go in one call, of which the first has the latency; 0 is alone."""
 
     @property
     def is_low_precision(self) -> bool:
@@ -79,8 +81,8 @@ class Collective:
     def __str__(self) -> str:
         held = f"{self.bytes} bytes" + (f" of {self.dtype}" if self.is_low_precision else "")
         where = ", ".join([self.function, *map(branch_text, self.branch)])
-        source = f", {self.span}" if self.span else ""
-        return f"{self.kind} over {self.axis}, {held}, in {where}: {self.reason} ({self.seconds * 1e6:.1f} us predicted{source})"
+        more = (f", in bundle {self.bundle}" if self.bundle else "") + (f", {self.span}" if self.span else "")
+        return f"{self.kind} over {self.axis}, {held}, in {where}: {self.reason} ({self.seconds * 1e6:.1f} us predicted{more})"
 
 
 @dataclass(frozen=True)

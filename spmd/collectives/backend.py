@@ -18,6 +18,8 @@ from ..errors import ShardingError
 from ..mesh import Mesh
 
 Tensor = Any  # tvm.runtime.Tensor: TVM ships no types
+SEPARATOR = ", "
+"""Between the names of what a bundle moves."""
 T = TypeVar("T")
 
 
@@ -27,10 +29,11 @@ class CollectiveError(RuntimeError):
 
 @dataclass(frozen=True)
 class Record:
-    """One collective of one worker, as it ran.
+    """One tensor that one worker brought to a collective, as it ran.
 
     `bytes` is the size of the tensor that enters, on this worker; `shape` and `dtype` are that tensor's. `attrs` are what
-    is the op's own: ``("sum",)`` for all_reduce, ``(dim,)`` for all_gather.
+    is the op's own: ``("sum",)`` for all_reduce, ``(dim,)`` for all_gather. Those of one call, a bundle,
+    have the same `call`.
     """
 
     kind: str
@@ -40,6 +43,7 @@ class Record:
     shape: tuple[int, ...]
     value: str
     attrs: tuple[Any, ...]
+    call: int
 
 
 class Communicator(ABC):
@@ -79,6 +83,11 @@ class Communicator(ABC):
     @abstractmethod
     def broadcast(self, x: Tensor, axis: str, root: int, value: str, out: Tensor) -> None:
         """Give every worker of `axis` the `x` of the one at position `root`."""
+
+    def bundle(self, kind: str, xs: Sequence[Tensor], axis: str, own: Sequence[Any], values: Sequence[str], outs: Sequence[Tensor]) -> None:
+        """Do `kind`, with the attributes `own`, to each of `xs`: together where a backend can, such as between group calls of NCCL."""
+        for x, value, out in zip(xs, values, outs, strict=True):
+            getattr(self, kind)(x, axis, *own, value, out)
 
     def axis_index(self, axis: str, out: Tensor) -> None:
         """Write this worker's position along `axis`: nothing is communicated."""
@@ -174,11 +183,18 @@ def _communicator(name: str, axis: str, workers: int) -> Communicator:
 
 
 def _carrier(name: str) -> Callable[..., None]:
-    def carry(x: Tensor, axis: str, *rest: Any) -> None:
-        *own, workers, value, out = rest
+    def carry(*args: Any) -> None:
+        # the tensors, the axis and what else says how, as many tensors for the results
+        count = next(i for i, arg in enumerate(args) if isinstance(arg, str))
+        axis, *own, workers, value = args[count:-count]
         communicator = _communicator(name, axis, workers)
-        communicator.calls.append((name, axis, x.dtype, x.shape, value, own))
-        getattr(communicator, name)(x, axis, *own, value, out)
+        values = value.split(SEPARATOR) if count > 1 else [value]
+        call = len(communicator.calls)
+        communicator.calls += [(name, axis, x.dtype, x.shape, moved, own, call) for x, moved in zip(args[:count], values, strict=True)]
+        if count == 1:
+            getattr(communicator, name)(args[0], axis, *own, value, args[-1])
+        else:
+            communicator.bundle(name, args[:count], axis, own, values, args[-count:])
 
     return carry
 
@@ -187,12 +203,12 @@ def _axis_index(axis: str, workers: int, out: Tensor) -> None:
     _communicator("axis_index", axis, workers).axis_index(axis, out)
 
 
-def _record(kind: str, axis: str, dtype: Any, shape: Any, value: str, own: list[Any]) -> Record:
+def _record(kind: str, axis: str, dtype: Any, shape: Any, value: str, own: list[Any], call: int) -> Record:
     sizes, count = tuple(int(s) for s in shape), 1
     for size in sizes:
         count *= size
     attrs = tuple(a if isinstance(a, (int, str)) else tuple(a) for a in own)
-    return Record(kind, axis, (count * dtype.bits * dtype.lanes + 7) // 8, str(dtype), sizes, value, attrs)
+    return Record(kind, axis, (count * dtype.bits * dtype.lanes + 7) // 8, str(dtype), sizes, value, attrs, call)
 
 
 CARRIED = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "permute", "broadcast")

@@ -1,5 +1,7 @@
 """The Relax ops ``R.spmd.*``: communication between the workers of one mesh axis, as ordinary pure operators.
 
+Given a tuple of tensors instead of one, an op is a bundle: it does the same to each of them, in one call, and gives a tuple.
+
 Every op is a row of `OPS`. From its row it gets type inference, printing and parsing in TVMScript, and its legalization
 to ``R.call_dps_packed("spmd.<op>", (x, *attributes))``, whose run-time side is `spmd.collectives.backend`.
 """
@@ -21,6 +23,8 @@ from ..errors import ShardingError
 from ..sharding import PARTIAL_KINDS
 
 Expr = Any  # relax.Expr: TVM ships no types
+Operand = Expr | Sequence[Expr]
+"""One tensor, or those of a bundle, whose `value` names each, with `backend.SEPARATOR` between."""
 Sizes = list[Any]  # of a shape: each an int or a TIR expression
 Attrs = dict[str, Any]
 
@@ -59,33 +63,33 @@ class Op:
         return f"R.spmd.{self.name} of {attrs['value']!r}" if attrs.get("value") else f"R.spmd.{self.name}"
 
 
-def all_reduce(x: Expr, axis: str, kind: str, workers: int, value: str) -> Expr:
+def all_reduce(x: Operand, axis: str, kind: str, workers: int, value: str) -> Expr:
     """The sum (max, min or prod: `kind`) of `x` over the `workers` along mesh `axis`, on each of them: the shape of `x`."""
     return _call("all_reduce", x, axis=axis, kind=kind, workers=workers, value=value)
 
 
-def all_gather(x: Expr, axis: str, dim: int, workers: int, value: str) -> Expr:
+def all_gather(x: Operand, axis: str, dim: int, workers: int, value: str) -> Expr:
     """The workers' `x` concatenated along `dim` in their order along `axis`: that size becomes ``size * workers``."""
     return _call("all_gather", x, axis=axis, dim=dim, workers=workers, value=value)
 
 
-def reduce_scatter(x: Expr, axis: str, kind: str, dim: int, workers: int, value: str) -> Expr:
+def reduce_scatter(x: Operand, axis: str, kind: str, dim: int, workers: int, value: str) -> Expr:
     """`all_reduce`, of which worker i keeps the i-th part of `dim`: that size becomes ``size / workers``."""
     return _call("reduce_scatter", x, axis=axis, kind=kind, dim=dim, workers=workers, value=value)
 
 
-def all_to_all(x: Expr, axis: str, split_dim: int, concat_dim: int, workers: int, value: str) -> Expr:
+def all_to_all(x: Operand, axis: str, split_dim: int, concat_dim: int, workers: int, value: str) -> Expr:
     """Worker i gets the i-th part of `split_dim` of every worker's `x`, concatenated along `concat_dim` in their order."""
     return _call("all_to_all", x, axis=axis, split_dim=split_dim, concat_dim=concat_dim, workers=workers, value=value)
 
 
-def permute(x: Expr, axis: str, pairs: Sequence[Sequence[int]], workers: int, value: str) -> Expr:
+def permute(x: Operand, axis: str, pairs: Sequence[Sequence[int]], workers: int, value: str) -> Expr:
     """`x` sent from the first to the second position along `axis` of each pair; who receives nothing gets zeros."""
     plain = tuple(tuple(int(p) for p in pair) for pair in pairs)
     return _call("permute", x, axis=axis, pairs=plain, workers=workers, value=value)
 
 
-def broadcast(x: Expr, axis: str, root: int, workers: int, value: str) -> Expr:
+def broadcast(x: Operand, axis: str, root: int, workers: int, value: str) -> Expr:
     """The `x` of the worker at position `root` along `axis`, on each of them: the shape of `x`."""
     return _call("broadcast", x, axis=axis, root=root, workers=workers, value=value)
 
@@ -95,13 +99,14 @@ def axis_index(axis: str, workers: int) -> Expr:
     return _call("axis_index", axis=axis, workers=workers)
 
 
-def _call(name: str, *args: Expr, **attrs: Any) -> Expr:
+def _call(name: str, *args: Operand, **attrs: Any) -> Expr:
     op = OPS[name]
     plain: Attrs = {key: value if isinstance(value, (str, tuple)) else int(value) for key, value in attrs.items()}
     if plain["workers"] < 1:
         raise ShardingError(op.where(plain), f"mesh axis {plain['axis']!r} has {plain['workers']} workers")
     op.check(op.where(plain), plain)
-    return relax.Call(tvm.ir.Op.get(op.relax_name), list(args), tvm.ir.make_node("ir.DictAttrs", **plain))
+    operands = [relax.Tuple(list(arg)) if isinstance(arg, (list, tuple)) else arg for arg in args]
+    return relax.Call(tvm.ir.Op.get(op.relax_name), operands, tvm.ir.make_node("ir.DictAttrs", **plain))
 
 
 def _free(where: str, attrs: Attrs) -> None:
@@ -181,16 +186,22 @@ def _infer(op: Op) -> Callable[[Any, Any], Any]:
         attrs = {name: call.attrs[name] for name in op.attrs}
         if not op.has_input:
             return relax.TensorType([], "int64")
-        given = call.args[0].ty
-        if not isinstance(given, relax.TensorType):
-            raise ShardingError(op.where(attrs), f"it takes a tensor, and its argument is {given}")
-        if given.shape is None or not isinstance(given.shape.ty, relax.ShapeType) or given.shape.ty.values is None:
-            return relax.TensorType(dtype=given.dtype, ndim=given.ndim, vdevice=given.vdevice)
-        sizes = [int(s) if isinstance(s, tvm.tirx.IntImm) else s for s in given.shape.ty.values]
-        result = op.shape(op.where(attrs), sizes, attrs)
-        return relax.TensorType([_simplified(size) for size in result], given.dtype, given.vdevice)
+        return _inferred(op, attrs, call.args[0].ty)
 
     return infer
+
+
+def _inferred(op: Op, attrs: Attrs, given: Any) -> Any:
+    """The type of what comes out, for the type of what goes in."""
+    if isinstance(given, relax.TupleType):
+        return relax.TupleType([_inferred(op, attrs, field) for field in given.fields])
+    if not isinstance(given, relax.TensorType):
+        raise ShardingError(op.where(attrs), f"it takes a tensor or a tuple of tensors, and its argument is {given}")
+    if given.shape is None or not isinstance(given.shape.ty, relax.ShapeType) or given.shape.ty.values is None:
+        return relax.TensorType(dtype=given.dtype, ndim=given.ndim, vdevice=given.vdevice)
+    sizes = [int(s) if isinstance(s, tvm.tirx.IntImm) else s for s in given.shape.ty.values]
+    result = op.shape(op.where(attrs), sizes, attrs)
+    return relax.TensorType([_simplified(size) for size in result], given.dtype, given.vdevice)
 
 
 def _simplified(size: Any) -> Any:
@@ -198,11 +209,22 @@ def _simplified(size: Any) -> Any:
 
 
 def _legalize(op: Op) -> Callable[[Any, Any], Expr]:
-    def legalize(_builder: Any, call: Any) -> Expr:
-        arguments = [*call.args, *(_argument(call.attrs[name]) for name in op.attrs)]
-        return relax.call_dps_packed(op.runtime_name, arguments, out_ty=call.ty)
+    def legalize(builder: Any, call: Any) -> Expr:
+        tensors = [tensor for arg in call.args for tensor in _tensors(builder, arg)]
+        arguments = [*tensors, *(_argument(call.attrs[name]) for name in op.attrs)]
+        out_ty = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else call.ty
+        return relax.call_dps_packed(op.runtime_name, arguments, out_ty=out_ty)
 
     return legalize
+
+
+def _tensors(builder: Any, operand: Any) -> list[Any]:
+    """The tensors of an operand."""
+    if isinstance(operand, relax.Tuple):
+        return list(operand.fields)
+    if isinstance(operand.ty, relax.TupleType):
+        return [builder.emit(relax.TupleGetItem(operand, i)) for i in range(len(operand.ty.fields))]
+    return [operand]
 
 
 def _argument(value: Any) -> Expr:
@@ -239,7 +261,7 @@ def _register() -> None:
             op.set_num_inputs(int(row.has_input))
             op.set_attrs_type_key("ir.DictAttrs")
             if row.has_input:
-                op.add_argument("x", "Tensor", "the value of this worker")
+                op.add_argument("x", "Tensor or Tuple of Tensors", "the value of this worker")
         values = {"FInferType": tvm_ffi.convert(_infer(row)), "FLegalize": tvm_ffi.convert(_legalize(row)), "FPurity": True}
         for key, value in values.items():
             if op.has_attr(key):

@@ -20,13 +20,14 @@ from .combine import COMBINE, Array, view
 class _Call:
     """One worker's part of a meeting."""
 
-    signature: tuple[Any, ...]  # op, axis, the op's own attributes, value, shape, dtype: all members must have the same
-    x: Array
-    out: Array
+    signature: tuple[Any, ...]  # op, axis, the op's own attributes, (value, shape, dtype) of each tensor: the same for all members
+    xs: list[Array]
+    outs: list[Array]
 
     def __str__(self) -> str:
-        op, axis, own, value, shape, dtype = self.signature
-        return f"{op}({', '.join(map(repr, own))}) of {value!r}, {dtype} {list(shape)}, over axis {axis!r}"
+        op, axis, own, *moved = self.signature
+        what = " and ".join(f"{value!r}, {dtype} {list(shape)}," for value, shape, dtype in moved)
+        return f"{op}({', '.join(map(repr, own))}) of {what} over axis {axis!r}"
 
 
 class _Group:
@@ -106,7 +107,8 @@ class ThreadBackend(Backend):
         op, _, own, *_ = signature = calls[0].signature
         try:
             if all(call.signature == signature for call in calls):
-                COMBINE[op]([call.x for call in calls], [call.out for call in calls], *own)
+                for i in range(len(calls[0].xs)):
+                    COMBINE[op]([call.xs[i] for call in calls], [call.outs[i] for call in calls], *own)
                 problem = None
             else:
                 problem = f"workers disagree on a collective over mesh axis {group.axis!r}"
@@ -160,27 +162,27 @@ class ThreadCommunicator(Communicator):
 
     def all_reduce(self, x: Tensor, axis: str, kind: str, value: str, out: Tensor) -> None:
         """See `Communicator`."""
-        self._meet("all_reduce", x, axis, (kind,), value, out)
+        self._meet("all_reduce", [x], axis, (kind,), [value], [out])
 
     def all_gather(self, x: Tensor, axis: str, dim: int, value: str, out: Tensor) -> None:
         """See `Communicator`."""
-        self._meet("all_gather", x, axis, (dim,), value, out)
+        self._meet("all_gather", [x], axis, (dim,), [value], [out])
 
     def reduce_scatter(self, x: Tensor, axis: str, kind: str, dim: int, value: str, out: Tensor) -> None:
         """See `Communicator`."""
-        self._meet("reduce_scatter", x, axis, (kind, dim), value, out)
+        self._meet("reduce_scatter", [x], axis, (kind, dim), [value], [out])
 
     def all_to_all(self, x: Tensor, axis: str, split_dim: int, concat_dim: int, value: str, out: Tensor) -> None:
         """See `Communicator`."""
-        self._meet("all_to_all", x, axis, (split_dim, concat_dim), value, out)
+        self._meet("all_to_all", [x], axis, (split_dim, concat_dim), [value], [out])
 
     def permute(self, x: Tensor, axis: str, pairs: Sequence[int], value: str, out: Tensor) -> None:
         """See `Communicator`."""
-        self._meet("permute", x, axis, (tuple(pairs),), value, out)
+        self._meet("permute", [x], axis, (tuple(pairs),), [value], [out])
 
     def broadcast(self, x: Tensor, axis: str, root: int, value: str, out: Tensor) -> None:
         """See `Communicator`."""
-        self._meet("broadcast", x, axis, (root,), value, out)
+        self._meet("broadcast", [x], axis, (root,), [value], [out])
 
     def abort(self, why: str) -> None:
         """See `Communicator`."""
@@ -190,9 +192,15 @@ class ThreadCommunicator(Communicator):
         """See `Communicator`."""
         self._backend.stop(self.rank, "returned", failed=False)
 
-    def _meet(self, op: str, x: Tensor, axis: str, own: tuple[Any, ...], value: str, out: Tensor) -> None:
-        source = view(x)
-        call = _Call((op, axis, own, value, source.shape, source.dtype), source, view(out))
+    def bundle(self, kind: str, xs: Sequence[Tensor], axis: str, own: Sequence[Any], values: Sequence[str], outs: Sequence[Tensor]) -> None:
+        """See `Communicator`: one meeting for all."""
+        plain = tuple(a if isinstance(a, int | str) else tuple(a) for a in own)
+        self._meet(kind, xs, axis, plain, values, outs)
+
+    def _meet(self, op: str, xs: Sequence[Tensor], axis: str, own: tuple[Any, ...], values: Sequence[str], outs: Sequence[Tensor]) -> None:
+        sources = [view(x) for x in xs]
+        moved = [(value, source.shape, source.dtype) for value, source in zip(values, sources, strict=True)]
+        call = _Call((op, axis, own, *moved), sources, [view(out) for out in outs])
         group = self._groups.get(axis)
         if group is None:
             group = self._groups[axis] = self._backend.group(axis, self.rank)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .tables import Table, folded, item_bytes, shape_text, size_text, time_text
+from .tables import Table, first_of_calls, folded, item_bytes, shape_text, size_text, time_text
 
 if TYPE_CHECKING:
     from ..plan import Collective, Memory, Plan
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moved:
-    """All collectives of one kind over one axis in one function. `bytes` is what each worker brings, in all."""
+    """All collectives of one kind over one axis in one function: how many tensors they move, in how many calls.
+
+    `bytes` is what each worker brings, in all.
+    """
 
     function: str
     kind: str
     axis: str
     count: int
+    calls: int
     bytes: int
     seconds: float
 
@@ -65,7 +69,7 @@ class Report:
     @property
     def tables(self) -> list[Table]:
         """The tables that it prints."""
-        moved = [(m.function, m.kind, m.axis, f"{m.count:,}", size_text(m.bytes), time_text(m.seconds)) for m in self.moved]
+        moved = [(m.function, m.kind, m.axis, f"{m.count:,}", f"{m.calls:,}", size_text(m.bytes), time_text(m.seconds)) for m in self.moved]
         timed = [(t.function, f"{t.operators:,}", time_text(t.seconds), time_text(t.collectives)) for t in self.timed]
         weights = [
             (r.name, f"{r.count}", f"{r.dtype} {shape_text(r.shape)}", r.sharding, size_text(r.whole), size_text(r.local))
@@ -80,7 +84,7 @@ class Report:
         slowest = [(c.value, c.function, c.kind, size_text(c.bytes), time_text(c.seconds), c.reason) for c in self.slowest]
         made = [
             Table("time by function", ("function", "operators", "predicted", "in collectives"), tuple(timed)),
-            Table("bytes moved", ("function", "collective", "axis", "count", "bytes", "time"), tuple(moved)),
+            Table("bytes moved", ("function", "collective", "axis", "count", "calls", "bytes", "time"), tuple(moved)),
             Table(
                 f"weights: {size_text(whole)} in all, {size_text(local)} on each worker{share}",
                 ("weight", "count", "whole", "sharding", "bytes", "on a worker"),
@@ -105,7 +109,10 @@ def report(plan: Plan) -> Report:
     groups: dict[tuple[str, str, str], list[Collective]] = {}
     for c in plan.collectives:
         groups.setdefault((c.function, c.kind, c.axis), []).append(c)
-    moved = [Moved(*key, len(found), sum(c.bytes for c in found), sum(c.seconds for c in found)) for key, found in groups.items()]
+    moved = [
+        Moved(*key, len(found), len(first_of_calls(found)), sum(c.bytes for c in found), sum(c.seconds for c in found))
+        for key, found in groups.items()
+    ]
     sent = {name: sum(m.seconds for m in moved if m.function == name) for name in plan.functions}
     timed = [Timed(name, len(plan.choices[name]), plan.predicted[name], sent[name]) for name in plan.functions]
     different: dict[tuple[str, str, str, int, str], Collective] = {}

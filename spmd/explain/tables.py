@@ -6,9 +6,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tvm
+
+if TYPE_CHECKING:
+    from ..plan import Collective
 
 _NUMBER = re.compile(r"[-+]?[\d,.]+( (B|kB|MB|GB|us|ms|s))?|-")
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -82,3 +85,9 @@ def item_bytes(dtype: str) -> int:
 def folded(name: str) -> str:
     """A name without the number of its layer: ``layers.3.mlp.weight`` -> ``layers.*.mlp.weight``."""
     return _LAYER.sub("*", name)
+
+
+def first_of_calls(collectives: Iterable[Collective]) -> list[Collective]:
+    """One collective of each call: those of a bundle go in one."""
+    calls = {(c.function, c.bundle) if c.bundle else i: c for i, c in reversed(list(enumerate(collectives)))}
+    return list(reversed(calls.values()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ShardingError, nearest
 from ..sharding import Sharding
-from .tables import folded, item_bytes, shape_text, size_text, time_text
+from .tables import first_of_calls, folded, item_bytes, shape_text, size_text, time_text
 
 if TYPE_CHECKING:
     from ..plan import Alternative, Collective, Plan
@@ -132,6 +132,11 @@ def _uses(plan: Plan, name: str) -> list[str]:
 
 
 def _counted(collectives: Sequence[Collective]) -> str:
-    counts = Counter(c.kind for c in collectives)
-    what = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "no collectives"
+    counts, calls = Counter(c.kind for c in collectives), Counter(c.kind for c in first_of_calls(collectives))
+
+    def text(kind: str) -> str:
+        together = f" in {calls[kind]} call{'s' * (calls[kind] > 1)}" if calls[kind] < counts[kind] else ""
+        return f"{counts[kind]} {kind}{together}"
+
+    what = ", ".join(map(text, sorted(counts))) or "no collectives"
     return f"{what}, {sum(c.bytes for c in collectives)} bytes"

@@ -18,8 +18,11 @@ from ..plan import Choice, Plan
 from ..sharding import Sharding
 from .branch import Steps, emit_if, is_dataflow
 from .calls import CallLowering
-from .reshard import brings_zeros, emit_step, local_dims, mask_padding
+from .reshard import Sending, brings_zeros, emit_step, emit_together, local_dims, mask_padding
 from .translation import Translation
+
+Way = tuple[str, Sharding, Sharding]
+"""A conversion: the name of the value, how it is before, and after."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class FunctionLowering(Translation):
         """The global shapes of parameters, in the terms of this function."""
         self.fields: dict[Value, tuple[Any, tuple[int, ...]]] = {}
         """Weights in a packed tuple that nothing has used yet."""
+        self.delayed: dict[Value, Local] = {}
+        """Values as they were made, which a bundle will convert to how they are kept."""
+        self.bundles = _bundles(plan, function)
 
     def run(self) -> None:
         """Emit the function."""
@@ -136,13 +142,19 @@ class FunctionLowering(Translation):
             return self.as_kept(value)
         found = self.held.get((value, sharding))
         if found is None:
-            found = self._convert(value, self.as_kept(value), sharding)
-            self.held[value, sharding] = found
+            kept = self.as_kept(value)
+            if (value.name, kept.sharding, sharding) in self.bundles:
+                self._convert_bundle((value.name, kept.sharding, sharding))
+            else:
+                self.held[value, sharding] = self._convert(value, kept, sharding)
+            found = self.held[value, sharding]
         return found
 
     def as_kept(self, value: Value) -> Local:
         """The value in the sharding in which it is kept."""
         kept = self.kept.setdefault(value, self._kept(value))
+        if value in self.delayed:
+            self._convert_bundle((value.name, self.delayed[value].sharding, kept))
         if (value, kept) not in self.held and value.role == "constant":
             self.held[value, kept] = Local(value.data, kept, True)
         if (value, kept) not in self.held:
@@ -153,6 +165,9 @@ class FunctionLowering(Translation):
         return self.held[value, kept]
 
     def _convert(self, value: Value, local: Local, target: Sharding) -> Local:
+        return emit_together(self.emit, [self._converting(value, local, target)])[0]
+
+    def _converting(self, value: Value, local: Local, target: Sharding) -> Sending[Local]:
         steps = conversion(local.sharding, target, self.mesh)
         if steps is None:
             raise ShardingError(
@@ -163,9 +178,24 @@ class FunctionLowering(Translation):
         expr, zero = local.expr, local.zero
         for step in steps:
             dims = self.dims.get(value, value.dims)
-            expr = self._cast(emit_step(self.emit, expr, step, dims, self.mesh, value.name), value, step.source, step.target)
+            moved = yield from emit_step(self.emit, expr, step, dims, self.mesh, value.name)
+            expr = self._cast(moved, value, step.source, step.target)
             zero = zero or brings_zeros(step, self.mesh)
         return Local(expr, target, zero)
+
+    def _convert_bundle(self, first: Way) -> None:
+        """Convert all that goes with the first that is needed, in one call."""
+        members = self.bundles[first]
+        sources: list[Local] = []
+        for way, value in members:
+            local = self.delayed.pop(value, None)
+            if local is None and (value, way[1]) not in self.held and value not in self.fields and value.role != "constant":
+                what = f"it goes in a bundle with {first[0]!r}, and is not there when that is needed"
+                raise ShardingError(f"{self.function.name}: {value.name!r}", what, "Plan this module with spmd.plan().")
+            sources.append(local or self.as_kept(value))
+        ways = zip(members, sources, strict=True)
+        for (_, value), made in zip(members, emit_together(self.emit, [self._converting(v, s, w[2]) for (w, v), s in ways]), strict=True):
+            self.held[value, made.sharding] = made
 
     def _cast(self, expr: Any, value: Value, *shardings: Sharding) -> Any:
         """What is split in blocks of an unknown size comes out as some multiple of them, ``n // 4 * 4``: say that it is ``n``.
@@ -195,7 +225,10 @@ class FunctionLowering(Translation):
     def _make(self, value: Value, local: Local) -> None:
         """Whoever uses the value takes it as it is kept, which may be what the user asked for."""
         kept = self._kept(value)
-        self.hold(value, local if kept == local.sharding else self._convert(value, local, kept))
+        if (value.name, local.sharding, kept) in self.bundles:
+            self.delayed[value], self.kept[value] = local, kept
+        else:
+            self.hold(value, local if kept == local.sharding else self._convert(value, local, kept))
 
     def _check(self, node: Node, choice: Choice, value: Value, sharding: Sharding, expr: Any) -> None:
         """The local call must have the local shape that the plan says: a wrong rule is found here, not in a wrong number."""
@@ -211,3 +244,15 @@ class FunctionLowering(Translation):
                 f"its local call gives {expr.ty}, and the rule says {wanted}",
                 "The rule of this operator is wrong; replicate it by a rule that returns None.",
             )
+
+
+def _bundles(plan: Plan, function: Function) -> dict[Way, list[tuple[Way, Value]]]:
+    """For each conversion that goes in a bundle, all those of its bundle."""
+    found: dict[int, list[Way]] = {}
+    for c in plan.collectives:
+        if c.bundle and c.function == function.name and c.source is not None and c.target is not None:
+            found.setdefault(c.bundle, []).append((c.value, c.source, c.target))
+    if not found:
+        return {}
+    values = {v.name: v for v, _, _ in function.at_end} | {v.name: v for node in function.nodes for v in (*node.inputs, *node.outputs)}
+    return {way: [(w, values[w[0]]) for w in ways] for ways in found.values() for way in ways}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import tvm
 from tvm import relax
@@ -13,6 +14,7 @@ from ..conversion import Step, moved_split
 from ..mesh import Mesh
 from ..sharding import Sharding, Split
 
+T = TypeVar("T")
 Emit = Callable[[Any], Any]
 """Binds an expression to a new variable and returns it."""
 
@@ -27,16 +29,36 @@ def local_dim(dim: Any, split: Split, mesh: Mesh) -> Any:
     return tvm.sym.Analyzer().simplify(dim // mesh.axis_size(*split.axes)) if split.symbolic else split.local_size(mesh)
 
 
-def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, value: str) -> Any:
+@dataclass(frozen=True)
+class Send:
+    """A collective that is wanted: the op of the dialect, the tensor, and the op's own attributes."""
+
+    op: str
+    x: Any
+    attrs: tuple[tuple[str, Any], ...]
+    workers: int
+    value: str
+    """The name for traces."""
+
+
+Sending = Generator[Send, Any, T]
+"""Code that comes to a collective, waits for its result, and goes on."""
+
+
+def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, value: str) -> Sending[Any]:
     """`x`, held in ``step.source``, moved into ``step.target``. `dims` is the global shape, `value` the name for traces."""
     workers, axis = mesh.axis_size(step.axis), step.axis
+
+    def send(x: Any, **attrs: Any) -> Send:
+        return Send(step.kind, x, (("axis", axis), *attrs.items()), workers, value)
+
     if step.kind == "all_reduce":
-        return emit(collectives.all_reduce(x, axis, step.reduce, workers, value))
+        return (yield send(x, kind=step.reduce))
     if step.kind == "permute":
-        return emit(collectives.permute(x, axis, _exchange(step, mesh), workers, value))
+        return (yield send(x, pairs=tuple(_exchange(step, mesh))))
     here = local_dims(dims, step.source, mesh)
     if step.kind == "all_gather":
-        gathered = emit(collectives.all_gather(x, axis, step.dim, workers, value))
+        gathered = yield send(x, dim=step.dim)
         return _whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh)
     into = step.to_dim if step.kind == "all_to_all" else step.dim
     split = moved_split(step, into, mesh)
@@ -46,10 +68,38 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
     if step.kind == "slice":
         return _own_part(emit, x, into, here, size, axis, workers)
     if step.kind == "reduce_scatter":
-        return emit(collectives.reduce_scatter(x, axis, step.reduce, into, workers, value))
-    x = emit(collectives.all_to_all(x, axis, into, step.dim, workers, value))
+        return (yield send(x, kind=step.reduce, dim=into))
+    x = yield send(x, split_dim=into, concat_dim=step.dim)
     here[into] = size
     return _whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh)
+
+
+def emit_together(emit: Emit, conversions: Sequence[Sending[T]]) -> list[T]:
+    """Run conversions side by side. Where they come to the same collective they share one call, a bundle."""
+    results: dict[int, T] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(conversions)))
+    while answers:
+        wanted: dict[Any, list[tuple[int, Send]]] = {}
+        for i, answer in answers.items():
+            try:
+                sent = conversions[i].send(answer)
+            except StopIteration as end:
+                results[i] = end.value
+            else:
+                wanted.setdefault((sent.op, sent.attrs), []).append((i, sent))
+        answers = {}
+        for alike in wanted.values():
+            answers.update(zip([i for i, _ in alike], _emit_bundle(emit, [sent for _, sent in alike]), strict=True))
+    return [results[i] for i in range(len(conversions))]
+
+
+def _emit_bundle(emit: Emit, sends: Sequence[Send]) -> list[Any]:
+    """The results of collectives that differ in what they move alone."""
+    first = sends[0]
+    xs = first.x if len(sends) == 1 else [sent.x for sent in sends]
+    value = collectives.SEPARATOR.join(sent.value for sent in sends)
+    made = emit(getattr(collectives, first.op)(xs, **dict(first.attrs), workers=first.workers, value=value))
+    return [made] if len(sends) == 1 else [emit(relax.TupleGetItem(made, i)) for i in range(len(sends))]
 
 
 def _exchange(step: Step, mesh: Mesh) -> list[tuple[int, int]]:

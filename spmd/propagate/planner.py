@@ -73,6 +73,7 @@ def _report(graph: Graph, decision: Decision) -> Plan:
             if wanted is not None:
                 end = problem.at_end(value, wanted, solution.choice)
                 traffic.convert(value, chosen[value], end, (), partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why))
+        traffic.bundle(function.nodes)
         collectives += traffic.collectives
         predicted[name] = traffic.seconds()
     for what, where in replicated.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -149,7 +149,18 @@ def traffic_difference(plan: Plan, traces: Mapping[str, tuple[Record, ...]]) -> 
             if not extra and not lacking:
                 return f"function {function!r}: {sorted(ran.elements())} ran, which is no way through its branches"
             return f"function {function!r}: {extra} ran unplanned, {lacking} did not run"
+        together, wanted = _bundled((r.call, r.value) for r in records), _bundled((c.bundle, c.value) for c in planned if c.bundle)
+        if together != wanted:
+            return f"function {function!r}: {together} went in one call, the plan has {wanted}"
     return ""
+
+
+def _bundled(moved: Iterable[tuple[int, str]]) -> list[list[str]]:
+    """The names of what went in one call, where that was more than one."""
+    calls: dict[int, list[str]] = {}
+    for call, value in moved:
+        calls.setdefault(call, []).append(value)
+    return sorted(values for values in calls.values() if len(values) > 1)
 
 
 def _traffic(collective: Collective) -> tuple[str, str, int, str, str]:

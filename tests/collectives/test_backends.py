@@ -177,8 +177,38 @@ def test_trace(start: Callable[..., Pool]) -> None:
     pool = start(Mesh(tp=2))
     for _ in range(2):  # a trace is of one run
         check(pool, "tp", "reduce_scatter", data(Mesh(tp=2), (4, 3), "bfloat16"), ("sum", 0))
-        record = Record("reduce_scatter", "tp", 24, "bfloat16", (4, 3), "v", ("sum", 0))
+        record = Record("reduce_scatter", "tp", 24, "bfloat16", (4, 3), "v", ("sum", 0), 0)
         assert [pool.communicator(r).trace() for r in range(2)] == [(record,)] * 2
+
+
+def carry_bundle(op: str, xs: list[np.ndarray], shapes: list[tuple[int, ...]], axis: str, *rest: object) -> list[np.ndarray]:
+    """One collective of several tensors."""
+    outs = [tvm.runtime.empty(shape, x.dtype.name) for shape, x in zip(shapes, xs, strict=True)]
+    tvm_ffi.get_global_func(f"spmd.{op}")(*map(tvm.runtime.tensor, xs), axis, *rest, *outs)
+    return [out.numpy() for out in outs]
+
+
+@pytest.mark.parametrize(
+    ("op", "own"),
+    [("all_reduce", ("sum",)), ("all_gather", (0,)), ("reduce_scatter", ("max", 0)), ("all_to_all", (0, 1)), ("permute", ((0, 1),))],
+)
+def test_a_bundle_does_the_same_to_each_tensor(start: Callable[..., Pool], op: str, own: tuple) -> None:
+    mesh = Mesh(dp=2, tp=2)
+    pool = start(mesh)
+    arrays = {"u": data(mesh, (4, 6), "float16"), "v": data(mesh, (2, 3, 5), "float16")}
+    for axis in mesh.axes:
+        groups = {rank: group for group in mesh.groups(axis) for rank in group}
+        want = [[expect(op, [xs[m] for m in groups[r]], groups[r].index(r), own) for xs in arrays.values()] for r in range(mesh.size)]
+        sent = tuple(tvm.runtime.ShapeTuple(o) if isinstance(o, tuple) else o for o in own)
+
+        def task(rank: int, axis: str = axis, want: list = want, sent: tuple = sent) -> list[np.ndarray]:
+            return carry_bundle(op, [xs[rank] for xs in arrays.values()], [w.shape for w in want[rank]], axis, *sent, 2, "u, v")
+
+        for got, wanted in zip(pool.run(op, task), want, strict=True):
+            for array, whole in zip(got, wanted, strict=True):
+                np.testing.assert_array_equal(array, whole)
+    trace = pool.communicator(3).trace()
+    assert [(r.value, r.shape, r.call) for r in trace] == [("u", (4, 6), 0), ("v", (2, 3, 5), 0)]
 
 
 def failing(pool: Pool, task: Callable[[int], object]) -> str:

@@ -74,6 +74,45 @@ class EveryLegal:
         return (f, i)
 
 
+@I.ir_module
+class Bundle:
+    @R.function
+    def main(x: R.Tensor(("n", 4), "float16"), y: R.Tensor((6, 4, 2), "float16")):
+        with R.dataflow():
+            both = R.spmd.all_gather((x, y), axis="tp", dim=1, workers=2, value="x, y")
+            summed = R.spmd.all_reduce(both, axis="tp", kind="sum", workers=2, value="x, y")
+            R.output(summed)
+        return summed
+
+
+@I.ir_module
+class BundleLegal:
+    @R.function
+    def main(x: R.Tensor((n, 4), "float16"), y: R.Tensor((6, 4, 2), "float16")):
+        with R.dataflow():
+            both = R.call_dps_packed(
+                "spmd.all_gather",
+                (x, y, R.str("tp"), R.prim_value(1), R.prim_value(2), R.str("x, y")),
+                out_ty=[R.Tensor((n, 8), "float16"), R.Tensor((6, 8, 2), "float16")],
+            )
+            first = both[0]
+            second = both[1]
+            summed = R.call_dps_packed(
+                "spmd.all_reduce",
+                (first, second, R.str("tp"), R.str("sum"), R.prim_value(2), R.str("x, y")),
+                out_ty=[R.Tensor((n, 8), "float16"), R.Tensor((6, 8, 2), "float16")],
+            )
+            R.output(summed)
+        return summed
+
+
+def test_a_bundle_is_an_op_on_a_tuple() -> None:
+    text = Bundle.script()
+    assert 'R.spmd.all_gather((x, y), axis="tp", dim=1, value="x, y", workers=2)' in text
+    tvm.ir.assert_structural_equal(tvm.script.from_source(text), Bundle)
+    tvm.ir.assert_structural_equal(relax.transform.LegalizeOps()(Bundle), BundleLegal)
+
+
 def test_text_reads_back() -> None:
     text = Every.script()
     assert 'R.spmd.all_reduce(x, axis="tp", kind="max", value="lv0", workers=2)' in text
@@ -173,7 +212,7 @@ ERRORS = [
     (lambda x: C.axis_index("tp", 0), "R.spmd.axis_index: mesh axis 'tp' has 0 workers."),
     (
         lambda x: C.all_reduce(relax.ShapeExpr([1]), "tp", "sum", 2, "lv3"),
-        "R.spmd.all_reduce of 'lv3': it takes a tensor, and its argument is R.Shape([1]).",
+        "R.spmd.all_reduce of 'lv3': it takes a tensor or a tuple of tensors, and its argument is R.Shape([1]).",
     ),
 ]
 

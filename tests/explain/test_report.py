@@ -52,9 +52,9 @@ function  operators  predicted  in collectives
 main              3     5.0 us          5.0 us
 
 bytes moved
-function  collective  axis  count  bytes    time
---------  ----------  ----  -----  -----  ------
-main      all_reduce  tp        1  256 B  5.0 us
+function  collective  axis  count  calls  bytes    time
+--------  ----------  ----  -----  -----  -----  ------
+main      all_reduce  tp        1      1  256 B  5.0 us
 
 weights: 4.1 kB in all, 2.0 kB on each worker (50%)
 weight  count  whole            sharding   bytes  on a worker

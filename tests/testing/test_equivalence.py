@@ -175,7 +175,7 @@ def _sent(value, *branch):
 
 
 def _ran(*values):
-    return {"main": tuple(Record("all_gather", "tp", 8, "float32", (2,), value, (0,)) for value in values)}
+    return {"main": tuple(Record("all_gather", "tp", 8, "float32", (2,), value, (0,), call) for call, value in enumerate(values))}
 
 
 def test_what_ran_is_one_way_through_the_branches():
