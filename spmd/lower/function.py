@@ -17,12 +17,10 @@ from ..mesh import Mesh
 from ..plan import Choice, Plan
 from ..sharding import Sharding
 from .branch import Steps, emit_if, is_dataflow
+from .bundles import Way, bundles_of
 from .calls import CallLowering
 from .reshard import Sending, brings_zeros, emit_step, emit_together, local_dims, mask_padding
 from .translation import Translation
-
-Way = tuple[str, Sharding, Sharding]
-"""A conversion: the name of the value, how it is before, and after."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class FunctionLowering(Translation):
         """Weights in a packed tuple that nothing has used yet."""
         self.delayed: dict[Value, Local] = {}
         """Values as they were made, which a bundle will convert to how they are kept."""
-        self.bundles = _bundles(plan, function)
+        self.bundles = bundles_of(plan, function)
 
     def run(self) -> None:
         """Emit the function."""
@@ -193,8 +191,8 @@ class FunctionLowering(Translation):
                 what = f"it goes in a bundle with {first[0]!r}, and is not there when that is needed"
                 raise ShardingError(f"{self.function.name}: {value.name!r}", what, "Plan this module with spmd.plan().")
             sources.append(local or self.as_kept(value))
-        ways = zip(members, sources, strict=True)
-        for (_, value), made in zip(members, emit_together(self.emit, [self._converting(v, s, w[2]) for (w, v), s in ways]), strict=True):
+        conversions = [self._converting(value, local, way[2]) for (way, value), local in zip(members, sources, strict=True)]
+        for (_, value), made in zip(members, emit_together(self.emit, conversions), strict=True):
             self.held[value, made.sharding] = made
 
     def _cast(self, expr: Any, value: Value, *shardings: Sharding) -> Any:
@@ -244,15 +242,3 @@ class FunctionLowering(Translation):
                 f"its local call gives {expr.ty}, and the rule says {wanted}",
                 "The rule of this operator is wrong; replicate it by a rule that returns None.",
             )
-
-
-def _bundles(plan: Plan, function: Function) -> dict[Way, list[tuple[Way, Value]]]:
-    """For each conversion that goes in a bundle, all those of its bundle."""
-    found: dict[int, list[Way]] = {}
-    for c in plan.collectives:
-        if c.bundle and c.function == function.name and c.source is not None and c.target is not None:
-            found.setdefault(c.bundle, []).append((c.value, c.source, c.target))
-    if not found:
-        return {}
-    values = {v.name: v for v, _, _ in function.at_end} | {v.name: v for node in function.nodes for v in (*node.inputs, *node.outputs)}
-    return {way: [(w, values[w[0]]) for w in ways] for ways in found.values() for way in ways}

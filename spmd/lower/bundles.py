@@ -1,0 +1,23 @@
+"""Which conversions of a function the plan has in one call."""
+
+from __future__ import annotations
+
+from ..graph import Function, Value
+from ..plan import Plan
+from ..sharding import Sharding
+
+Way = tuple[str, Sharding, Sharding]
+"""A conversion: the name of the value, how it is before, and after."""
+
+
+def bundles_of(plan: Plan, function: Function) -> dict[Way, list[tuple[Way, Value]]]:
+    """For each conversion that goes in a bundle, all those of its bundle, in the order of the plan."""
+    found: dict[int, list[Way]] = {}
+    for c in plan.collectives:
+        if c.bundle and c.function == function.name and c.source is not None and c.target is not None:
+            found.setdefault(c.bundle, []).append((c.value, c.source, c.target))
+    if not found:
+        return {}
+    values = {v.name: v for v, _, _ in function.at_end} | {v.name: v for node in function.nodes for v in (*node.inputs, *node.outputs)}
+    known = [ways for ways in found.values() if all(name in values for name, _, _ in ways)]  # that the module is another one is said later
+    return {way: [(w, values[w[0]]) for w in ways] for ways in known for way in ways}
