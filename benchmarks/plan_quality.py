@@ -20,8 +20,10 @@ import spmd
 from examples.llm.config import LlamaConfig
 from examples.llm.model import build_module
 from examples.llm.report import size_text, table
+from spmd import Mesh
 
 MODEL = "llama-2-70b"
+MESHES = (Mesh(tp=2), Mesh(tp=4), Mesh(tp=8), Mesh(dp=2, tp=4), Mesh(dp=2, tp=2, cp=2))
 
 
 def module(layers: int) -> tvm.IRModule:
@@ -54,17 +56,17 @@ def main() -> None:
     layers = 8 if parser.parse_args().quick else LlamaConfig.preset(MODEL).num_hidden_layers
     mod = module(layers)
     searches, collectives = [], []
-    for workers in (2, 4, 8):
+    for mesh in MESHES:
         start = time.process_time()
-        plan = spmd.plan(mod, mesh=workers)
+        plan = spmd.plan(mod, mesh)
         taken = time.process_time() - start
         operators = sum(map(len, plan.choices.values()))
         replicated = sum(bool(c.replicated_because) for cs in plan.choices.values() for c in cs)
-        searches.append((str(workers), str(operators), str(replicated), str(plan.width), gap(plan), f"{taken:.2f}"))
-        collectives += [(str(workers), f, *counted(plan, f, layers)) for f in ("decode", "prefill")]
+        searches.append((str(mesh), str(operators), str(replicated), str(plan.width), gap(plan), f"{taken:.2f}"))
+        collectives += [(str(mesh), f, *counted(plan, f, layers)) for f in ("decode", "prefill")]
     print(f"{MODEL}, {layers} layers, {len(plan.functions)} functions\n")
-    print(table(("workers", "operators", "without a rule", "width", "gap", "CPU seconds"), searches) + "\n")
-    print(table(("workers", "function", "each layer", "besides"), collectives))
+    print(table(("mesh", "operators", "without a rule", "width", "gap", "CPU seconds"), searches) + "\n")
+    print(table(("mesh", "function", "each layer", "besides"), collectives))
 
 
 if __name__ == "__main__":

@@ -117,10 +117,10 @@ class _Data:
         }
 
     def _collective(self, c: Collective) -> list[Any]:
-        """Kind, axis, bytes, time, the tensor, the operator (-1: a return), why, where in the source, the branches."""
+        """Kind, axis, bytes, time, the tensor, the operator (-1: a return), why, where in the source, the branches or the bundle."""
         tensor = self.tensors.get(self._named(c.function, c.value), -1)
-        branch = ", ".join(map(branch_text, c.branch))
-        return [c.kind, c.axis, c.bytes, round(c.seconds * 1e6, 3), tensor, c.at, c.reason, c.span, branch]
+        within = ", ".join(map(branch_text, c.branch)) or (f"bundle {c.bundle}" if c.bundle else "")
+        return [c.kind, c.axis, c.bytes, round(c.seconds * 1e6, 3), tensor, c.at, c.reason, c.span, within]
 
     def _named(self, function: str, value: str) -> str:
         return value if value in self.plan.params else f"{function}.{value}"
