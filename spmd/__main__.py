@@ -16,6 +16,7 @@ import tvm
 from .errors import ShardingError, nearest
 from .mesh import Mesh
 from .pipeline import plan
+from .profile import Profile
 from .spec import P
 
 
@@ -27,12 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain.add_argument("file", help="a Python file that defines an IRModule")
     explain.add_argument("--module", help="the name of the module in the file; needed where it has several")
     explain.add_argument("--mesh", required=True, help="workers by axis, as tp=4 or dp=2,tp=4")
+    explain.add_argument("--hosts", type=int, default=1, metavar="N", help="on how many hosts the workers stand, as many on each")
+    explain.add_argument("--devices", type=_devices, metavar="N,...", help="the device of each worker, numbered host by host, as 0,2,1,3")
     explain.add_argument("--link", action="append", default=[], metavar="AXIS=NAME", help="what an axis runs over, as dp=network")
     explain.add_argument("--memory", type=float, metavar="BYTES", help="the most that a worker may hold")
     explain.add_argument(
         "--spec", action="append", default=[], metavar="PATTERN=P(...)", help="what you ask for, as '*.w1=P(\"tp\", None)'"
     )
-    explain.add_argument("--profile", default="generic", help="hardware, as h100 (default: generic)")
+    explain.add_argument("--profile", default="generic", help="hardware, as h100, or a file, as mine.json (default: generic)")
     explain.add_argument("--size", action="append", default=[], metavar="NAME=N", help="a symbolic size to plan for")
     explain.add_argument("--name", action="append", default=[], help="explain this weight, input, output or value; may be given again")
     explain.add_argument("--html", metavar="FILE", help="write the plan as a page")
@@ -52,10 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(options: argparse.Namespace) -> None:
     links = dict(_link(text) for text in options.link)
-    mesh = Mesh(links=links or None, **_numbers("--mesh", options.mesh))
+    mesh = Mesh(links=links or None, hosts=options.hosts, devices=options.devices, **_numbers("--mesh", options.mesh))
     specs = dict(_spec(text) for text in options.spec)
     sizes = _numbers("--size", ",".join(options.size)) if options.size else None
-    made = plan(_module(Path(options.file), options.module), mesh, specs, profile=options.profile, sizes=sizes, memory=options.memory)
+    profile = Profile.load(options.profile) if options.profile.endswith(".json") else options.profile
+    made = plan(_module(Path(options.file), options.module), mesh, specs, profile=profile, sizes=sizes, memory=options.memory)
     if options.name:
         print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
     else:
@@ -122,6 +126,10 @@ def _link(text: str) -> tuple[str, str]:
     if not mark or not axis or not name:
         raise ShardingError(f"--link {text}", "it is no AXIS=NAME", "Write --link dp=network.")
     return axis, name
+
+
+def _devices(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _numbers(option: str, text: str) -> dict[str, int]:

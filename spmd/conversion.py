@@ -39,8 +39,11 @@ def conversion(source: Sharding, target: Sharding, mesh: Mesh) -> list[Step] | N
 
 def moved_split(step: Step, dim: int, mesh: Mesh) -> Split:
     """How the workers that meet in `step` hold dimension `dim` among them, on the side where they split it."""
-    ends = [s for s in (step.source.dims[dim], step.target.dims[dim]) if s is not None]
-    return max(ends, key=lambda s: len(s.axes)).inner(min(len(s.axes) for s in ends) if len(ends) == 2 else 0, mesh)
+    fewer, most = sorted((step.source.dims[dim], step.target.dims[dim]), key=lambda s: len(s.axes) if s else 0)
+    assert most is not None
+    if fewer is None or most.axes[: len(fewer.axes)] == fewer.axes:
+        return most.inner(len(fewer.axes) if fewer else 0, mesh)
+    return most.outermost(len(most.axes) - len(fewer.axes), mesh)
 
 
 @lru_cache(maxsize=1 << 15)
@@ -48,10 +51,12 @@ def _steps(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Step, ...] |
     source, target = _in_common_parts(source, target, mesh)
     if not set(target.partial) <= set(source.partial):
         return None
-    ways = tuple(_way(a, b, mesh) for a, b in zip(source.dims, target.dims, strict=True))
     left = frozenset(axis for axis, _ in target.partial)
     used = dict.fromkeys((*source.axes(), *target.axes()))
-    path = find_path(ways, source.partial, left, tuple((axis, mesh.axis_size(axis)) for axis in used))
+    slow = frozenset(axis for axis in used if mesh.is_slow(axis))
+    staged = 0 < len(slow) < len(used)
+    ways = tuple(_way(a, b, mesh, staged) for a, b in zip(source.dims, target.dims, strict=True))
+    path = find_path(ways, source.partial, left, tuple((axis, mesh.axis_size(axis)) for axis in used), slow if staged else frozenset())
     if path is None:
         return None
     kinds, steps, now = dict(source.partial), [], source
@@ -80,13 +85,14 @@ def _in_common_parts(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Sh
     return fine(source), fine(target)
 
 
-def _way(source: Split | None, target: Split | None, mesh: Mesh) -> Way:
+def _way(source: Split | None, target: Split | None, mesh: Mesh, staged: bool) -> Way:
     here, there = source.axes if source else (), target.axes if target else ()
     common = 0
     if source is not None and target is not None:
         while common < min(len(here), len(there)) and source.outer(common + 1, mesh) == target.outer(common + 1, mesh):
             common += 1
-    return Way(here, there, common, _alike(source, target, mesh))
+    even = staged and all(split is None or split.is_even(mesh) for split in (source, target))
+    return Way(here, there, common, _alike(source, target, mesh), even)
 
 
 def _alike(source: Split | None, target: Split | None, mesh: Mesh) -> bool:
@@ -105,10 +111,15 @@ def _after(now: Sharding, target: Sharding, move: Move, mesh: Mesh) -> Sharding:
     if move.kind in ("all_gather", "all_to_all"):
         held = dims[move.dim]
         assert held is not None
-        dims[move.dim] = held.outer(len(held.axes) - len(move.axes), mesh)
+        rest = len(held.axes) - len(move.axes)
+        dims[move.dim] = held.outer(rest, mesh) if held.axes[rest:] == move.axes else held.minor(len(move.axes), mesh)
     if move.kind in ("slice", "reduce_scatter", "all_to_all"):
         into = move.to_dim if move.kind == "all_to_all" else move.dim
         held, wanted = dims[into], target.dims[into]
         assert wanted is not None
-        dims[into] = wanted.outer((len(held.axes) if held else 0) + len(move.axes), mesh)
+        axes = (*(held.axes if held else ()), *move.axes)
+        first = min(map(wanted.axes.index, axes))
+        outer = wanted.outer(first + len(axes), mesh)
+        assert outer is not None
+        dims[into] = outer.minor(first, mesh)
     return Sharding(tuple(dims), partial)

@@ -5,37 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from .axes import Part, merged, name_of, overlap, part_of, refined
 from .errors import ShardingError
+
+NETWORK = "network"
+"""The name of the link between hosts in hardware profiles."""
 
 
 class Mesh:
     """Workers arranged in a grid with named axes, the first axis major.
 
     ``Mesh(dp=2, tp=4)`` has 8 workers; worker 5 has coordinates ``{"dp": 1, "tp": 1}``.
-    ``Mesh(dp=2, tp=4, links={"dp": "network"})``: its two hosts hold 4 workers each. `links` gives an axis a link of the hardware profile;
-    others run over the profile's own.
+    ``Mesh(dp=2, tp=4, hosts=2)``: they stand on two hosts, as many on each, so that `dp` crosses hosts and `tp` does not. `devices`
+    says which device each worker runs on, by rank; devices are numbered host by host, and without it worker r runs on device r.
+    ``Mesh(dp=2, tp=4, links={"dp": "ethernet"})``: `links` gives an axis a link of the hardware profile, by name (see `link`).
     """
 
-    def __init__(self, *, links: Mapping[str, str] | None = None, **axes: int) -> None:
+    def __init__(
+        self, *, links: Mapping[str, str] | None = None, hosts: int = 1, devices: Sequence[int] | None = None, **axes: int
+    ) -> None:
         if not axes:
             raise ShardingError("Mesh()", "a mesh needs at least one axis", "Write Mesh(tp=2), or pass mesh=2 to shard().")
         for name, size in axes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not _is_count(size):
                 raise ShardingError("Mesh", f"axis {name!r} has size {size!r}", "An axis size is a whole number of workers, 1 or more.")
         self.axes: dict[str, int] = dict(axes)
-        if links is not None and not isinstance(links, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ShardingError(
-                "Mesh", f"links is {links!r}", 'It maps axes to links: links={"dp": "network"}. No axis can have that name.'
-            )
-        for name, link in (links or {}).items():
-            if name not in axes:
-                raise ShardingError("Mesh", f"links names {name!r}, which is no axis", f"Its axes are {', '.join(map(repr, axes))}.")
-            if not isinstance(link, str) or not link:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise ShardingError("Mesh", f"the link of axis {name!r} is {link!r}", 'A link has a name, such as "network".')
-        self.links: dict[str, str] = {name: links[name] for name in axes if name in links} if links else {}
-        """Axis -> the name of what it runs over, where that is not the fastest link of a worker."""
+        self.links: dict[str, str] = _checked_links(links, self.axes)
+        """Axis -> the name of what it runs over, where that is said."""
+        if not _is_count(hosts) or self.size % hosts:
+            what = f"{self.size} workers cannot stand on {hosts!r} hosts, as many on each"
+            raise ShardingError("Mesh", what, "The number of hosts divides the number of workers.")
+        self.hosts = hosts
+        """The number of hosts."""
+        self.devices: tuple[int, ...] = tuple(range(self.size)) if devices is None else _checked_devices(devices, self.size)
+        """The number of the device that each worker runs on, by rank."""
+        self._crossing: dict[str, bool] = {}
 
     @classmethod
     def of(cls, mesh: Mesh | int) -> Mesh:
@@ -88,6 +94,35 @@ class Mesh:
             members.setdefault(tuple(self.index(rank, (name,)) for name in rest), []).append(rank)
         return [sorted(group, key=lambda rank: self.index(rank, names)) for group in members.values()]
 
+    def host(self, rank: int) -> int:
+        """The host on which worker `rank` stands: each has as many of the devices, in order of their numbers."""
+        self.coordinates(rank)  # there is such a worker
+        return self._places[self.devices[rank]] * self.hosts // self.size
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {device: place for place, device in enumerate(sorted(self.devices))}
+
+    def crosses_hosts(self, axis: str) -> bool:
+        """Whether workers of two hosts meet in a collective over `axis` (or a part of it, or several, ``"dp+tp"``)."""
+        found = self._crossing.get(axis)
+        if found is None:
+            found = self.hosts > 1 and any(len({self.host(rank) for rank in group}) > 1 for group in self.groups(axis))
+            self._crossing[axis] = found
+        return found
+
+    def link(self, axis: str) -> str:
+        """The name of what an axis (or a part of it) runs over: what `links` says, or the network where it crosses hosts.
+
+        Empty for the profile's own link between workers.
+        """
+        (part,) = self.parts(axis)
+        return self.links.get(part.base) or (NETWORK if self.crosses_hosts(axis) else "")
+
+    def is_slow(self, axis: str) -> bool:
+        """Whether an axis (or a part of it) runs between hosts, where a byte takes much longer than within one."""
+        return self.link(axis) == NETWORK or self.crosses_hosts(axis)
+
     def parts(self, *axes: str) -> list[Part]:
         """What these names mean, names joined by ``+`` one after the other."""
         found: list[Part] = []
@@ -113,12 +148,51 @@ class Mesh:
         whole = refined([Part(name, 1, size) for name, size in self.axes.items()], parts)
         return tuple(name_of(p, self.axes[p.base]) for p in whole if not any(overlap(p, q) for q in parts))
 
+    @cached_property
+    def _key(self) -> tuple[object, ...]:
+        return self._sizes, tuple(self.links.items()), self.hosts, self.devices
+
+    @cached_property
+    def _hash(self) -> int:
+        """Meshes are looked up all the time; their hash is worked out once."""
+        return hash(self._key)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mesh) and list(self.axes.items()) == list(other.axes.items()) and self.links == other.links
+        return isinstance(other, Mesh) and (self is other or self._key == other._key)
 
     def __hash__(self) -> int:
-        return hash(tuple(self.axes.items()))
+        return self._hash
+
+    def extras(self) -> dict[str, Any]:
+        """What was said of it besides the axes, as arguments of `Mesh`; what follows from the axes alone is left out."""
+        said = {"links": self.links, "hosts": self.hosts, "devices": list(self.devices)}
+        plain = {"links": {}, "hosts": 1, "devices": list(range(self.size))}
+        return {name: value for name, value in said.items() if value != plain[name]}
 
     def __repr__(self) -> str:
-        links = f", links={self.links}" if self.links else ""
-        return f"Mesh({', '.join(f'{name}={size}' for name, size in self.axes.items())}{links})"
+        return f"Mesh({', '.join(f'{name}={value}' for name, value in {**self.axes, **self.extras()}.items())})"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _checked_links(links: Mapping[str, str] | None, axes: Mapping[str, int]) -> dict[str, str]:
+    """`links` in the order of the axes."""
+    if links is not None and not isinstance(links, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ShardingError("Mesh", f"links is {links!r}", 'It maps axes to links: links={"dp": "network"}. No axis can have that name.')
+    for name, link in (links or {}).items():
+        if name not in axes:
+            raise ShardingError("Mesh", f"links names {name!r}, which is no axis", f"Its axes are {', '.join(map(repr, axes))}.")
+        if not isinstance(link, str) or not link:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError("Mesh", f"the link of axis {name!r} is {link!r}", 'A link has a name, such as "network".')
+    return {name: links[name] for name in axes if name in links} if links else {}
+
+
+def _checked_devices(devices: Sequence[int], workers: int) -> tuple[int, ...]:
+    found = tuple(devices) if isinstance(devices, Sequence) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
+    numbers = all(isinstance(d, int) and not isinstance(d, bool) and d >= 0 for d in found)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not numbers or len(set(found)) != workers or len(found) != workers:
+        way_out = f"It has a device for each of {workers} workers, numbers from 0 on, no two the same."
+        raise ShardingError("Mesh", f"devices is {devices!r}", way_out)
+    return found

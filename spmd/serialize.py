@@ -26,7 +26,7 @@ def loads(kind: type[T], text: str) -> T:
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Mesh):
-        return {**value.axes, **({"links": value.links} if value.links else {})}
+        return {**value.axes, **value.extras()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {"@": type(value).__name__, **{f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}}
     if isinstance(value, dict):

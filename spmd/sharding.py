@@ -86,6 +86,23 @@ class Split:
         workers = mesh.axis_size(*outer.axes)
         return Split(self.axes[count:], tuple(Segment(s.local(workers)) for s in outer.segments), self.symbolic)
 
+    def is_even(self, mesh: Mesh) -> bool:
+        """Whether every segment is known to fall into equal parts, whatever their unit."""
+        workers = mesh.axis_size(*self.axes)
+        return not self.symbolic and all(s.unit == 1 and s.size % workers == 0 for s in self.segments)
+
+    def minor(self, count: int, mesh: Mesh) -> Split:
+        """What the workers along the `count` major axes of an even split hold together: they have the same part of every piece."""
+        if not count:
+            return self
+        pieces = mesh.axis_size(*self.axes[:count])
+        return Split(self.axes[count:], tuple(Segment(s.size // pieces) for s in self.segments for _ in range(pieces)))
+
+    def outermost(self, count: int, mesh: Mesh) -> Split:
+        """How the workers along the `count` major axes of an even split deal out among them what `minor` says that they hold."""
+        rest = mesh.axis_size(*self.axes[count:])
+        return Split(self.axes[:count], tuple(Segment(s.size // rest) for s in self.segments))
+
     def at(self, size: int) -> Split:
         """The split of a dimension that turns out to have this size."""
         if not self.symbolic:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spmd import Plan
+from spmd import Link, Mesh, Plan, Profile
 from spmd.__main__ import main
 
 PROGRAMS = str(Path(__file__).with_name("programs.py"))
@@ -36,6 +36,17 @@ def test_one_name(capsys):
     assert out.splitlines()[-1].startswith("note: nothing is split: under profile 'cpu' ")
 
 
+def test_hosts_devices_and_a_profile_of_your_own(capsys, tmp_path):
+    profile, saved = tmp_path / "mine.json", tmp_path / "plan.json"
+    Profile("mine", 1e12, 1e11, 1e10, 1e-6, links={"network": Link(1e9, 1e-5)}).save(profile)
+    program = [PROGRAMS, "--module", "Mlp", "--mesh", "dp=2,tp=2", "--profile", str(profile)]
+    status, out, _ = explain(capsys, *program, "--hosts", "2", "--devices", "0,2,1,3", "--save", str(saved))
+    assert status == 0 and out.startswith("Mesh(dp=2, tp=2, hosts=2, devices=[0, 2, 1, 3]), profile mine, ")
+    assert Plan.load(saved).mesh == Mesh(dp=2, tp=2, hosts=2, devices=[0, 2, 1, 3])
+    profile.write_text("{}")
+    assert explain(capsys, *program)[2].startswith("error: Profile.from_json: the field 'name' is missing.")
+
+
 def test_sizes_and_a_number_of_workers(capsys):
     status, out, _ = explain(capsys, PROGRAMS, "--module", "Two", "--mesh", "2", "--size", "n=6", "--name", "second.x")
     assert status == 0 and "float32 n x 16, whole on 2 workers: 384 bytes of 384" in out
@@ -52,6 +63,9 @@ def test_sizes_and_a_number_of_workers(capsys):
         ([*MLP[:3], "--mesh", "tp"], "--mesh tp: 'tp' is no new NAME=N. Write --mesh dp=2,tp=4."),
         ([*MLP[:3], "--mesh", "tp=2,tp=2"], "--mesh tp=2,tp=2: 'tp=2' is no new NAME=N."),
         ([*MLP, "--link", "dp=network"], "Mesh: links names 'dp', which is no axis. Its axes are 'tp'."),
+        ([*MLP, "--hosts", "3"], "Mesh: 2 workers cannot stand on 3 hosts, as many on each."),
+        ([*MLP, "--devices", "0"], "Mesh: devices is [0]. It has a device for each of 2 workers"),
+        ([*MLP, "--profile", "nowhere.json"], "nowhere.json: No such file or directory"),
         ([*MLP, "--link", "tp"], "--link tp: it is no AXIS=NAME. Write --link dp=network."),
         ([*MLP, "--size", "n"], "--size n: 'n' is no new NAME=N. Write --size batch=1."),
         ([*MLP, "--spec", "w1"], "--spec 'w1': it is no PATTERN=P(...). Write --spec 'w1=P(\"tp\", None)'."),

@@ -46,6 +46,12 @@ def test_trees_of_any_depth_come_back(tree, number):
     assert dumps(back) == text
 
 
+def test_meshes_come_back_with_all_that_was_said_of_them():
+    for mesh in (Mesh(tp=2), Mesh(dp=2, tp=2, hosts=2, links={"tp": "pcie"}), Mesh(dp=2, tp=2, hosts=2, devices=[0, 2, 1, 3])):
+        assert loads(Everything, dumps(Everything(mesh, ()))).mesh == mesh
+    assert json.loads(dumps(Everything(mesh, ())))["mesh"] == {"dp": 2, "tp": 2, "hosts": 2, "devices": [0, 2, 1, 3]}
+
+
 def test_the_text_is_plain_json_in_the_order_of_the_fields():
     raw = json.loads(dumps(Everything(Mesh(tp=2), (Leaf("a"),))))
     assert list(raw) == ["@", "mesh", "tree", "pairs", "leaves", "number"]

@@ -123,7 +123,7 @@ class Backend(ABC):
         """The communicator of a worker of this process. Called once, in the worker's own thread."""
 
     def device(self, rank: int) -> Any:
-        """The device that worker `rank` runs on."""
+        """The device that worker `rank` runs on: number ``mesh.devices[rank]``, where there are several. Threads share the CPU."""
         return tvm_ffi.device("cpu", 0)
 
     def begin(self) -> None:  # noqa: B027 -- a default: nothing to do

@@ -56,8 +56,9 @@ class Profile:
         found = self.links.get(name) or self.links.get("*")
         if found is None:
             known = f"It has {', '.join(map(repr, self.links))}" if self.links else "It has one link, which needs no name"
-            way_out = f'{known}; add one with dataclasses.replace(profile, links={{"{name}": spmd.Link(bandwidth, latency)}}).'
-            raise ShardingError(f"profile {self.name!r}", f"there is no link {name!r}, which the mesh names", way_out)
+            added = f'{{**profile.links, "{name}": spmd.Link(bandwidth, latency)}}'
+            way_out = f"{known}; add one with dataclasses.replace(profile, links={added})."
+            raise ShardingError(f"profile {self.name!r}", f"there is no link {name!r}, which the mesh runs over", way_out)
         return found
 
     def to_json(self) -> str:

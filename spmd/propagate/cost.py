@@ -42,11 +42,12 @@ class Cost:
         """Whether that is asked for, and not just what the profile has."""
         self.guessed: dict[str, None] = {}
         """Symbolic sizes that `sizes` does not have."""
-        self._links = {axis: profile.link(mesh.links.get(axis, "")) for axis in mesh.axes}
         self._link_of: dict[str, Link] = {}
         self._shapes: dict[Value, tuple[int, ...]] = {}
         self._items: dict[str, int] = {"": 0}
         self._conversions: dict[tuple[Any, ...], float] = {}
+        for axis in mesh.axes:  # what the profile lacks is an error before anything is planned
+            self.link(axis)
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The planning shape of a value."""
@@ -156,10 +157,10 @@ class Cost:
         return link.latency + held * factor.get(kind, (workers - 1) / workers) / link.bandwidth
 
     def link(self, axis: str) -> Link:
-        """What an axis runs over; several joined run as slowly as the slowest of them."""
+        """What an axis or a part of one runs over; several joined run as slowly as the slowest of them."""
         found = self._link_of.get(axis)
         if found is None:
-            links = [self._links[part.base] for part in self.mesh.parts(axis)]
+            links = [self.profile.link(self.mesh.link(single)) for single in axis.split("+")]
             found = Link(min(link.bandwidth for link in links), max(link.latency for link in links))
             self._link_of[axis] = found
         return found

@@ -63,9 +63,25 @@ def test_axes_joined_run_over_the_slowest_of_their_links():
     assert cost.exchange_time("permute", "host+gpu", 10**8) == pytest.approx(8e-6 + 1e8 / 30e9)
 
 
+def test_what_crosses_hosts_runs_over_the_network():
+    network, own = Link(30e9, 8e-6), Link(300e9, 5e-6)
+    cost = Cost(Mesh(dp=2, tp=4, hosts=2), HOSTS)
+    assert (cost.link("dp"), cost.link("tp"), cost.link("dp+tp")) == (network, own, network)
+    cost = Cost(Mesh(dp=2, tp=4, hosts=2, devices=[0, 4, 1, 5, 2, 6, 3, 7]), HOSTS)
+    assert (cost.link("dp"), cost.link("tp"), cost.link("tp(1)2"), cost.link("tp(2)2")) == (own, network, own, network)
+    cost = Cost(Mesh(tp=8, hosts=2), HOSTS)
+    assert (cost.link("tp"), cost.link("tp(1)2"), cost.link("tp(2)4"), cost.link("tp(1)2+tp(2)4")) == (network, network, own, network)
+
+
+def test_hosts_need_a_network():
+    with pytest.raises(ShardingError, match=r"profile 'alone': there is no link 'network'.*links=\{\*\*profile\.links, .network"):
+        spmd.plan(Mlp, Mesh(tp=4, hosts=2), profile=Profile("alone", 300e12, 2e12, 300e9, 5e-6))
+
+
 def test_a_link_that_the_profile_lacks_is_refused_before_anything_is_planned():
     with pytest.raises(
-        ShardingError, match=r"profile 'hosts': there is no link 'ethernet', which the mesh names\. It has 'network'; add one"
+        ShardingError,
+        match=r"profile 'hosts': there is no link 'ethernet', which the mesh runs over\. It has 'network'; add one",
     ):
         spmd.plan(Mlp, Mesh(a=2, links={"a": "ethernet"}), profile=HOSTS)
 
@@ -103,6 +119,21 @@ def test_of_a_large_sum_a_quarter_crosses_the_network():
 
     assert most(None) == {"host": hidden, "gpu": hidden}
     assert most({"host": "network"}) == {"host": hidden // 4, "gpu": hidden}
+
+
+@pytest.mark.parametrize("mesh", [Mesh(dp=2, tp=2, hosts=2), Mesh(dp=2, tp=4, hosts=2)], ids=str)
+def test_a_large_sum_is_scattered_within_hosts_and_a_small_one_is_not(mesh):
+    """What 'large' means is the ratio of bytes and latencies; the product is 4 x 16 here, split over all workers."""
+    fast = Profile("fast", 1e12, 1e12, 1e12, 1e-12, links={"network": Link(1e9, 1e-12)})
+    specs = {"w1": P(None, ("dp", "tp")), "w2": P(("dp", "tp"), None)}
+    down = 4 * 16 * 4
+    collectives = assert_equivalent(Mlp, mesh, specs, profile=fast).plan.collectives
+    assert [(c.kind, c.axis, c.bytes) for c in collectives if c.value == "down" and "dp" in c.axis] == [
+        ("all_reduce", "dp", down // mesh.axes["tp"])
+    ]
+    slow = replace(fast, link_latency=1e-3, links={"network": Link(1e9, 1e-3)})
+    collectives = assert_equivalent(Mlp, mesh, specs, profile=slow).plan.collectives
+    assert [(c.kind, c.axis, c.bytes) for c in collectives] == [("all_reduce", "dp+tp", down)]
 
 
 def test_a_mesh_with_links_computes_what_one_without_does():

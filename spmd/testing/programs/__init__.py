@@ -44,9 +44,9 @@ def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = 
 
 
 def meshes(most: int = 4) -> st.SearchStrategy[Mesh]:
-    """Meshes of 2 to `most` workers: along one axis, ``tp``, or two, ``dp`` and ``tp``."""
+    """Meshes of 2 to `most` workers: along one axis, ``tp``, or two, ``dp`` and ``tp``, `dp` between hosts where it is shorter."""
     lines = [Mesh(tp=n) for n in range(2, most + 1)]
-    grids = [Mesh(dp=n, tp=m) for n in range(2, most // 2 + 1) for m in range(2, most // n + 1)]
+    grids = [Mesh(dp=n, tp=m, hosts=n if n < m else 1) for n in range(2, most // 2 + 1) for m in range(2, most // n + 1)]
     return st.sampled_from([*lines, *grids])
 
 
