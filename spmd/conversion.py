@@ -55,12 +55,16 @@ def _steps(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Step, ...] |
     used = dict.fromkeys((*source.axes(), *target.axes()))
     slow = frozenset(axis for axis in used if mesh.is_slow(axis))
     staged = 0 < len(slow) < len(used)
-    ways = tuple(_way(a, b, mesh, staged) for a, b in zip(source.dims, target.dims, strict=True))
-    path = find_path(ways, source.partial, left, tuple((axis, mesh.axis_size(axis)) for axis in used), slow if staged else frozenset())
+    ends = list(zip(source.dims, target.dims, strict=True))
+    split = [i for i, (a, b) in enumerate(ends) if a or b]  # the search is for these alone, and so the same for many shapes
+    ways = tuple([_way(*ends[i], mesh, staged) for i in split])
+    sizes = tuple([(axis, mesh.axis_size(axis)) for axis in used])
+    path = find_path(ways, source.partial, left, sizes, slow if staged else frozenset())
     if path is None:
         return None
     kinds, steps, now = dict(source.partial), [], source
-    for move in path:
+    for found in path:
+        move = Move(found.kind, found.axes, *(split[dim] if dim >= 0 else dim for dim in (found.dim, found.to_dim)))
         after = _after(now, target, move, mesh)
         reduce = kinds[move.axes[0]] if move.kind in ("all_reduce", "reduce_scatter") else ""
         steps.append(Step(move.kind, "+".join(mesh.canonical(move.axes)), now, after, move.dim, move.to_dim, reduce))
