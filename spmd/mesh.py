@@ -121,6 +121,8 @@ class Mesh:
 
     def is_slow(self, axis: str) -> bool:
         """Whether an axis (or a part of it) runs between hosts, where a byte takes much longer than within one."""
+        if self.hosts == 1 and not self.links:
+            return False
         return self.link(axis) == NETWORK or self.crosses_hosts(axis)
 
     def parts(self, *axes: str) -> list[Part]:
