@@ -1,6 +1,6 @@
 """spmd: the SPMD compiler for Apache TVM Relax."""
 
-from . import plans, testing
+from . import collectives, plans, testing, transform
 from .annotate import hint
 from .errors import ShardingError
 from .measure import measure
@@ -8,12 +8,13 @@ from .mesh import Mesh
 from .pipeline import ShardedModule, lower, plan, shard
 from .plan import Plan
 from .profile import Link, Profile
-from .propagate import rule
+from .propagate import Cost, Work, rule
 from .sharding import Sharding
 from .spec import P
 from .workers import workers
 
 __all__ = [
+    "Cost",
     "Link",
     "Mesh",
     "P",
@@ -22,6 +23,8 @@ __all__ = [
     "ShardedModule",
     "Sharding",
     "ShardingError",
+    "Work",
+    "collectives",
     "hint",
     "lower",
     "measure",
@@ -30,5 +33,6 @@ __all__ = [
     "rule",
     "shard",
     "testing",
+    "transform",
     "workers",
 ]

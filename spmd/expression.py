@@ -101,8 +101,9 @@ class Rule:
     """Call argument number -> the factors (``"h r"``) whose local sizes multiply to it."""
     kernels: str | None = None
     """Name of the cutter in `lower` that makes the local kernels of this call."""
-    work: Literal["full", "pointwise", "view"] = "full"
-    """What it costs: memory and arithmetic; arithmetic alone, as it is fused into what makes or reads it; nothing."""
+    work: str = "full"
+    """What it costs: memory and arithmetic ("full"); arithmetic alone, as it is fused into what makes or reads it ("pointwise"); nothing
+    ("view"). Any other name is as "full", but for a `Cost` of the user's that knows it."""
 
     @cached_property
     def factors(self) -> list[str]:

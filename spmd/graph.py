@@ -44,6 +44,11 @@ class Value:
     """By what each size can be divided, where symbolic sizes were said to be divisible."""
 
     @property
+    def path(self) -> str:
+        """Its name in plans and specs: of a weight its own, else ``function.name``."""
+        return self.name if self.role == "weight" else f"{self.function}.{self.name}"
+
+    @property
     def is_tensor(self) -> bool:
         """Whether it is a tensor, and not an object or a number."""
         return self.kind == "tensor"

@@ -12,14 +12,15 @@ from typing import Any
 import tvm
 
 from .annotate import Specs, annotate
+from .errors import ShardingError
 from .graph import Graph
 from .inline import inlined
 from .layout import Array
-from .lower import lower_graph, partition, told_by_shards
+from .lower import check_plan, lower_graph, partition, told_by_shards
 from .mesh import Mesh
 from .plan import Plan
 from .profile import Profile, profile_of
-from .propagate import Cost, build_graph, make_plan
+from .propagate import Cost, CostFactory, build_graph, make_plan
 from .propagate.divisible import planning_sizes
 
 _LOG = logging.getLogger("spmd")
@@ -51,17 +52,18 @@ def shard(
     sizes: Mapping[str, int] | None = None,
     divisible: Mapping[str, int] | None = None,
     memory: float | None = None,
+    cost: CostFactory = Cost,
 ) -> ShardedModule:
     """The program that each worker of `mesh` runs, for a whole-model Relax module written for one device. `mod` is not changed.
 
     `specs` maps patterns of names to `P` (see `annotate.Specs`); `profile` is the hardware whose predicted time is minimized;
     `sizes` gives symbolic sizes by name for that prediction (64 where it does not). `divisible` says by what symbolic sizes can be
     divided, by name: such dimensions may be split, and an argument that breaks the word is an error. `memory` is the most bytes that a
-    worker may hold, by default those of the profile.
+    worker may hold, by default those of the profile. `cost` is a subclass of `Cost` that says what takes how long.
     Raises `ShardingError` for bad specs and for modules that cannot be represented.
     """
     with _no_garbage_collection():
-        graph, decided = _planned(mod, mesh, specs, profile, sizes, divisible, memory)
+        graph, decided = _planned(mod, mesh, specs, profile, sizes, divisible, memory, cost)
         return ShardedModule(_lowered(graph, decided), decided)
 
 
@@ -74,15 +76,19 @@ def plan(
     sizes: Mapping[str, int] | None = None,
     divisible: Mapping[str, int] | None = None,
     memory: float | None = None,
+    cost: CostFactory = Cost,
 ) -> Plan:
     """The first half of `shard`: where each tensor lives, and why."""
     with _no_garbage_collection():
-        return _planned(mod, mesh, specs, profile, sizes, divisible, memory)[1]
+        return _planned(mod, mesh, specs, profile, sizes, divisible, memory, cost)[1]
 
 
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
-    """The second half of `shard`: the per-worker program of `mod` under `plan`."""
-    return _lowered(build_graph(inlined(mod), plan.divisible), plan)
+    """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module."""
+    with _no_garbage_collection():
+        graph = build_graph(inlined(mod), plan.divisible)
+        check_plan(graph, plan)
+        return _lowered(graph, plan)
 
 
 def _lowered(graph: Graph, plan: Plan) -> tvm.IRModule:
@@ -99,13 +105,16 @@ def _planned(
     sizes: Mapping[str, int] | None,
     divisible: Mapping[str, int] | None,
     memory: float | None,
+    cost: CostFactory,
 ) -> tuple[Graph, Plan]:
     """The graph of `mod` and its plan, whose notes are logged: what is replicated for want of a rule is never silent."""
-    cost = Cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
+    if not callable(cost):
+        raise ShardingError("cost", f"{cost!r} is made already, and for one mesh", "Pass the class, cost=MyCost.")
+    times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
     graph = build_graph(inlined(mod), divisible)
-    annotate(graph, cost.mesh, specs)
-    decided = make_plan(graph, cost)
-    decided.divisible = dict(divisible or {})
+    annotate(graph, times.mesh, specs)
+    decided = make_plan(graph, times)
+    decided.divisible, decided.profile = dict(divisible or {}), times.name
     for note in decided.notes:
         _LOG.warning(note)
     return graph, decided

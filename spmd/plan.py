@@ -194,6 +194,7 @@ class Plan:
     predicted: dict[str, float]
     """Function -> predicted seconds at the planning sizes."""
     profile: str
+    """The name of the profile, and of the class of the costs where it is a user's."""
     width: int
     """The elimination width; 2 or 3 for a language model."""
     notes: list[str] = field(default_factory=list[str])

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "spmd"
 STAGES = {"annotate", "propagate", "lower", "schedules", "collectives"}
-ABOVE = {"__init__", "__main__", "pipeline", "workers", "arguments", "measure", "plans", "testing"}
+ABOVE = {"__init__", "__main__", "pipeline", "workers", "arguments", "measure", "plans", "testing", "transform"}
 """What puts the stages together."""
 ALLOWED = {("lower", "collectives")}
 """Its vocabulary."""

@@ -1,4 +1,6 @@
-"""Every Python block of the README runs, one after another, and prints what the text block after it says; so do examples in docs/."""
+"""Every Python block of the README and of docs/extending.md runs, one after another, and prints what the text block after it says; so do
+the examples in docs/ that are written as at a prompt.
+"""
 
 import doctest
 import io
@@ -14,22 +16,25 @@ PREDICTED = re.compile(r"[\d.]+ us\b")
 """The cost model may change; the decisions shown may not."""
 
 
-def test_python_blocks_print_what_the_readme_says():
-    names: dict[str, object] = {"__name__": "readme"}
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "least"), [(README, 7), (README.parent / "docs" / "extending.md", 5)], ids=lambda p: getattr(p, "name", "")
+)
+def test_python_blocks_print_what_the_text_says(page, least):
+    names: dict[str, object] = {"__name__": page.stem}
+    text = page.read_text(encoding="utf-8")
     blocks = [(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(text)]
     printed, checked = None, 0
     for kind, body, line in blocks:
         if kind == "python":
             with redirect_stdout(io.StringIO()) as out:
-                exec(compile("\n" * (line - 1) + body, str(README), "exec"), names)
+                exec(compile("\n" * (line - 1) + body, str(page), "exec"), names)
             printed = out.getvalue()
         elif kind == "text" and printed:
             want, got = (PREDICTED.sub("... us", t) for t in (body, printed))
             checker = doctest.OutputChecker()
-            assert checker.check_output(want, got, doctest.ELLIPSIS), f"README.md, line {line}: it says\n{body}\nand prints\n{printed}"
+            assert checker.check_output(want, got, doctest.ELLIPSIS), f"{page.name}, line {line}: it says\n{body}\nand prints\n{printed}"
             printed, checked = None, checked + 1
-    assert checked >= 7
+    assert checked >= least
     assert not printed, f"nothing says what the last block prints:\n{printed}"
 
 

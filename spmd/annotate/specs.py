@@ -59,7 +59,7 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
 
 def value_names(graph: Graph) -> dict[str, Value]:
     """Every tensor that a spec can name, by that name: weights, inputs and values inside."""
-    return {_name(v): v for v in graph.values if v.is_tensor and v.role != "constant"}
+    return {v.path: v for v in graph.values if v.is_tensor and v.role != "constant"}
 
 
 def result_names(graph: Graph) -> dict[str, Value]:
@@ -106,16 +106,12 @@ def _hinted(node: Node, mesh: Mesh) -> None:
 
 def _want(value: Value, asked: Constraint, reason: str) -> None:
     if value.wanted is not None and value.wanted != asked:
-        raise ShardingError(_name(value), f"{value.reason}, and {reason}", "Keep one of them.")
+        raise ShardingError(value.path, f"{value.reason}, and {reason}", "Keep one of them.")
     value.wanted, value.reason = asked, reason
 
 
 def _whole(value: Value) -> Constraint:
     return Constraint.exactly(Sharding.replicated(len(value.shape)))
-
-
-def _name(value: Value) -> str:
-    return value.name if value.role == "weight" else f"{value.function}.{value.name}"
 
 
 def _results(path: str, tree: Tree[Value]) -> list[tuple[str, Value]]:

@@ -151,7 +151,7 @@ def make_backend(name: str, mesh: Mesh, timeout: float) -> Backend:
     factory = _FACTORIES.get(name)
     if factory is None:
         known = ", ".join(map(repr, _FACTORIES))
-        raise ShardingError("workers", f"there is no backend {name!r}", f"Known are {known}; register_backend adds one.")
+        raise ShardingError("workers", f"there is no backend {name!r}", f"Known are {known}; spmd.collectives.register_backend adds one.")
     if isinstance(factory, str):
         module, _, attribute = factory.partition(":")
         factory = getattr(import_module(module), attribute)

@@ -1,7 +1,8 @@
 """The program that each worker runs."""
 
+from .fits import check_plan
 from .lower import lower_graph
 from .partition import partition
 from .symbols import told_by_shards
 
-__all__ = ["lower_graph", "partition", "told_by_shards"]
+__all__ = ["check_plan", "lower_graph", "partition", "told_by_shards"]

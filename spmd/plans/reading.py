@@ -38,10 +38,6 @@ class Reading:
                 for i, value in enumerate(node.inputs):
                     self._uses.setdefault(value, []).append((node, i))
 
-    def name(self, value: Value) -> str:
-        """What specs call it."""
-        return value.name if value.role == "weight" else f"{value.function}.{value.name}"
-
     def is_table(self, weight: Value) -> bool:
         """Whether rows are taken from it, by number."""
         return any(node.op == "relax.take" and i == 0 for node, i in self._uses.get(weight, ()))

@@ -52,7 +52,7 @@ def sequence_parallel(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str
     before = len(found)
     for value in (v for n in norms for v in (n.inputs[0], n.outputs[0]) if v.role == "temporary" and len(v.shape) > 1):
         if value.shape[-2] != 1:
-            found[reading.name(value)] = P(*[None] * (len(value.shape) - 2), axis, None)
+            found[value.path] = P(*[None] * (len(value.shape) - 2), axis, None)
     if len(found) == before:
         why = "no norm has a sequence of more than one" if norms else f"the module has no {' and no '.join(_NORMS)}"
         raise ShardingError("sequence_parallel", why, "Write specs for the values between its blocks.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -27,8 +29,28 @@ _SLICE = 1e-9
 """A slice sends nothing; it costs just enough not to be made for nothing."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a worker does for one operator, without what it sends: all that the operator's time may depend on."""
+
+    kind: str
+    """`Rule.work`: "full", "pointwise", "view", or a name of your own that your rule gives it."""
+    flops: float
+    """Operations; a multiply-add counts two."""
+    bytes: int
+    """Read and written."""
+    dtype: str
+    """Of the first tensor that it takes; empty where it takes none."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Local shapes of the tensors that it takes, then of those that it makes."""
+
+
 class Cost:
-    """Times under a hardware profile, with `sizes` for symbolic dimensions by name."""
+    """Times under a hardware profile, with `sizes` for symbolic dimensions by name.
+
+    To plan by other times, pass a subclass as ``cost=`` that overrides `compute_time`, `exchange_time` or both. They must give the
+    same seconds for the same arguments: what is alike shares its time.
+    """
 
     def __init__(self, mesh: Mesh, profile: Profile, sizes: Mapping[str, int] | None = None, memory: float | None = None) -> None:
         self.mesh, self.profile, self.sizes = mesh, profile, dict(sizes or {})
@@ -48,6 +70,11 @@ class Cost:
         self._conversions: dict[tuple[Any, ...], float] = {}
         for axis in mesh.axes:  # what the profile lacks is an error before anything is planned
             self.link(axis)
+
+    @property
+    def name(self) -> str:
+        """What the times come from: the profile, and the class where it is not this one."""
+        return self.profile.name if type(self) is Cost else f"{self.profile.name} ({type(self).__name__})"
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The planning shape of a value."""
@@ -91,10 +118,11 @@ class Cost:
 
     def local_bytes(self, shape: tuple[int, ...], item: int, sharding: Sharding) -> int:
         """Bytes that a worker holds of a tensor in `sharding`."""
-        total = item
-        for size, split in zip(shape, sharding.dims, strict=True):
-            total *= size if split is None else self._held(size, split)
-        return total
+        return math.prod(self.local_shape(shape, sharding), start=item)
+
+    def local_shape(self, shape: tuple[int, ...], sharding: Sharding) -> tuple[int, ...]:
+        """What a worker holds of a tensor of the planning `shape`."""
+        return tuple([size if split is None else self._held(size, split) for size, split in zip(shape, sharding.dims, strict=True)])
 
     def _held(self, size: int, split: Split) -> int:
         return -(-size // self.mesh.axis_size(*split.axes)) if split.symbolic else split.local_size(self.mesh)
@@ -126,7 +154,7 @@ class Cost:
         steps = conversion(source, target, self.mesh)
         if steps is None:
             return INFEASIBLE
-        return sum(self.step_time(s, shape, item) for s in steps)
+        return self._checked(sum(self.step_time(s, shape, item) for s in steps), f"{source} -> {target}")
 
     def step_time(self, step: Step, shape: tuple[int, ...], item: int) -> float:
         """Ring algorithms: what each worker sends, over the link."""
@@ -166,24 +194,34 @@ class Cost:
         return found
 
     def operator(self, node: Node, strategy: Strategy) -> float:
-        """Roofline time of one operator under a strategy; views are free."""
-        rule = node.rule
-        splits = dict(strategy.splits)
+        """The time of one operator under a strategy, the collectives inside it among it."""
         sent = sum(self.exchange_time(*e) for e in self.exchanges(node, strategy))
-        if rule.work == "view":
-            return sent
-        work = float(self._factor_product(node, splits))
-        if rule.work == "pointwise":
-            return sent + work / (self.profile.flops / _VECTOR)
-        if rule.reduced and not rule.sparse:
-            work *= 2
-        moved = 0
+        return self._checked(sent + self.compute_time(self._work(node, strategy)), node.op)
+
+    def compute_time(self, work: Work) -> float:
+        """The time of an operator without what it sends. Roofline; views are free, what is pointwise is fused into its neighbours."""
+        if work.kind == "view":
+            return 0.0
+        if work.kind == "pointwise":
+            return work.flops / (self.profile.flops / _VECTOR)
+        return max(work.flops / self.profile.rate(work.dtype), work.bytes / self.profile.memory_bandwidth) + self.profile.kernel_latency
+
+    def _work(self, node: Node, strategy: Strategy) -> Work:
+        rule, moved = node.rule, 0
+        shapes: list[tuple[int, ...]] = []
         for i, (value, sharding) in enumerate(zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True)):
             if value.is_tensor:
-                held = self.local_bytes(self.shape(value), self.item_bytes(value), sharding)
-                moved += 0 if i in rule.sparse else held
-        rate = self.profile.rate(next((v.dtype for v in node.inputs if v.is_tensor), ""))
-        return sent + max(work / rate, moved / self.profile.memory_bandwidth) + self.profile.kernel_latency
+                shapes.append(self.local_shape(self.shape(value), sharding))
+                moved += 0 if i in rule.sparse else math.prod(shapes[-1], start=self.item_bytes(value))
+        each = 2 if rule.reduced and not rule.sparse and rule.work != "pointwise" else 1
+        flops = float(each * self._factor_product(node, dict(strategy.splits)))
+        return Work(rule.work, flops, moved, next((v.dtype for v in node.inputs if v.is_tensor), ""), tuple(shapes))
+
+    def _checked(self, seconds: float, what: str) -> float:
+        if 0 <= seconds < INFEASIBLE:
+            return seconds
+        way_out = "compute_time and exchange_time give seconds, 0 or more; 1000 of them keep the planner from what it can avoid."
+        raise ShardingError(f"cost {type(self).__name__}", f"{what} takes {seconds!r} seconds", way_out)
 
     def _factor_product(self, node: Node, splits: Mapping[str, Split]) -> int:
         """The size of the local iteration space."""
@@ -210,3 +248,7 @@ def _planning_sizes(cost: Cost, node: Node) -> dict[str, int]:
             if len(dim) == 1 and len(dim[0]) == 1:
                 sizes.setdefault(dim[0][0], cost.size(size))
     return sizes
+
+
+CostFactory = Callable[[Mesh, Profile, Mapping[str, int] | None, float | None], Cost]
+"""``Cost`` or a subclass of it: what makes the cost of one plan, from mesh, profile, sizes and memory."""

@@ -1,0 +1,82 @@
+"""Whether a plan is one for this module: passes may have changed the module since, or the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import zip_longest
+
+from ..errors import ShardingError
+from ..expression import Rule
+from ..graph import Function, Graph, Value, leaves
+from ..mesh import Mesh
+from ..plan import Choice, Leaf, Plan
+from ..strategy import Strategy, strategy_of
+
+_WAY_OUT = "Plan this module with spmd.plan()."
+
+
+def check_plan(graph: Graph, plan: Plan) -> None:
+    """Raise `ShardingError` unless the plan has the functions, arguments, results and operators of the graph, and each operator is
+    to run in a way that its rule allows. What is not checked again is whether there is a better plan.
+    """
+    if list(plan.functions) != list(graph.functions):
+        what = f"it is for the functions {list(plan.functions)}, the module has {list(graph.functions)}"
+        raise ShardingError("plan", what, _WAY_OUT)
+    allowed: set[Hashable] = set()
+    for name, function in graph.functions.items():
+        _check_signature(function, plan)
+        choices = plan.choices[name]
+        for node, choice in zip(function.nodes, choices, strict=False):
+            found, planned = _text(node.op, node.name, [v.path for v in node.inputs]), _text(choice.op, choice.name, choice.operands)
+            if found != planned:
+                raise _differs(name, planned, found)
+            key = (node.call_class, choice.splits, choice.inputs, choice.outputs, choice.partial_through)
+            if key not in allowed and not _allows(node.rule, choice, plan.mesh):
+                what = f"its rule does not allow {', '.join(map(str, choice.inputs))} -> {', '.join(map(str, choice.outputs))}"
+                raise ShardingError(f"plan for {name!r}: {node.op} {node.name!r}", what, _WAY_OUT)
+            allowed.add(key)
+        if len(choices) != len(function.nodes):
+            raise _differs(name, f"{len(choices)} operators", str(len(function.nodes)))
+
+
+def _check_signature(function: Function, plan: Plan) -> None:
+    planned = plan.functions[function.name]
+    if planned.num_input != function.num_input:
+        raise _differs(function.name, f"num_input {planned.num_input}", str(function.num_input))
+    assert function.result is not None
+    here = [_described(value) for value in leaves((*function.params, function.result))]
+    there = [_planned(leaf) for leaf in leaves((*planned.params, planned.outputs))]
+    for ours, theirs in zip_longest(here, there, fillvalue="nothing"):
+        if ours != theirs:
+            raise _differs(function.name, theirs, ours)
+
+
+def _differs(function: str, planned: str, found: str) -> ShardingError:
+    return ShardingError(f"plan for {function!r}", f"it has {planned} where the module has {found}", _WAY_OUT)
+
+
+def _described(value: Value) -> str:
+    shape = tuple(str(d if s is None else s) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
+    return _planned(Leaf(value.name, shape, value.dtype, None))
+
+
+def _planned(leaf: Leaf) -> str:
+    return f"{leaf.name!r}" + (f" {leaf.dtype}[{', '.join(map(str, leaf.shape))}]" if leaf.shape is not None else "")
+
+
+def _text(op: str, name: str, operands: Sequence[str]) -> str:
+    return f"{op} {name!r} of {', '.join(operands) or 'nothing'}"
+
+
+def _allows(rule: Rule, choice: Choice, mesh: Mesh) -> bool:
+    """Whether these shardings follow from the rule: `strategy_of` gives them again."""
+    if any(f not in rule.sizes or (rule.sizes[f] != split.size and not split.symbolic) for f, split in choice.splits):
+        return False
+    terms: dict[str, tuple[int, ...]] = {}
+    for i, sharding in enumerate(choice.inputs):
+        for axis, _ in sharding.partial:
+            terms[axis] = (*terms.get(axis, ()), i)
+    if any(given not in rule.linear for given in terms.values()):
+        return False
+    decided = Strategy(choice.splits, choice.inputs, choice.outputs, choice.partial_through)
+    return strategy_of(rule, dict(choice.splits), mesh, terms) == decided

@@ -1,0 +1,117 @@
+"""Plans that are lowered later: those of a module fit it, as they are and from a file; what has changed since is said, not lowered."""
+
+from dataclasses import replace
+
+import pytest
+import tvm
+from hypothesis import given
+from hypothesis import strategies as st
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+import spmd
+from spmd import Mesh, P, Plan, Sharding, ShardingError
+from spmd.propagate.rules import registry
+from spmd.testing import FREE_LINKS
+from spmd.testing.programs import SIZES, meshes, programs, specs
+from tests.models.mlc_llama import TINY, mlc_llama
+from tests.programs import Two
+
+
+@I.ir_module
+class Terms:
+    """Partial sums go through the sum of two products."""
+
+    @R.function
+    def main(x: R.Tensor((4, 16), "float32"), v: R.Tensor((16, 8), "float32"), w: R.Tensor((16, 8), "float32")):
+        with R.dataflow():
+            y = R.matmul(x, v)
+            z = R.matmul(x, w)
+            both = R.add(y, z)
+            R.output(both)
+        return both
+
+
+@I.ir_module
+class Square:
+    """A product, and its rows sorted."""
+
+    @R.function
+    def main(x: R.Tensor((8, 8), "float32"), w: R.Tensor((8, 8), "float32")):
+        with R.dataflow():
+            y = R.matmul(x, w)
+            z = R.sort(y, axis=1)
+            R.output(z)
+        return z
+
+
+ROWS = {"main.x": P("tp", None), "main.w": P(None, None), "main.return": P("tp", None)}
+PROGRAMS = {
+    "two functions": (Two, Mesh(tp=3), {"w": P("tp", None)}, {}),
+    "sums let through": (Terms, Mesh(dp=2, tp=2), {"main.v": P(("dp", "tp"), None), "main.w": P(("dp", "tp"), None)}, {}),
+    "symbolic sizes": (Two, Mesh(tp=2), {"second.x": P("tp", None), "second.return[0]": P("tp", None)}, {"divisible": {"n": 2}}),
+    "a cache and kernels": (mlc_llama(TINY, "q4f16_1", layers=1)[0], Mesh(tp=2), None, {"profile": FREE_LINKS}),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_plan_fits_its_module_whether_saved_or_not(name):
+    mod, mesh, specs, options = PROGRAMS[name]
+    sharded = spmd.shard(mod, mesh, specs, **options)
+    assert any(c.splits or c.partial_through for choices in sharded.plan.choices.values() for c in choices)
+    for plan in (sharded.plan, Plan.from_json(sharded.plan.to_json())):
+        tvm.ir.assert_structural_equal(spmd.lower(mod, plan), sharded.mod)
+
+
+def test_sums_let_through_are_among_them():
+    mod, mesh, specs, _ = PROGRAMS["sums let through"]
+    assert spmd.plan(mod, mesh, specs).choices["main"][-1].partial_through == (0, 1)
+
+
+@given(st.data())
+def test_plans_of_random_programs_fit(data):
+    mod, mesh = data.draw(programs(functions=2)), data.draw(meshes())
+    sharded = spmd.shard(mod, mesh, data.draw(specs(mod, mesh)), profile=FREE_LINKS, sizes=SIZES)
+    tvm.ir.assert_structural_equal(spmd.lower(mod, sharded.plan), sharded.mod)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("axis=1", "axis=0", r"plan for 'main': relax\.sort 'z': its rule does not allow \[tp, -\] -> \[tp, -\]\. Plan this module"),
+        ("R.matmul(x, w", "R.matmul(w, x", r"it has relax\.matmul 'y' of main\.x, main\.w where the module has .* of main\.w, main\.x\."),
+        ("R.sort(y, axis=1, descending=False)", "R.nn.relu(y)", r"relax\.sort 'z' of main\.y where the module has relax\.nn\.relu 'z' of"),
+        ("float32", "float64", r"plan for 'main': it has 'x' float32\[8, 8\] where the module has 'x' float64\[8, 8\]"),
+        ("(z)\n        return z", "(y)\n        return y", r"it has 'z' float32\[8, 8\] where the module has 'y' float32\[8, 8\]"),
+        ("with R.data", 'R.func_attr({"num_input": 1})\n        with R.data', r"it has num_input None where the module has 1\."),
+    ],
+    ids=["attribute", "operands", "operator", "arguments", "result", "weights"],
+)
+def test_a_module_that_has_changed_is_refused(before, after, said):
+    text = Square.script()
+    assert before in text
+    changed = tvm.script.from_source(text.replace(before, after))
+    with pytest.raises(ShardingError, match=said):
+        spmd.lower(changed, spmd.plan(Square, 2, ROWS))
+
+
+def test_what_no_plan_decides_on_may_change():
+    plan = spmd.plan(Square, 2, ROWS)
+    changed = Square.with_attr("made_by", "me")
+    assert spmd.lower(changed, plan).attrs["made_by"] == "me"
+
+
+def test_a_choice_that_is_wrong_is_refused():
+    plan = spmd.plan(Square, 2, ROWS)
+    whole = Sharding.replicated(2)
+    plan.choices["main"][1] = replace(plan.choices["main"][1], outputs=(whole,))
+    with pytest.raises(ShardingError, match=r"relax\.sort 'z': its rule does not allow \[tp, -\] -> \[-, -\]"):
+        spmd.lower(Square, plan)
+
+
+def test_a_rule_that_has_changed_is_refused(monkeypatch):
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    plan = spmd.plan(Square, 2, ROWS)
+    spmd.rule("relax.matmul")(lambda op: op.bind("m k, k n -> m n", whole="m"))
+    with pytest.raises(ShardingError, match=r"relax\.matmul 'y': its rule does not allow \[tp, -\], \[-, -\] -> \[tp, -\]"):
+        spmd.lower(Square, plan)
