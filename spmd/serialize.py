@@ -7,11 +7,14 @@ import json
 import sys
 import types
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ForwardRef, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from .errors import ShardingError
 from .mesh import Mesh
 
 T = TypeVar("T")
+_WAY_OUT = "Write it again with this version."
 
 
 def dumps(value: Any) -> str:
@@ -20,8 +23,15 @@ def dumps(value: Any) -> str:
 
 
 def loads(kind: type[T], text: str) -> T:
-    """The dataclass `kind` that `dumps` wrote."""
-    return _decode(kind, json.loads(text), {})
+    """The dataclass `kind` that `dumps` wrote. A field that the text lacks, as it is newer, has its default.
+
+    Raises `ShardingError` for a text that is none of it.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise ShardingError(kind.__name__, f"the text is no JSON ({error})", _WAY_OUT) from error
+    return _decode(kind, raw, {})
 
 
 def _encode(value: Any) -> Any:
@@ -42,8 +52,15 @@ def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
     if kind is Mesh:
         return Mesh(**raw)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints, names = get_type_hints(kind), vars(sys.modules[kind.__module__])
-        return kind(**{f.name: _decode(hints[f.name], raw[f.name], names) for f in dataclasses.fields(kind) if f.init})
+        known = _fields(kind)
+        if not isinstance(raw, dict) or not {"@", *known} >= raw.keys():
+            unknown = ", ".join(repr(key) for key in raw if key not in ("@", *known)) if isinstance(raw, dict) else repr(raw)
+            raise ShardingError(kind.__name__, f"the text has {unknown}, which it does not know", _WAY_OUT)
+        missing = [name for name, (_, needed) in known.items() if needed and name not in raw]
+        if missing:
+            raise ShardingError(kind.__name__, f"the text has no {missing[0]!r}", _WAY_OUT)
+        names = vars(sys.modules[kind.__module__])
+        return kind(**{name: _decode(hint, raw[name], names) for name, (hint, _) in known.items() if name in raw})
     if origin in (Union, types.UnionType):
         return None if raw is None else _decode(_member(args, raw), raw, names)
     if origin is tuple:
@@ -53,6 +70,17 @@ def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
     if origin is dict:
         return {k: _decode(args[1], v, names) for k, v in raw.items()}
     return [_decode(args[0], r, names) for r in raw] if origin is list else raw
+
+
+@lru_cache
+def _fields(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
+    """The type of each field that a constructor takes, and whether it must."""
+    hints = get_type_hints(kind)
+    return {
+        f.name: (hints[f.name], f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
+        for f in dataclasses.fields(kind)
+        if f.init
+    }
 
 
 def _member(members: tuple[Any, ...], raw: Any) -> Any:

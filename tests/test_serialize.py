@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spmd.errors import ShardingError
 from spmd.mesh import Mesh
 from spmd.serialize import dumps, loads
 
@@ -50,6 +53,19 @@ def test_meshes_come_back_with_all_that_was_said_of_them():
     for mesh in (Mesh(tp=2), Mesh(dp=2, tp=2, hosts=2, links={"tp": "pcie"}), Mesh(dp=2, tp=2, hosts=2, devices=[0, 2, 1, 3])):
         assert loads(Everything, dumps(Everything(mesh, ()))).mesh == mesh
     assert json.loads(dumps(Everything(mesh, ())))["mesh"] == {"dp": 2, "tp": 2, "hosts": 2, "devices": [0, 2, 1, 3]}
+
+
+def test_newer_fields_have_their_defaults_and_strange_texts_are_errors():
+    raw = json.loads(dumps(Everything(Mesh(tp=2), (), number=1.0)))
+    assert loads(Everything, json.dumps({k: v for k, v in raw.items() if k not in ("pairs", "number")})) == Everything(Mesh(tp=2), ())
+    for text, what in (
+        (json.dumps({k: v for k, v in raw.items() if k != "tree"}), "Everything: the text has no 'tree'"),
+        (json.dumps({**raw, "colour": 1}), "Everything: the text has 'colour', which it does not know"),
+        ("[1]", "Everything: the text has [1], which it does not know"),
+        ("{", "Everything: the text is no JSON"),
+    ):
+        with pytest.raises(ShardingError, match=re.escape(what)):
+            loads(Everything, text)
 
 
 def test_the_text_is_plain_json_in_the_order_of_the_fields():
