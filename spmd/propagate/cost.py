@@ -46,6 +46,7 @@ class Cost:
         self._link_of: dict[str, Link] = {}
         self._shapes: dict[Value, tuple[int, ...]] = {}
         self._items: dict[str, int] = {"": 0}
+        self._bytes: dict[tuple[tuple[int, ...], int, Sharding], int] = {}
         self._conversions: dict[tuple[Any, ...], float] = {}
 
     def shape(self, value: Value) -> tuple[int, ...]:
@@ -90,10 +91,14 @@ class Cost:
 
     def local_bytes(self, shape: tuple[int, ...], item: int, sharding: Sharding) -> int:
         """Bytes that a worker holds of a tensor in `sharding`."""
-        total = item
-        for size, split in zip(shape, sharding.dims, strict=True):
-            total *= size if split is None else self._held(size, split)
-        return total
+        key = (shape, item, sharding)
+        found = self._bytes.get(key)
+        if found is None:
+            found = item
+            for size, split in zip(shape, sharding.dims, strict=True):
+                found *= size if split is None else self._held(size, split)
+            self._bytes[key] = found
+        return found
 
     def _held(self, size: int, split: Split) -> int:
         return -(-size // self.mesh.axis_size(*split.axes)) if split.symbolic else split.local_size(self.mesh)
