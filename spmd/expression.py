@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -161,7 +161,7 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
             len(shape) - len(spec) + 1
             for ss, hs in zip(specs, shapes, strict=True)
             for spec, shape in zip(ss, hs, strict=True)
-            if spec[:1] == ["..."]
+            if spec[:1] == ("...",)
         ),
         default=0,
     )
@@ -187,8 +187,9 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
     return Rule(bound[0], bound[1], known, **details)
 
 
-def _parse(text: str, where: str) -> list[Any]:
-    """``"...m (h d)"`` -> ``["...", ((m,),), ((h, d),)]``."""
+@lru_cache(maxsize=1 << 12)
+def _parse(text: str, where: str) -> tuple[Any, ...]:
+    """``"...m (h d)"`` -> ``("...", ((m,),), ((h, d),))``."""
     dims: list[Any] = []
     tokens: list[str] = []
     at = 0
@@ -231,16 +232,16 @@ def _parse(text: str, where: str) -> list[Any]:
         raise ShardingError(f"rule {where!r}", f"a bracket of {text.strip()!r} is not closed") from None
     if "..." in dims[1:]:
         raise ShardingError(f"rule {where!r}", "'...' stands in the middle", "It may only lead.")
-    return dims
+    return tuple(dims)
 
 
-def _expand(spec: list[Any], shape: Shape, batch: int, text: str) -> Spec:
-    if spec[:1] == ["..."]:
+def _expand(spec: tuple[Any, ...], shape: Shape, batch: int, text: str) -> Spec:
+    if spec[:1] == ("...",):
         extra = len(shape) - len(spec) + 1
-        spec = [*(((f"_{batch - extra + i}",),) for i in range(extra)), *spec[1:]]
+        spec = (*(((f"_{batch - extra + i}",),) for i in range(extra)), *spec[1:])
     if len(spec) != len(shape):
         raise ShardingError(f"rule {text!r}", f"a tensor of {len(shape)} dimensions stands where the rule has {len(spec)}")
-    return tuple(spec)
+    return spec
 
 
 def _solve(dims: list[tuple[Dim, Size]], known: dict[str, Size], text: str) -> None:
@@ -252,7 +253,9 @@ def _solve(dims: list[tuple[Dim, Size]], known: dict[str, Size], text: str) -> N
                 known[name] = size
             elif known[name] != size and None not in (known[name], size) and not (size == 1 and name.startswith("_")):
                 raise ShardingError(f"rule {text!r}", f"factor {name!r} has the sizes {known[name]} and {size}")
-    for _ in range(len(dims)):
+    before = -1
+    while len(known) > before:
+        before = len(known)
         for dim, size in dims:
             missing = [f for piece in dim for f in piece if f not in known]
             if len(dim) == 1 and len(missing) == 1 and size is not None:

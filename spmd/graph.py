@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -32,6 +32,8 @@ class Value:
     """"tensor", "object" (a KV cache) or "other" (a shape, a number: the same on every worker)."""
     role: str
     """"input", "weight", "constant" or "temporary"."""
+    type_class: int
+    """Values of one class have equal `dims` and dtypes."""
     wanted: Constraint | None = None
     """A hard constraint."""
     reason: str = ""
@@ -102,13 +104,9 @@ class Graph:
     """Every value once; a weight shared by functions is one value."""
 
 
-def leaves(tree: Tree[T]) -> Iterator[T]:
+def leaves(tree: Tree[T]) -> list[T]:
     """The leaves of a tree, in order."""
-    if isinstance(tree, tuple):
-        for part in tree:
-            yield from leaves(part)
-    else:
-        yield tree
+    return [leaf for part in tree for leaf in leaves(part)] if isinstance(tree, tuple) else [tree]
 
 
 def map_tree(tree: Tree[T], function: Callable[[T], Any]) -> Any:

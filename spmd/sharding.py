@@ -145,6 +145,7 @@ class Sharding:
         return hash((self.dims, self.partial))
 
     @classmethod
+    @lru_cache(maxsize=64)
     def replicated(cls, rank: int) -> Sharding:
         """Every worker holds the whole value."""
         return cls((None,) * rank)
@@ -153,6 +154,11 @@ class Sharding:
     def is_replicated(self) -> bool:
         """Whether every worker holds the whole value."""
         return not self.partial and all(d is None for d in self.dims)
+
+    @cached_property
+    def is_symbolic(self) -> bool:
+        """Whether it splits a size that is known only when the program runs."""
+        return any(d is not None and d.symbolic for d in self.dims)
 
     def axes(self) -> tuple[str, ...]:
         """Every mesh axis that this sharding uses."""
@@ -168,7 +174,7 @@ class Sharding:
 
     def at(self, shape: tuple[int, ...]) -> Sharding:
         """The placement of a tensor that turns out to have this shape."""
-        if not any(d is not None and d.symbolic for d in self.dims) or len(shape) != len(self.dims):
+        if not self.is_symbolic or len(shape) != len(self.dims):
             return self
         return Sharding(tuple(d and d.at(size) for d, size in zip(self.dims, shape, strict=True)), self.partial)
 

@@ -91,10 +91,14 @@ def splits_from(spec: Spec, sharding: Sharding, rule: Rule, mesh: Mesh) -> dict[
         segments = list(split.segments)
         for piece in dim:
             total = _product(piece, rule)
+            if total is None:
+                return None
             taken: list[Segment] = []
-            while segments and total is not None and sum(s.size for s in taken) < total:
+            held = 0
+            while segments and held < total:
                 taken.append(segments.pop(0))
-            if total is None or sum(s.size for s in taken) != total:
+                held += taken[-1].size
+            if held != total:
                 return None
             factors = _factor_splits(piece, tuple(taken), split.axes, rule, mesh)
             if factors is None or any(found.setdefault(f, s) != s for f, s in factors.items()):

@@ -34,6 +34,10 @@ class _Template:
     types: list[Any]
     replaced: dict[int, Any]
     """Arguments by number, where the local call has others."""
+    tensors: bool = False
+    """Whether the arguments are the operands, as they are."""
+    zero: list[int] | None = None
+    """The operands whose padding must be zero for that of the result to be; None where it is not even then."""
 
 
 class CallLowering:
@@ -62,18 +66,13 @@ class CallLowering:
         splits = dict(choice.splits)
         if splits:
             taken = self._masked(into, node, splits, choice, taken)
-        zero = _zero_out(node.rule, splits, taken, self.mesh)
-        binding, call = node.binding, node.binding.value
-        operands = iter([t.expr for t in taken])
         if node.op == "relax.spmd.hint":
             return taken[0].expr, taken[0].zero
-        if isinstance(binding, relax.MatchCast) and not (len(node.inputs) == len(node.outputs) == 1):  # of a shape, or of a tuple
-            return into.bb.match_cast(into.substitute(binding.value, operands), binding.ty), False
-        if isinstance(binding, relax.MatchCast):
-            shape = local_dims(node.outputs[0].dims, choice.outputs[0], self.mesh)
-            return into.bb.match_cast(taken[0].expr, relax.TensorType(shape, node.outputs[0].dtype)), taken[0].zero
+        if isinstance(node.binding, relax.MatchCast):
+            return self._match_cast(into, node, choice, taken)
+        call = node.binding.value
         if not isinstance(call, tvm.ir.Call):
-            return into.emit(self._carried_expr(into, call, node, operands)), False
+            return into.emit(self._carried_expr(into, call, node, iter([t.expr for t in taken]))), False
         key = (node.call_class, choice.splits, choice.inputs, choice.outputs)
         template = self.templates.get(key)
         if template is None:
@@ -85,11 +84,21 @@ class CallLowering:
                 "number": lambda expr: into.others.get(expr, expr),
             }
             return run_form(template.form, into.emit, node, choice, [t.expr for t in taken], self.mesh, **context), False
-        args = self._args(into, node, choice, operands, template.replaced)
+        args = [t.expr for t in taken]
+        if not template.tensors:
+            args = self._args(into, node, choice, iter(args), template.replaced)
+        zero = template.zero is not None and all(taken[i].zero for i in template.zero)
         op = call.op
         if isinstance(op, tvm.ir.GlobalVar):
             op = self.global_var(op)
         return into.bb.emit(tvm.ir.Call(op, args, template.attrs, template.types), node.name), zero
+
+    def _match_cast(self, into: FunctionLowering, node: Node, choice: Choice, taken: list[Local]) -> tuple[Any, bool]:
+        binding = node.binding
+        if not (len(node.inputs) == len(node.outputs) == 1):  # of a shape, or of a tuple
+            return into.bb.match_cast(into.substitute(binding.value, iter([t.expr for t in taken])), binding.ty), False
+        shape = local_dims(node.outputs[0].dims, choice.outputs[0], self.mesh)
+        return into.bb.match_cast(taken[0].expr, relax.TensorType(shape, node.outputs[0].dtype)), taken[0].zero
 
     def _template(self, node: Node, choice: Choice, call: Any, splits: Mapping[str, Split]) -> _Template:
         rule = node.rule
@@ -110,7 +119,9 @@ class CallLowering:
             replaced[i] = relax.ShapeExpr(local_dims(node.outputs[output].dims, choice.outputs[output], self.mesh))
         if node.op in KERNEL_CALLS:
             replaced[0] = self._kernel(node, dict(splits))
-        return _Template(None, attrs, [self._local_type(node, choice, t) for t in call.ty_args], replaced)
+        tensors = not replaced and len(call.args) == len(node.inputs) and all(isinstance(a.ty, relax.TensorType) for a in call.args)
+        types = [self._local_type(node, choice, t) for t in call.ty_args]
+        return _Template(None, attrs, types, replaced, tensors, _zero_from(rule, splits, self.mesh))
 
     def _masked(self, into: FunctionLowering, node: Node, splits: Mapping[str, Split], choice: Choice, taken: list[Local]) -> list[Local]:
         """What changes nothing over padding that a reduction would otherwise take in."""
@@ -199,15 +210,17 @@ def _holds(spec: Spec, factors: set[str]) -> bool:
     return any(f in factors for dim in spec for piece in dim for f in piece)
 
 
-def _zero_out(rule: Rule, splits: Mapping[str, Split], taken: list[Local], mesh: Mesh) -> bool:
-    """Whether the padding of an operator's result is zero."""
+def _zero_from(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> list[int] | None:
+    """The inputs whose padding must be zero for that of the result to be; None where it is not even then."""
     if not rule.zero:
-        return False
+        return None
+    found: list[int] = []
     for f, split in splits.items():
         if not split.is_padded(mesh) or f in rule.reduced:
             continue
-        holding = [local.zero for spec, local in zip(rule.inputs, taken, strict=True) if _holds(spec, {f})]
+        holding = [i for i, spec in enumerate(rule.inputs) if _holds(spec, {f})]
         # "any" too asks for all that hold the factor: what else lies in the padding may be infinite, and zero times that is NaN.
-        if not holding or not all(holding) or (rule.zero == "all" and len(holding) < len(rule.inputs)):
-            return False
-    return True
+        if not holding or (rule.zero == "all" and len(holding) < len(rule.inputs)):
+            return None
+        found += holding
+    return found

@@ -42,7 +42,7 @@ class FunctionLowering(Translation):
         self.held: MutableMapping[tuple[Value, Sharding], Local] = {}
         self.kept: MutableMapping[Value, Sharding] = {}
         self.dims: dict[Value, tuple[Any, ...]] = {}
-        """The global shapes of parameters, in the terms of this function."""
+        """The global shapes of parameters with symbolic sizes, in the terms of this function."""
         self.fields: dict[Value, tuple[Any, tuple[int, ...]]] = {}
         """Weights in a packed tuple that nothing has used yet."""
         self.delayed: dict[Value, Local] = {}
@@ -96,32 +96,32 @@ class FunctionLowering(Translation):
                 emit_if(self, node, choice, steps)
 
     def _param(self, param: Any, tree: Tree[Value]) -> Any:
-        def local(tree: Tree[Value], ty: Any) -> Any:
-            if isinstance(tree, tuple):
-                return relax.TupleType([local(t, f) for t, f in zip(tree, ty.fields, strict=True)])
-            if tree.kind == "tensor" and tree.dims:
-                # A weight's symbolic sizes are named by each function for itself.
-                self.dims[tree] = tuple(ty.shape.values)
-                return relax.TensorType(local_dims(self.dims[tree], self._kept(tree), self.mesh), tree.dtype)
-            return ty
-
-        made = relax.Var(param.name, local(tree, param.ty))
+        made = relax.Var(param.name, self._local_type(tree, param.ty))
         self.others[param] = made
-
-        def define(tree: Tree[Value], path: tuple[int, ...]) -> None:
-            if isinstance(tree, tuple):
-                for i, part in enumerate(tree):
-                    define(part, (*path, i))
-            elif tree.kind == "other":
-                pass
-            elif path:
-                self.fields[tree] = (made, path)
-                self.kept[tree] = self._kept(tree)
-            else:
-                self.hold(tree, Local(made, self._kept(tree), True))
-
-        define(tree, ())
+        self._define(tree, made, ())
         return made
+
+    def _local_type(self, tree: Tree[Value], ty: Any) -> Any:
+        if isinstance(tree, tuple):
+            return relax.TupleType([self._local_type(t, f) for t, f in zip(tree, ty.fields, strict=True)])
+        if tree.kind == "tensor" and tree.dims:
+            if None in tree.shape:  # A weight's symbolic sizes are named by each function for itself.
+                self.dims[tree] = tuple(ty.shape.values[:])
+            return relax.TensorType(local_dims(self.dims.get(tree, tree.dims), self._kept(tree), self.mesh), tree.dtype)
+        return ty
+
+    def _define(self, tree: Tree[Value], made: Any, path: tuple[int, ...]) -> None:
+        """`tree` is the field at `path` of the parameter `made`."""
+        if isinstance(tree, tuple):
+            for i, part in enumerate(tree):
+                self._define(part, made, (*path, i))
+        elif tree.kind == "other":
+            pass
+        elif path:
+            self.fields[tree] = (made, path)
+            self.kept[tree] = self._kept(tree)
+        else:
+            self.hold(tree, Local(made, self._kept(tree), True))
 
     def _kept(self, value: Value) -> Sharding:
         if value.role == "weight":
@@ -200,7 +200,7 @@ class FunctionLowering(Translation):
 
         By a reshape, a view: the word was checked when the arguments came, and TVM follows a match_cast of n to a term in n for ever.
         """
-        if not any(split is not None and split.symbolic for sharding in shardings for split in sharding.dims):
+        if not any(sharding.is_symbolic for sharding in shardings):
             return expr
         shape = local_dims(self.dims.get(value, value.dims), shardings[-1], self.mesh)
         if expr.ty.shape is not None and tvm_ffi.structural_equal(relax.ShapeExpr(shape), expr.ty.shape):

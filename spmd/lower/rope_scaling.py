@@ -12,8 +12,17 @@ from tvm import tirx
 Scaling = dict[str, Any]
 
 _INTERPOLATED = ("llama3", "llama4")
+_PLAIN = 4
+"""Constants in a kernel without scaling: base, scale, number of dimensions, -1."""
 _PROBE = {"factor": 7.0, "low_freq_factor": 3.0, "high_freq_factor": 5.0, "original_max_position_embeddings": 11}
 _USUAL_LOW = (1.0, 2.0, 4.0, 8.0, 0.5, 0.25)
+
+
+def looks_plain(kernel: tirx.PrimFunc, head_dim: int) -> bool:
+    """Whether all dimensions may well turn without scaling: that takes few constants, and no remainder by 2, which gptj takes."""
+    numbers = set(_constants(kernel, tirx.FloatImm))
+    by_two = any(isinstance(mod.b, tirx.IntImm) and int(mod.b) == 2 for mod in _found(kernel, tirx.FloorMod))
+    return head_dim in numbers and len(numbers) <= _PLAIN and not by_two
 
 
 def find_rope(
@@ -77,6 +86,10 @@ def _fits(constants: tuple[float, float, float]) -> Iterator[Scaling]:
 
 def _constants(kernel: tirx.PrimFunc, kind: type) -> list[float]:
     """The constants of this kind, in order."""
-    found: list[float] = []
-    tvm_ffi.structural_walk(kernel.body, [((kind,), lambda number: found.append(number.value))])
+    return [number.value for number in _found(kernel, kind)]
+
+
+def _found(kernel: tirx.PrimFunc, kind: type) -> list[Any]:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(kernel.body, [((kind,), found.append)])
     return found

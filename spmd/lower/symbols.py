@@ -24,11 +24,13 @@ def told_by_shards(graph: Graph, plan: Plan) -> tvm.IRModule | None:
 
     Raises `ShardingError` where parameters are split over different workers and none of them tells it.
     """
+    if not any(sharding.is_symbolic for sharding in (*plan.params.values(), *plan.values.values())):
+        return None
     changed: dict[Any, Any] = {}
     for name, function in graph.functions.items():
         source = graph.module[name]
         shapes, known = _signature(function, source, plan)
-        if any(split is not None and split.symbolic for _, sharding in shapes for split in sharding.dims):
+        if any(sharding.is_symbolic for _, sharding in shapes):
             bound = _multiples(shapes, known, plan, f"function {name!r}")
             if bound:
                 changed[graph.module.get_global_var(name)] = _written_by(source, bound)

@@ -25,7 +25,7 @@ class Translation:
         self.bb, self.name, self.calls = builder, name, calls
         self.others: dict[Any, Any] = {}
         """Shapes and numbers: the original variable -> the local one."""
-        self.bound = {b.var: b.value for b in bindings(source.body) if not isinstance(b.value, tvm.ir.Call | relax.If | relax.Function)}
+        self.bound: dict[Any, Any] = dict(_renamed(source.body))
         """Tuples and other names for values, by variable."""
 
     def emit(self, expr: Any) -> Any:
@@ -42,17 +42,16 @@ class Translation:
 
     def parts(self, expr: Any, var: Any) -> Iterator[Any]:
         """The tensors and objects in what was bound to `var`, and now is `expr`."""
+        return self._parts(expr, var.ty, expr, var)
 
-        def visit(part: Any, ty: Any) -> Iterator[Any]:
-            if isinstance(ty, relax.TupleType):
-                for i, field in enumerate(ty.fields[:]):
-                    yield from visit(self.bb.emit(relax.TupleGetItem(part, i)), field)
-            elif isinstance(ty, _LEAVES):
-                yield part
-            else:
-                self.others[var] = expr
-
-        yield from visit(expr, var.ty)
+    def _parts(self, part: Any, ty: Any, whole: Any, var: Any) -> Iterator[Any]:
+        if isinstance(ty, _LEAVES):
+            yield part
+        elif isinstance(ty, relax.TupleType):
+            for i, field in enumerate(ty.fields[:]):
+                yield from self._parts(self.bb.emit(relax.TupleGetItem(part, i)), field, whole, var)
+        else:
+            self.others[var] = whole
 
     def substitute(self, expr: Any, taken: Iterator[Any], kernels: Mapping[str, Any] | None = None) -> Any:
         """An argument of the original call with the local tensors, in order, in the place of the global ones.
@@ -71,15 +70,13 @@ class Translation:
             return kernels[expr.name_hint] if kernels and expr.name_hint in kernels else self.calls.global_var(expr)
         if isinstance(expr, tvm.ir.GenericConst) and isinstance(expr.ty, relax.TensorType):
             return next(taken)
-        if not isinstance(expr, _NAMES):
-            return expr
+        return self._filled(expr.ty, expr, taken) if isinstance(expr, _NAMES) else expr
 
-        def fill(ty: Any) -> Any:
-            if isinstance(ty, relax.TupleType):
-                return relax.Tuple([fill(f) for f in ty.fields])
-            return next(taken) if isinstance(ty, _LEAVES) else self._other(expr)
-
-        return fill(expr.ty)
+    def _filled(self, ty: Any, expr: Any, taken: Iterator[Any]) -> Any:
+        """What `expr` of this type holds, put together again."""
+        if isinstance(ty, relax.TupleType):
+            return relax.Tuple([self._filled(field, expr, taken) for field in ty.fields])
+        return next(taken) if isinstance(ty, _LEAVES) else self._other(expr)
 
     def _unbound(self, expr: Any) -> Any:
         """What a variable is another name for, up to what the lowered function knows it by."""
@@ -102,11 +99,15 @@ class Translation:
         return self.others.get(expr, expr) if isinstance(expr, tvm.ir.Var) else expr
 
 
-def bindings(body: relax.SeqExpr) -> Iterator[Any]:
-    """Every binding, those in branches too."""
+def _renamed(body: relax.SeqExpr) -> Iterator[tuple[Any, Any]]:
+    """Every variable that is bound to no operator, and what it is bound to, those in branches too."""
     for block in body.blocks:
         for binding in block.bindings[:]:
-            yield binding
-            if isinstance(binding.value, relax.If):
-                yield from bindings(binding.value.true_branch)
-                yield from bindings(binding.value.false_branch)
+            value = binding.value
+            if isinstance(value, tvm.ir.Call):
+                continue
+            if isinstance(value, relax.If):
+                yield from _renamed(value.true_branch)
+                yield from _renamed(value.false_branch)
+            elif not isinstance(value, relax.Function):
+                yield binding.var, value

@@ -67,6 +67,7 @@ class Cost:
         self._link_of: dict[str, Link] = {}
         self._shapes: dict[Value, tuple[int, ...]] = {}
         self._items: dict[str, int] = {"": 0}
+        self._bytes: dict[tuple[tuple[int, ...], int, Sharding], int] = {}
         self._conversions: dict[tuple[Any, ...], float] = {}
         for axis in mesh.axes:  # what the profile lacks is an error before anything is planned
             self.link(axis)
@@ -118,7 +119,11 @@ class Cost:
 
     def local_bytes(self, shape: tuple[int, ...], item: int, sharding: Sharding) -> int:
         """Bytes that a worker holds of a tensor in `sharding`."""
-        return math.prod(self.local_shape(shape, sharding), start=item)
+        key = (shape, item, sharding)
+        found = self._bytes.get(key)
+        if found is None:
+            found = self._bytes[key] = math.prod(self.local_shape(shape, sharding), start=item)
+        return found
 
     def local_shape(self, shape: tuple[int, ...], sharding: Sharding) -> tuple[int, ...]:
         """What a worker holds of a tensor of the planning `shape`."""

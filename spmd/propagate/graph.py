@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..graph import Branch, Function, Graph, Node, Tree, Value, leaves, map_tree
 from ..kernel import KERNEL_CALLS
 from .divisible import Divisible, in_blocks
 from .liveness import drop_dead
-from .opcalls import dims_key, join_rule, op_name, rule_key, tensor_args, whole_rule
+from .opcalls import join_rule, op_name, rule_key, tensor_args, whole_rule
 from .rules import OpCall, Readings, kernel_rule, rule_of
 from .values import Values
 
@@ -47,7 +47,8 @@ class _Builder:
         self.values = Values(divisible)
         self.branching: dict[str, Counter[str]] = {}
         """The names of the Ifs of each function."""
-        self.rules: dict[tuple[object, ...] | None, Rule | str | None] = {}
+        self.rules: dict[tuple[object, ...], tuple[Rule, str, int]] = {}
+        """The rule of each class of calls, why it is none where there is none, and the number of the class."""
         self.readings: Readings = {}
         self.classes: dict[tuple[object, ...], int] = {}
         self.branch: Branch = ()
@@ -94,21 +95,29 @@ class _Builder:
 
     def _binding(self, binding: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
         value = binding.value
-        if isinstance(binding, relax.VarBinding) and not isinstance(value, tvm.ir.Call | relax.If | relax.Function):
-            tree = self.values.numbered(self._tree_of(value, made, env), value.ty, made.name, binding.var.name)
-            if isinstance(tree, Value) and tree.role == "weight":
-                self._rename(tree, binding.var.name)
-            return tree
-        if isinstance(value, relax.If):
-            return self._if(binding, made, env)
-        inputs = [leaf for arg in tensor_args(value) for leaf in leaves(self._tree_of(arg, made, env))]
-        inputs = [v for v in inputs if v.kind != "other"]
-        tree = self.values.results(binding.var, made.name)
-        node = self._node(binding, made, tuple(inputs), tuple(v for v in leaves(tree) if v.kind != "other"))
+        if not isinstance(value, tvm.ir.Call):
+            if isinstance(value, relax.If):
+                return self._if(binding, made, env)
+            if isinstance(binding, relax.VarBinding) and not isinstance(value, relax.Function):
+                return self._alias(binding.var.name, value, made, env)
+        args = tensor_args(value)
+        inputs = [v for arg in args for v in leaves(self._tree_of(arg, made, env)) if v.kind != "other"]
+        var = binding.var
+        name = str(var.name)  # a plain one: a string of TVM's holds on to an object
+        tree = self.values.results(name, var.ty, made.name)
+        node = self._node(binding, name, args, made, tuple(inputs), tuple([v for v in leaves(tree) if v.kind != "other"]))
         made.nodes.append(node)
-        for spec, operand in [*zip(node.rule.inputs, node.inputs, strict=True), *zip(node.rule.outputs, node.outputs, strict=True)]:
-            if operand.kind == "object" and spec:
-                self.values.tie_state(operand, node.rule.sizes[spec[0][0][0]])
+        for specs, operands in ((node.rule.inputs, node.inputs), (node.rule.outputs, node.outputs)):
+            for spec, operand in zip(specs, operands, strict=True):
+                if operand.kind == "object" and spec:
+                    self.values.tie_state(operand, node.rule.sizes[spec[0][0][0]])
+        return tree
+
+    def _alias(self, name: str, value: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
+        """What is only bound to another name, or put into a tuple."""
+        tree = self.values.numbered(self._tree_of(value, made, env), value.ty, made.name, name)
+        if isinstance(tree, Value) and tree.role == "weight":
+            self._rename(tree, name)
         return tree
 
     def _if(self, binding: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
@@ -118,7 +127,7 @@ class _Builder:
         seen[binding.var.name] += 1
         name = binding.var.name if seen[binding.var.name] == 1 else f"{binding.var.name}#{seen[binding.var.name]}"
         condition = [v for v in leaves(self._tree_of(call.cond, made, env)) if v.kind != "other"]
-        joined = self.values.results(binding.var, made.name)
+        joined = self.values.results(binding.var.name, binding.var.ty, made.name)
         # Every worker must take the same branch, so each has the whole condition.
         rule = replace(whole_rule([v.shape for v in condition], []), work="view")
         number = self._class(("If", *(v.shape for v in condition)))
@@ -138,7 +147,7 @@ class _Builder:
         unknown = next((v for v in (value, into) if v in self.values.unknown), None)
         if unknown is None:
             rule = in_blocks(join_rule(into.shape), (into.dims, into.dims), self.divisible)
-            why, number = "", self._class(("join", dims_key(into.dims), into.dtype))
+            why, number = "", self._class(("join", into.type_class))
         else:
             rule, why = whole_rule([value.shape], [into.shape]), f"the shape of {unknown.name!r} is known only when it runs"
             number = self._class(None)
@@ -172,47 +181,46 @@ class _Builder:
             )
         return ()
 
-    def _node(self, binding: Any, made: Function, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> Node:
-        call, kernel, why = binding.value, None, ""
-        name = op_name(call)
-        if isinstance(binding, relax.MatchCast):
-            name = "match_cast"
-        if name in KERNEL_CALLS and call.args[0].name_hint in self.kernels:
-            kernel = self.mod[call.args[0]]
+    def _node(
+        self, binding: Any, var: str, args: Sequence[Any], made: Function, inputs: tuple[Value, ...], outputs: tuple[Value, ...]
+    ) -> Node:
+        call = binding.value
+        name = "match_cast" if isinstance(binding, relax.MatchCast) else op_name(call, args)
+        key = rule_key(name, call, args, inputs, outputs)
+        known = self.rules.get(key) if key is not None else None
+        if known is None:
+            rule, why = self._rule(name, call, inputs, outputs)
+            if rule is None and name in self.public and isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar):
+                raise ShardingError(
+                    f"{made.name}: {var!r}", f"it calls the public function {name!r}", "Make the callee private, or inline it."
+                )
+            known = (rule or whole_rule([v.shape for v in inputs], [v.shape for v in outputs]), why, self._class(key))
+            if key is not None:
+                self.rules[key] = known
+        rule, why, number = known
+        return Node(name, var, made.name, rule, inputs, outputs, binding, number, why, self.branch)
+
+    def _rule(self, name: str, call: Any, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> tuple[Rule | None, str]:
+        """The rule of a call, or why it has none."""
+        unknown = next((v for v in (*inputs, *outputs) if v in self.values.unknown), None)
+        if unknown is not None and name != "match_cast":
+            return None, f"the shape of {unknown.name!r} is known only when it runs"
+        kernel = self.mod[call.args[0]] if name in KERNEL_CALLS and call.args[0].name_hint in self.kernels else None
         op = OpCall(
             name,
             call,
-            tuple(v.shape for v in inputs),
-            tuple(v.shape for v in outputs),
-            tuple(v.dims for v in inputs),
-            tuple(v.dims for v in outputs),
+            tuple([v.shape for v in inputs]),
+            tuple([v.shape for v in outputs]),
+            tuple([v.dims for v in inputs]),
+            tuple([v.dims for v in outputs]),
             kernel,
         )
-        key = rule_key(op, tuple(v.dtype for v in (*inputs, *outputs)))
-        found: Rule | str | None
-        unknown = next((v for v in (*inputs, *outputs) if v in self.values.unknown), None)
-        if unknown is not None and name != "match_cast":
-            found = f"the shape of {unknown.name!r} is known only when it runs"
-        elif key in self.rules:
-            found = self.rules[key]
-        else:
-            found = kernel_rule(op, self.readings) if name in KERNEL_CALLS else rule_of(op)
-            if self.divisible and isinstance(found, Rule) and name not in KERNEL_CALLS:
-                found = in_blocks(found, (*op.input_dims, *op.output_dims), self.divisible)
-            if key is not None:
-                self.rules[key] = found
-        if isinstance(found, str):
-            found, why = None, found
-        if found is None:
-            why = why or f"{name} has no rule"
-            if isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar) and call.op.name_hint in self.public:
-                raise ShardingError(
-                    f"{made.name}: {binding.var.name!r}",
-                    f"it calls the public function {call.op.name_hint!r}",
-                    "Make the callee private, or inline it.",
-                )
-            found = whole_rule(op.inputs, op.outputs)
-        return Node(name, binding.var.name, made.name, found, inputs, outputs, binding, self._class(key), why, self.branch)
+        found = kernel_rule(op, self.readings) if name in KERNEL_CALLS else rule_of(op)
+        if found is None or isinstance(found, str):
+            return None, found or f"{name} has no rule"
+        if self.divisible and name not in KERNEL_CALLS:
+            found = in_blocks(found, (*op.input_dims, *op.output_dims), self.divisible)
+        return found, ""
 
 
 def _pairs(given: Tree[Value], joined: Tree[Value]) -> Iterator[tuple[Value, Value]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tvm
@@ -10,54 +10,49 @@ import tvm_ffi
 from tvm import relax
 
 from ..expression import Dim, Rule, Shape, Size, Spec
-from .rules import OpCall
+from ..graph import Value
 
 _PACKED = ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed")
 
 
-def op_name(call: Any) -> str:
-    """The name under which the rule of a call is registered."""
+def op_name(call: Any, args: Sequence[Any]) -> str:
+    """The name under which the rule of a call is registered; `args` are the expressions that it reads."""
     if not isinstance(call, tvm.ir.Call):
         return type(call).__name__
     op = call.op
+    if isinstance(op, tvm.ir.Op):
+        name = str(op.name)
+        return str(args[0].global_symbol) if name in _PACKED and isinstance(args[0], relax.ExternFunc) else name
     if isinstance(op, relax.ExternFunc):
         return str(op.global_symbol)
-    if isinstance(op, tvm.ir.Op):
-        return str(call.args[0].global_symbol) if op.name in _PACKED and isinstance(call.args[0], relax.ExternFunc) else op.name
     return op.name_hint if isinstance(op, tvm.ir.GlobalVar) else str(op)
 
 
-def tensor_args(value: Any) -> Iterable[Any]:
+def tensor_args(value: Any) -> Sequence[Any]:
     """The expressions that may hold the tensors that a binding reads."""
     if isinstance(value, tvm.ir.Call):
         return value.args[:]  # a slice is a list, much faster to walk than the container
-    if isinstance(value, tvm.ir.Var | relax.Tuple | relax.TupleGetItem):
+    if isinstance(value, (tvm.ir.Var, relax.Tuple, relax.TupleGetItem)):
         return [value]
     return relax.analysis.free_vars(value)
 
 
-def rule_key(op: OpCall, dtypes: tuple[str, ...]) -> tuple[object, ...] | None:
+def rule_key(name: str, call: Any, args: Sequence[Any], inputs: Iterable[Value], outputs: Iterable[Value]) -> tuple[object, ...] | None:
     """Calls with equal keys have equal rules; None where a rule may look at more than these."""
-    call = op.call
-    if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name in _PACKED:
+    if not isinstance(call, tvm.ir.Call) or not isinstance(op := call.op, tvm.ir.Op) or op.name in _PACKED:
         return None
-    attrs = None if call.attrs is None else tvm_ffi.StructuralKey(call.attrs)
-    args = tuple(map(_argument_key, call.args[:]))
-    return (op.name, attrs, args, dtypes, tuple(map(dims_key, op.input_dims)), tuple(map(dims_key, op.output_dims)))
+    attrs = call.attrs
+    types = (tuple([v.type_class for v in inputs]), tuple([v.type_class for v in outputs]))
+    return (name, None if attrs is None else tvm_ffi.StructuralKey(attrs), tuple(map(_argument_key, args)), types)
 
 
 def _argument_key(arg: Any) -> object:
     """What a rule can see of an argument: of tensors nothing, as their shapes are there already."""
+    if isinstance(arg, (tvm.ir.Var, relax.TupleGetItem, tvm.ir.GenericConst)):
+        return "" if isinstance(arg.ty, (relax.TensorType, relax.TupleType)) else hash(arg)
     if isinstance(arg, relax.Tuple):
         return tuple(map(_argument_key, arg.fields[:]))
-    if isinstance(arg, tvm.ir.Var | relax.TupleGetItem | tvm.ir.GenericConst):
-        return "" if isinstance(arg.ty, relax.TensorType | relax.TupleType) else hash(arg)
     return arg.name_hint if isinstance(arg, tvm.ir.GlobalVar) else tvm_ffi.StructuralKey(arg)
-
-
-def dims_key(dims: tuple[Any, ...]) -> tuple[object, ...]:
-    """A shape as a part of a key."""
-    return tuple(d if isinstance(d, int) else hash(d) if isinstance(d, tvm.ir.Var) else tvm_ffi.StructuralKey(d) for d in dims)
 
 
 def whole_rule(inputs: Iterable[Shape], outputs: Iterable[Shape]) -> Rule:

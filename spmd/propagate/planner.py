@@ -144,16 +144,15 @@ def _report(graph: Graph, decision: Decision) -> Plan:
 
 def _tensors(cost: Cost, values: Mapping[str, Value]) -> dict[str, TensorInfo]:
     """Shape and type of every tensor."""
-    written: dict[int, str] = {}
+    known: dict[int, TensorInfo] = {}
 
-    def text(dim: Any) -> int | str:
-        if isinstance(dim, int):
-            return dim
-        if hash(dim) not in written:  # the identity of an expression; many shapes share one, and writing it is slow
-            written[hash(dim)] = str(dim)
-        return written[hash(dim)]
+    def info(value: Value) -> TensorInfo:
+        if value.type_class not in known:
+            shape = tuple([d if isinstance(d, int) else str(d) for d in value.dims])
+            known[value.type_class] = TensorInfo(shape, cost.shape(value), value.dtype)
+        return known[value.type_class]
 
-    return {n: TensorInfo(tuple(map(text, v.dims)), cost.shape(v), v.dtype) for n, v in values.items() if v.is_tensor}
+    return {n: info(v) for n, v in values.items() if v.is_tensor}
 
 
 def _outputs(name: str, tree: LeafTree) -> list[tuple[str, Sharding]]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ..conversion import conversion
 from ..errors import ShardingError
-from ..expression import Rule
 from ..graph import Graph, Node, Value
 from ..sharding import Sharding
 from ..spec import Constraint
@@ -49,8 +48,15 @@ class Problem:
         self.sizes = [len(candidates.shardings[v]) for v in self.values]
         self.groups: dict[str, list[Factor]] = {name: [] for name in graph.functions}
         """The tables of each function."""
+        self._numbers: dict[tuple[Any, ...], int] = {}
+        """What tables hang on, numbered, so that their keys are short: layers repeat, and so do tables."""
+        self._types = {v: self._numbered(cost.shape(v), v.dtype) for v in self.values}
+        self._kinds = {v: self._numbered(self._types[v], _may_gather(v), *map(id, candidates.shardings[v])) for v in self.values}
         self._tables: dict[tuple[Any, ...], Table] = {}
         self._joints: dict[tuple[Any, ...], _Joint] = {}
+        """By the tables that they are made from."""
+        self._alike: dict[tuple[Any, ...], _Joint] = {}
+        """By class of call and kinds of operands."""
         self._kept: list[Table] = []
         """Tables of single operators; alive, as their ids are in keys."""
         self._alone: dict[Node, int] = {}
@@ -102,31 +108,42 @@ class Problem:
                     where = f"{value.function}: {value.name!r}"
                     raise ShardingError(where, f"there is no way from {kept} to {wanted}: {why}" + _why(value), way_out)
 
+    def _numbered(self, *parts: Any) -> int:
+        return self._numbers.setdefault(parts, len(self._numbers))
+
     def _node(self, node: Node) -> None:
-        strategies = self.candidates.strategies[node]
-        tables: list[Table] = [self._times(node, strategies)]
-        if any(v.wanted is not None and not v.wanted.gather for v in node.inputs):
-            tables[0] = tables[0] + np.array([INFEASIBLE * self._gathered_inside(node, s) for s in strategies])
-            self._kept.append(tables[0])
+        strategies, operands = self.candidates.strategies[node], (*node.inputs, *node.outputs)
         places: list[int] = []
         variables: dict[int, int] = {}
-        for operands, is_output in ((node.inputs, False), (node.outputs, True)):
-            for i, value in enumerate(operands):
-                v = self.number[value]
-                # What can be held in one way only is no variable: place -1.
-                places.append(-1 if self.sizes[v] == 1 else variables.setdefault(v, len(variables)))
-                tables.append(self._edge(node.rule, strategies, i, is_output, value))
-        sizes = [self.sizes[v] for v in variables]
-        if len(strategies) * math.prod(sizes) > LARGEST_JOINT:
-            self._stand_alone(node, tables, places, list(variables))
-            return
-        key = (*map(id, tables), *places)
-        joint = self._joints.get(key)
+        for v in [self.number[value] for value in operands]:
+            # What can be held in one way only is no variable: place -1.
+            places.append(-1 if self.sizes[v] == 1 else variables.setdefault(v, len(variables)))
+        number = self._numbered(*map(id, strategies))
+        alike = (node.call_class, number, *[self._kinds[value] for value in operands], *places)
+        joint = self._alike.get(alike)
         if joint is None:
-            total = _total(tables, places, [len(strategies), *sizes])
-            joint = self._joints[key] = _Joint(total.min(axis=0), total.argmin(axis=0), tuple(tables))
+            sizes = [self.sizes[v] for v in variables]
+            tables = self._tables_of(node, strategies, number)
+            if len(strategies) * math.prod(sizes) > LARGEST_JOINT:
+                self._stand_alone(node, tables, places, list(variables))
+                return
+            key = (*map(id, tables), *places)
+            if key not in self._joints:  # calls of several classes may have the same tables
+                total = _total(tables, places, [len(strategies), *sizes])
+                self._joints[key] = _Joint(total.min(axis=0), total.argmin(axis=0), tuple(tables))
+            joint = self._alike[alike] = self._joints[key]
         self._joint_of[node] = (tuple(variables), joint)
         self.groups[node.function].append((tuple(variables), joint.least))
+
+    def _tables_of(self, node: Node, strategies: Sequence[Strategy], number: int) -> list[Table]:
+        """The times of an operator, and of converting each of its operands; `number` is that of its strategies."""
+        times = self._times(node, strategies, number)
+        if not all(map(_may_gather, node.inputs)):
+            times = times + np.array([INFEASIBLE * self._gathered_inside(node, s) for s in strategies])
+            self._kept.append(times)
+        inputs = [self._edge(strategies, number, i, False, value) for i, value in enumerate(node.inputs)]
+        outputs = [self._edge(strategies, number, i, True, value) for i, value in enumerate(node.outputs)]
+        return [times, *inputs, *outputs]
 
     def _stand_alone(self, node: Node, tables: Sequence[Table], places: Sequence[int], variables: Sequence[int]) -> None:
         """The strategy of `node` as a variable, with one table for each operand."""
@@ -143,19 +160,20 @@ class Problem:
         factors.append(((at,), own))
         factors += [((at, variables[place]), table) for place, table in merged.items()]
 
-    def _times(self, node: Node, strategies: Sequence[Strategy]) -> Table:
-        shapes = tuple([self.cost.shape(v) for v in (*node.inputs, *node.outputs)])
+    def _times(self, node: Node, strategies: Sequence[Strategy], number: int) -> Table:
+        """The time of an operator under each of its strategies, a list of this `number`."""
         rule = node.rule
-        dtypes = tuple([v.dtype for v in (*node.inputs, *node.outputs)])
-        key = ("time", tuple(map(id, strategies)), shapes, dtypes, rule.work, rule.sparse, rule.uncounted, tuple(rule.forms.items()))
+        types = tuple([self._types[v] for v in (*node.inputs, *node.outputs)])
+        key = (number, types, rule.work, rule.sparse, rule.uncounted, tuple(rule.forms.items()))
         if key not in self._tables:
             self._tables[key] = np.array([self.cost.operator(node, s) for s in strategies])
         return self._tables[key]
 
-    def _edge(self, rule: Rule, strategies: Sequence[Strategy], i: int, is_output: bool, value: Value) -> Table:
-        shardings = self.candidates.shardings[value]
-        key = (tuple(map(id, strategies)), tuple(map(id, shardings)), i, is_output, self.cost.shape(value), value.dtype, _may_gather(value))
+    def _edge(self, strategies: Sequence[Strategy], number: int, i: int, is_output: bool, value: Value) -> Table:
+        """The time to convert operand `i` between each way to keep it and what each strategy takes, or makes."""
+        key = (number, i, is_output, self._kinds[value])
         if key not in self._tables:
+            shardings = self.candidates.shardings[value]
             rows = [
                 [self._convert(value, s.outputs[i], d) if is_output else self._convert(value, d, s.inputs[i]) for d in shardings]
                 for s in strategies

@@ -6,6 +6,7 @@ Dechter, "Bucket elimination: a unifying framework for reasoning" (1999), over t
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,7 +77,7 @@ class Elimination:
         """A value for each variable."""
         chosen = dict(self.fixed)
         for bucket in reversed(self._buckets):
-            chosen[bucket.variable] = int(bucket.total[tuple(chosen[u] for u in bucket.around)].argmin())
+            chosen[bucket.variable] = int(bucket.total[tuple([chosen[u] for u in bucket.around])].argmin())
         return chosen
 
     def regrets(self, variables: Iterable[int]) -> dict[int, Table]:
@@ -144,7 +145,7 @@ class Elimination:
             if v not in self._neighbours or degree != len(self._neighbours[v]):
                 continue
             around = tuple(sorted(self._neighbours[v]))
-            entries = self.sizes[v] * int(np.prod([self.sizes[u] for u in around], dtype=float))
+            entries = self.sizes[v] * math.prod([self.sizes[u] for u in around])
             if entries > (LARGEST_TABLE if self._made < MOST_ENTRIES else SMALL_TABLE):
                 changed = self._fix_one(around)
                 changed.append(v)
@@ -157,9 +158,9 @@ class Elimination:
     def _eliminate(self, v: int, around: tuple[int, ...]) -> None:
         self.width = max(self.width, len(around))
         place = {u: i for i, u in enumerate((*around, v))}
-        held = [(tuple(place[u] for u in variables), table) for variables, table in self._remove(v)]
+        held = [(tuple([place[u] for u in variables]), table) for variables, table in self._remove(v)]
         # Layers repeat, and so do sums of the same tables.
-        key = (len(place), tuple((id(table), at) for at, table in held))
+        key = (len(place), *[(id(table), at) for at, table in held])
         if key not in self._sums:
             total: Table = np.zeros([self.sizes[u] for u in place])
             for at, table in held:

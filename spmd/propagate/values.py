@@ -6,10 +6,11 @@ from collections import Counter
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from ..errors import ShardingError
-from ..expression import Size
+from ..expression import Shape, Size
 from ..graph import Tree, Value
 from ..sharding import Sharding
 from ..spec import Constraint
@@ -27,6 +28,7 @@ class Values:
         self._all: list[Value] = []
         self._weights: dict[tuple[Any, ...], Value] = {}
         self._states: dict[Size, Value] = {}
+        self._types: dict[tuple[object, ...], int] = {}
         self._names: dict[str, dict[str, int]] = {}
         self._tied: dict[Value, Value] = {}
 
@@ -37,16 +39,21 @@ class Values:
         taken = self._names.setdefault(function, {})
         taken[name] = taken.get(name, 0) + 1
         name = name if taken[name] == 1 else f"{name}#{taken[name]}"
-        dims: tuple[Any, ...] = ()
         unknown = tensor and ty.ndim != 0 and not isinstance(ty.shape, relax.ShapeExpr)
+        dims: tuple[Any, ...] = ()
+        shape: Shape = ()
         if unknown and role == "temporary" and ty.ndim > 0:
             dims = tuple(tvm.tirx.Var(f"{name}_{i}", "int64") for i in range(ty.ndim))
+            shape = (None,) * len(dims)
+        elif unknown:
+            raise ShardingError(f"{function}: value {name!r}", f"its shape is not known ({ty})", "Give it a shape with R.match_cast.")
         elif tensor and ty.ndim != 0:
-            if unknown:
-                raise ShardingError(f"{function}: value {name!r}", f"its shape is not known ({ty})", "Give it a shape with R.match_cast.")
-            dims = tuple(d if (n := static(d)) is None else n for d in ty.shape.values[:])
+            sizes = ty.shape.values[:]
+            shape = tuple([static(size) for size in sizes])
+            dims = shape if None not in shape else tuple([d if n is None else n for d, n in zip(sizes, shape, strict=True)])
         dtype = str(ty.dtype) if tensor else ""
-        value = Value(name, function, tuple(d if isinstance(d, int) else None for d in dims), dims, dtype, kind, role)
+        type_class = self._types.setdefault((dtype, *map(_dim_key, dims)), len(self._types))
+        value = Value(name, function, shape, dims, dtype, kind, role, type_class)
         if self._divisible:
             value.blocks = tuple(divisor(d, self._divisible) for d in dims)
         self._all.append(value)
@@ -62,29 +69,26 @@ class Values:
 
     def param(self, param: Any, function: str, weight: bool, before: int) -> Tree[Value]:
         """The values of a parameter; `before` weights of its function have the same name."""
+        return self._param(param.ty, param.name, function, (param.name, before) if weight else None)
 
-        def make(ty: Any, name: str, key: tuple[Any, ...]) -> Tree[Value]:
-            if isinstance(ty, relax.TupleType):
-                return tuple(make(f, f"{name}[{i}]", (*key, i)) for i, f in enumerate(ty.fields[:]))
-            if weight:
-                value = self.new(name, function, ty, "weight")
-                shared = self._weights.setdefault((*key, value.shape, value.dtype), value)
-                if shared is not value:
-                    self._all.pop()
-                return shared
+    def _param(self, ty: Any, name: str, function: str, key: tuple[Any, ...] | None) -> Tree[Value]:
+        """Weights have a key; those with the same key, shape and dtype are one."""
+        if isinstance(ty, relax.TupleType):
+            fields = enumerate(ty.fields[:])
+            return tuple([self._param(f, f"{name}[{i}]", function, None if key is None else (*key, i)) for i, f in fields])
+        if key is None:
             return self.new(name, function, ty, "input")
+        value = self.new(name, function, ty, "weight")
+        shared = self._weights.setdefault((*key, value.shape, value.dtype), value)
+        if shared is not value:
+            self._all.pop()
+        return shared
 
-        return make(param.ty, param.name, (param.name, before))
-
-    def results(self, var: Any, function: str) -> Tree[Value]:
-        """The values of what is bound to `var`."""
-
-        def make(ty: Any, name: str) -> Any:
-            if isinstance(ty, relax.TupleType):
-                return tuple(make(f, f"{name}[{i}]") for i, f in enumerate(ty.fields[:]))
-            return self.new(name, function, ty, "temporary")
-
-        return make(var.ty, var.name)
+    def results(self, name: str, ty: Any, function: str) -> Tree[Value]:
+        """The values of what is bound to a variable of this name and type."""
+        if isinstance(ty, relax.TupleType):
+            return tuple([self.results(f"{name}[{i}]", field, function) for i, field in enumerate(ty.fields[:])])
+        return self.new(name, function, ty, "temporary")
 
     def numbered(self, tree: Tree[Value], ty: Any, function: str, name: str) -> Tree[Value]:
         """`tree` with a value for each shape and number that is written out, which a function may return."""
@@ -115,3 +119,8 @@ class Values:
             if named[weight.name] > 1:  # another shape in another function, or another place in a packed tuple
                 weight.name = f"{weight.name}#{named[weight.name]}"
         return [v for v in self._all if self.root(v) is v]
+
+
+def _dim_key(dim: Any) -> object:
+    """A size as a part of a key."""
+    return dim if isinstance(dim, int) else hash(dim) if isinstance(dim, tvm.ir.Var) else tvm_ffi.StructuralKey(dim)

@@ -4,7 +4,7 @@ import pytest
 import tvm_ffi
 from tvm.relax.frontend.nn.llm.kv_cache import llama_rope_with_position_map
 
-from spmd.lower.rope_scaling import find_rope
+from spmd.lower.rope_scaling import find_rope, looks_plain
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "beta_fast": 32, "beta_slow": 1}
@@ -34,3 +34,9 @@ def test_other_scalings_must_be_given():
     assert find_rope(made, 64, kernel, tvm_ffi.structural_equal) is None
     assert find_rope(made, 64, kernel, tvm_ffi.structural_equal, LLAMA3) is None
     assert find_rope(made, 64, kernel, tvm_ffi.structural_equal, YARN) == (YARN, 64)
+
+
+@pytest.mark.parametrize("scaling", [{}, {"rope_type": "gptj"}, LLAMA3, YARN])
+@pytest.mark.parametrize("rotary_dim", [64, 32])
+def test_what_looks_plain(scaling, rotary_dim):
+    assert looks_plain(kernel(scaling, rotary_dim), 64) == (scaling == {} and rotary_dim == 64)
