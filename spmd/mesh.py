@@ -165,6 +165,9 @@ class Mesh:
     def __hash__(self) -> int:
         return self._hash
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}  # another one in another process
+
     def extras(self) -> dict[str, Any]:
         """What was said of it besides the axes, as arguments of `Mesh`; what follows from the axes alone is left out."""
         said = {"links": self.links, "hosts": self.hosts, "devices": list(self.devices)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 from .axes import AXIS
 from .errors import ShardingError
@@ -47,6 +48,9 @@ class Split:
     @cached_property
     def _hash(self) -> int:
         return hash((self.axes, self.segments, self.symbolic))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Split, (self.axes, self.segments, self.symbolic)  # the hash of a text is another one in another process
 
     @property
     def size(self) -> int:
@@ -143,6 +147,9 @@ class Sharding:
     def _hash(self) -> int:
         """Shardings are looked up all the time; the hash of their parts is worked out once."""
         return hash((self.dims, self.partial))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sharding, (self.dims, self.partial)
 
     @classmethod
     @lru_cache(maxsize=64)

@@ -197,6 +197,8 @@ def _inferred(op: Op, attrs: Attrs, given: Any) -> Any:
         return relax.TupleType([_inferred(op, attrs, field) for field in given.fields])
     if not isinstance(given, relax.TensorType):
         raise ShardingError(op.where(attrs), f"it takes a tensor or a tuple of tensors, and its argument is {given}")
+    if op.shape is _same:
+        return given
     if given.shape is None or not isinstance(given.shape.ty, relax.ShapeType) or given.shape.ty.values is None:
         return relax.TensorType(dtype=given.dtype, ndim=given.ndim, vdevice=given.vdevice)
     sizes = [int(s) if isinstance(s, tvm.tirx.IntImm) else s for s in given.shape.ty.values]
