@@ -3,7 +3,7 @@
     python -m benchmarks.shard_time [--quick]
 
 Llama-2-70B with all functions of the example, float16, for 2 workers. `first` is `spmd.shard` of a module not seen before, with the
-kernels of its KV cache, about a second; `again` is the best of the runs after it, and `plan` the best of its first half alone.
+kernels of its KV cache, half a second; `again` is the best of the runs after it, and `plan` the best of its first half alone.
 `compile` is `tvm.compile` of the sharded module for llvm, with TVM's default pipeline, once. CPU seconds.
 """
 

@@ -193,7 +193,7 @@ class CallLowering:
         return local(ty)
 
     def _carried_expr(self, into: FunctionLowering, expr: Any, node: Node, operands: Iterator[Any]) -> Any:
-        """An expression with a body of its own (If, a local function), over the local variables."""
+        """An expression with a body of its own, a local function, over the local variables."""
         free = relax.analysis.free_vars(expr)
         replaced = {var: into.substitute(var, operands) for var in free}
         return tvm_ffi.structural_mutate(
