@@ -193,7 +193,9 @@ class ThreadCommunicator(Communicator):
         self._backend.stop(self.rank, "returned", failed=False)
 
     def bundle(self, kind: str, xs: Sequence[Tensor], axis: str, own: Sequence[Any], values: Sequence[str], outs: Sequence[Tensor]) -> None:
-        """See `Communicator`: one meeting for all."""
+        """See `Communicator`: one meeting for all, unless a subclass has an operation of its own to do to each."""
+        if getattr(type(self), kind) is not getattr(ThreadCommunicator, kind):
+            return super().bundle(kind, xs, axis, own, values, outs)
         plain = tuple(a if isinstance(a, int | str) else tuple(a) for a in own)
         self._meet(kind, xs, axis, plain, values, outs)
 

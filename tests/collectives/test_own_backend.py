@@ -11,6 +11,7 @@ from spmd.collectives import Backend, Communicator, backend, make_backend, regis
 from spmd.collectives.threads import ThreadBackend, ThreadCommunicator
 from spmd.mesh import Mesh
 from spmd.testing import difference
+from tests.lower.test_bundles import SPLIT, Products
 from tests.programs import Mlp
 
 COLUMNS = {"w1": P(None, "tp"), "w2": P("tp", None)}
@@ -52,6 +53,16 @@ def test_a_program_runs_on_it(factory):
     assert type(w.backend).__name__ == "CountingBackend" and isinstance(w.backend, Backend)
     assert w.backend.summed == {0: 256, 1: 256} and sum(c.bytes for c in sharded.plan.collectives) == 256
     assert not difference(run(Mlp)[0], found)
+
+
+def test_its_own_operation_is_done_to_each_tensor_of_a_bundle():
+    register_backend("counting", CountingBackend)
+    sharded = spmd.shard(Products, 2, SPLIT)
+    assert [c.bundle for c in sharded.plan.collectives] == [1, 1]
+    arrays = [np.random.default_rng(0).standard_normal(shape, np.float32) for shape in ((8, 16), (16, 12), (16, 6))]
+    with spmd.workers(sharded, backend="counting") as w, spmd.workers(Products) as whole:
+        assert not difference(whole["main"](*arrays), w["main"](*arrays))
+        assert w.backend.summed == {rank: sum(c.bytes for c in sharded.plan.collectives) for rank in range(2)}
 
 
 def test_a_later_registration_replaces_an_earlier_one():
