@@ -129,4 +129,7 @@ def _no_garbage_collection() -> Generator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():  # what was made is not young any more: the next collection need not look through it
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
