@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 
 from .collectives.backend import make_backend
-from .collectives.pool import Pool
+from .collectives.pool import Pool, start_machines
 from .errors import ShardingError
 from .mesh import Mesh
 from .profile import Profile
@@ -42,8 +42,7 @@ def measure(workers: int = 2, *, seconds: float = 10.0, name: str = "measured", 
     executable = build(_module(), "llvm")
     pool = Pool(carrier)
     try:
-        made = pool.run("measure", lambda rank: relax.VirtualMachine(executable, carrier.device(rank)))
-        machines = dict(zip(carrier.ranks, made, strict=True))
+        machines = start_machines(pool, executable)
 
         def timed(what: str, make: Callable[[int], Task]) -> float:
             """Seconds of one call on the slowest worker, all of which make the same number of calls at once."""

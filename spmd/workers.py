@@ -13,7 +13,7 @@ from tvm import relax
 from . import arguments
 from .arguments import Handle
 from .collectives.backend import Backend, Record, make_backend
-from .collectives.pool import Pool
+from .collectives.pool import Pool, start_machines
 from .errors import ShardingError, nearest
 from .mesh import Mesh
 from .plan import Leaf, LeafTree, Plan, Signature
@@ -63,13 +63,8 @@ class Workers:
         self.backend = make_backend(backend, self.mesh, timeout)
         executable = build(mod, target)
         self._pool = Pool(self.backend)
-        self._machines: dict[int, Any] = {}
+        self._machines = start_machines(self._pool, executable)
         self._traces: dict[int, tuple[Record, ...]] = {}
-
-        def start(rank: int) -> None:
-            self._machines[rank] = relax.VirtualMachine(executable, self.backend.device(rank))
-
-        self._pool.run("its start", start)
 
     def __getitem__(self, function: str) -> WorkerFunction:
         """The function of this name, on all workers."""

@@ -1,6 +1,7 @@
 """`spmd.workers` on programs written by hand: global arrays in, global arrays out."""
 
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -343,6 +345,24 @@ class OneOfMany(Backend):
         (self.board[self.ranks[0]],) = mine
         self.barrier.wait()
         return [self.board[rank] for rank in range(self.mesh.size)]
+
+
+def test_machines_start_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they would corrupt the executable that they share."""
+    make, starting, together = relax.VirtualMachine, [], []
+
+    def start(*args: object) -> object:
+        starting.append(1)
+        together.append(len(starting))
+        time.sleep(0.02)
+        made = make(*args)
+        starting.pop()
+        return made
+
+    monkeypatch.setattr(relax, "VirtualMachine", start)
+    with workers(SHARDED) as running:
+        np.testing.assert_array_equal(running["same_rows"](x, x), 2 * x)
+    assert together == [1, 1, 1, 1]
 
 
 def test_workers_of_which_only_one_is_in_this_process() -> None:

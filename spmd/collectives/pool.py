@@ -9,6 +9,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from tvm import relax
+
 from .backend import Backend, CollectiveError, Communicator, set_communicator
 
 Task = Callable[[int], Any]  # takes the rank
@@ -110,6 +112,20 @@ class Pool:
                 errors[rank] = error
                 deadline = min(deadline, time.monotonic() + self.backend.timeout)
         return results, errors
+
+
+def start_machines(pool: Pool, executable: Any) -> dict[int, Any]:
+    """A virtual machine for each worker of this process, by rank, all of the same executable.
+
+    One after another, each in its worker's thread: TVM's machines write to their executable when they start, and corrupt it together.
+    """
+    turn = threading.Lock()
+
+    def start(rank: int) -> Any:
+        with turn:
+            return relax.VirtualMachine(executable, pool.backend.device(rank))
+
+    return dict(zip(pool.backend.ranks, pool.run("its start", start), strict=True))
 
 
 def _serve(
