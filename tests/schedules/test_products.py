@@ -138,3 +138,18 @@ def test_weight_used_elsewhere_is_not_absorbed() -> None:
     mod = module([((3, 8), "float32"), ((5, 8), "float32")], body)
     x, w = normal(1, (3, 8), "float32"), normal(2, (5, 8), "float32")
     np.testing.assert_allclose(run(mod, [x, w]), x @ w.T + w.sum(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 6])
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (1, 2), (0, 2)])
+def test_a_slice_of_what_follows_a_product(size: int, first: int, last: int) -> None:
+    """Merged with the step before it, a slice of one column was written over by all others."""
+
+    def body(builder: relax.BlockBuilder, inputs: list[relax.Var]) -> relax.Expr:
+        made = builder.emit(relax.op.tanh(builder.emit(relax.op.matmul(*inputs))))
+        return builder.emit(relax.op.strided_slice(made, [1], [first], [last]))
+
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((8, 4)), rng.standard_normal((4, size))
+    found = run(module([((8, 4), "float64"), ((4, size), "float64")], body), [a, b])
+    np.testing.assert_allclose(found, np.tanh(a @ b)[:, first:last], atol=1e-12)

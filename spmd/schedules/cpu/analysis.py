@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,7 +130,7 @@ def inline_epilogues(kernel: Kernel) -> None:
         if info.is_reduction() or not sch.get_producers(info.block_rv):
             continue
         producers = sch.get_producers(info.block_rv)
-        if any(is_reduction_block(sch.get(p)) for p in producers):
+        if any(is_reduction_block(sch.get(p)) or not _covers(sch.get(info.block_rv), sch.get(p)) for p in producers):
             continue
         try:
             sch.reverse_compute_inline(info.block_rv)
@@ -138,6 +139,14 @@ def inline_epilogues(kernel: Kernel) -> None:
                 raise
             continue
         kernel.blocks.remove(info)
+
+
+def _covers(reader: s_tir.SBlock, producer: s_tir.SBlock) -> bool:
+    """Whether an elementwise `reader` has an element for each that is made. TVM inlines the others too, with a condition that it
+    forgets where the reader takes one element of a dimension.
+    """
+    made, read = (math.prod([it.dom.extent for it in block.iter_vars], start=tirx.const(1, "int64")) for block in (producer, reader))
+    return tvm.sym.Analyzer().can_prove_equal(made, read)
 
 
 def is_reduction_block(block: s_tir.SBlock) -> bool:
