@@ -9,6 +9,7 @@ from tvm import relax
 from tvm.target import Target
 
 from spmd.schedules.memory import PlanMemory
+from spmd.schedules.mirror import MirrorIndices
 from spmd.schedules.producers import FuseProducers
 from spmd.schedules.scheduling import CPUSchedules
 from spmd.schedules.targets import TargetLike, is_cpu, resolve
@@ -50,8 +51,11 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out
             passes += [relax.transform.CanonicalizeBindings(), FuseProducers()]
         passes.append(step)
+        if step.info.name == "FuseTIR":
+            passes.append(MirrorIndices())  # before schedules simplify indices
     if is_cpu(target):
         passes += [WidenHalf(), CPUSchedules(parallel=parallel)]
+    passes.append(MirrorIndices())  # and after they put them together
     finish = [PlanMemory() if step.info.name == "StaticPlanBlockMemory" else step for step in stages.finalize_passes(target)]
     return [*passes, *stages.dataflow_lower_passes(target), *finish]
 
