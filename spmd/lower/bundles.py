@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..graph import Function, Value
+from ..graph import Function, Value, leaves
 from ..plan import Plan
 from ..sharding import Sharding
 
@@ -18,6 +18,8 @@ def bundles_of(plan: Plan, function: Function) -> dict[Way, list[tuple[Way, Valu
             found.setdefault(c.bundle, []).append((c.value, c.source, c.target))
     if not found:
         return {}
-    values = {v.name: v for v, _, _ in function.at_end} | {v.name: v for node in function.nodes for v in (*node.inputs, *node.outputs)}
+    assert function.result is not None
+    ends = leaves((*function.params, function.result))
+    values = {v.name: v for v in (*ends, *(v for node in function.nodes for v in (*node.inputs, *node.outputs)))}
     known = [ways for ways in found.values() if all(name in values for name, _, _ in ways)]  # that the module is another one is said later
     return {way: [(w, values[w[0]]) for w in ways] for ways in known for way in ways}

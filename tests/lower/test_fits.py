@@ -45,11 +45,24 @@ class Square:
         return z
 
 
+@I.ir_module
+class Returned:
+    """An argument is a result, too: no operator takes it or makes it."""
+
+    @R.function
+    def main(x: R.Tensor((8,), "float32"), y: R.Tensor((8,), "float32")):
+        with R.dataflow():
+            z = R.tanh(y)
+            R.output(z)
+        return (x, z)
+
+
 ROWS = {"main.x": P("tp", None), "main.w": P(None, None), "main.return": P("tp", None)}
 PROGRAMS = {
     "two functions": (Two, Mesh(tp=3), {"w": P("tp", None)}, {}),
     "sums let through": (Terms, Mesh(dp=2, tp=2), {"main.v": P(("dp", "tp"), None), "main.w": P(("dp", "tp"), None)}, {}),
     "symbolic sizes": (Two, Mesh(tp=2), {"second.x": P("tp", None), "second.return[0]": P("tp", None)}, {"divisible": {"n": 2}}),
+    "a bundle with what is returned as it came": (Returned, Mesh(tp=2), {"main.x": P("tp"), "main.y": P("tp")}, {}),
     "a cache and kernels": (mlc_llama(TINY, "q4f16_1", layers=1)[0], Mesh(tp=2), None, {"profile": FREE_LINKS}),
 }
 
