@@ -21,7 +21,7 @@ from .mesh import Mesh
 from .plan import Plan
 from .profile import Profile, profile_of
 from .propagate import Cost, CostFactory, build_graph, make_plan
-from .propagate.divisible import planning_sizes
+from .propagate.sizes import planning_sizes
 
 _LOG = logging.getLogger("spmd")
 

@@ -6,75 +6,71 @@ large model would take seconds to write as text. TVM prints such a module, and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
 
 import tvm
 
 from . import pipeline
-from .annotate import Specs
 from .errors import ShardingError
-from .mesh import Mesh
 from .pipeline import ShardedModule
 from .plan import Plan
-from .profile import Profile
-from .propagate import Cost, CostFactory
 
+_Options = ParamSpec("_Options")
+_Made = TypeVar("_Made")
 _PLAN, _LOWERED = "spmd.plan", "spmd.lowered"
 
 
-def Propagate(
-    mesh: Mesh | int,
-    specs: Specs | None = None,
-    *,
-    profile: Profile | str = "generic",
-    sizes: Mapping[str, int] | None = None,
-    divisible: Mapping[str, int] | None = None,
-    memory: float | None = None,
-    cost: CostFactory = Cost,
-) -> tvm.transform.Pass:
-    """`spmd.plan` as a pass: it attaches the plan, and leaves the functions as they are."""
+def _as_pass(
+    stage: Callable[Concatenate[tvm.IRModule, _Options], _Made],
+) -> Callable[[Callable[[tvm.IRModule, _Made], tvm.IRModule]], Callable[_Options, tvm.transform.Pass]]:
+    """A pass that takes the options of `stage` and runs it; the function below says what module comes out."""
 
-    @tvm.transform.module_pass(opt_level=0, name="spmd.Propagate")
-    def propagate(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
-        _check_whole(mod)
-        made = pipeline.plan(mod, mesh, specs, profile=profile, sizes=sizes, divisible=divisible, memory=memory, cost=cost)
-        return with_plan(mod, made)
+    def decorator(end: Callable[[tvm.IRModule, _Made], tvm.IRModule]) -> Callable[_Options, tvm.transform.Pass]:
+        name, (_, *options) = f"spmd.{end.__name__}", inspect.signature(stage).parameters.values()
+        signature = inspect.Signature(options, return_annotation=tvm.transform.Pass)
 
-    return propagate
+        @functools.wraps(end)
+        def make(*args: _Options.args, **kwargs: _Options.kwargs) -> tvm.transform.Pass:
+            signature.bind(*args, **kwargs)  # a wrong option is an error here, not when the pass runs
+
+            @tvm.transform.module_pass(opt_level=0, name=name)
+            def run(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+                _check_whole(mod)
+                return end(mod, stage(mod, *args, **kwargs))
+
+            return run
+
+        make.__dict__["__signature__"] = signature
+        return make
+
+    return decorator
 
 
-def Lower() -> tvm.transform.Pass:
+@_as_pass(pipeline.plan)
+def Propagate(mod: tvm.IRModule, made: Plan) -> tvm.IRModule:
+    """`spmd.plan` as a pass, with its options: it attaches the plan, and leaves the functions as they are."""
+    return with_plan(mod, made)
+
+
+def _lower(mod: tvm.IRModule) -> tvm.IRModule:
+    return pipeline.lower(mod, plan_of(mod))
+
+
+@_as_pass(_lower)
+def Lower(_: tvm.IRModule, made: tvm.IRModule) -> tvm.IRModule:
     """`spmd.lower` as a pass: the program of each worker, by the plan that is attached. It raises `ShardingError` where there is none,
     and where a pass since has changed what the plan decides on.
     """
-
-    @tvm.transform.module_pass(opt_level=0, name="spmd.Lower")
-    def lower(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
-        _check_whole(mod)
-        return pipeline.lower(mod, plan_of(mod)).with_attr(_LOWERED, True)
-
-    return lower
+    return made.with_attr(_LOWERED, True)
 
 
-def Shard(
-    mesh: Mesh | int,
-    specs: Specs | None = None,
-    *,
-    profile: Profile | str = "generic",
-    sizes: Mapping[str, int] | None = None,
-    divisible: Mapping[str, int] | None = None,
-    memory: float | None = None,
-    cost: CostFactory = Cost,
-) -> tvm.transform.Pass:
-    """`spmd.shard` as a pass: what `Propagate` and `Lower` do, in less time, as the module is read once."""
-
-    @tvm.transform.module_pass(opt_level=0, name="spmd.Shard")
-    def shard(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
-        _check_whole(mod)
-        made = pipeline.shard(mod, mesh, specs, profile=profile, sizes=sizes, divisible=divisible, memory=memory, cost=cost)
-        return made.mod.with_attrs({_PLAN: made.plan, _LOWERED: True})
-
-    return shard
+@_as_pass(pipeline.shard)
+def Shard(_: tvm.IRModule, made: ShardedModule) -> tvm.IRModule:
+    """`spmd.shard` as a pass, with its options: what `Propagate` and `Lower` do, in less time, as the module is read once."""
+    return made.mod.with_attrs({_PLAN: made.plan, _LOWERED: True})
 
 
 def plan_of(mod: tvm.IRModule) -> Plan:

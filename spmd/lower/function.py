@@ -82,12 +82,6 @@ class FunctionLowering(Translation):
         """Emit the operators of one branch (at first: of the function), which are the next of `steps`."""
         while steps and steps[0][0].branch == branch:
             node, choice = steps.popleft()
-            if (choice.op, choice.name) != (node.op, node.name):
-                raise ShardingError(
-                    f"plan for {self.function.name!r}",
-                    f"it has {choice.op} {choice.name!r} where the module has {node.op} {node.name!r}",
-                    "Plan this module with spmd.plan().",
-                )
             if node.joined is None:
                 self._node(node, choice)
             elif node.outputs:  # what a branch gives goes on as it is

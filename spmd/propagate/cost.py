@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tvm
-from tvm import tirx
 
 from ..conversion import Step, conversion, moved_split
 from ..errors import ShardingError
-from ..expression import Rule
 from ..graph import Node, Value
 from ..mesh import Mesh
 from ..profile import Link, Profile
 from ..sharding import Sharding, Split
 from ..strategy import Strategy
+from .sizes import PlanningSizes
 
 INFEASIBLE = 1e9
 """The cost of what cannot be done; finite, so that sums stay comparable."""
-DEFAULT_SIZE = 64
-"""What a symbolic size is taken for when nobody says."""
 _VECTOR = 16
 """How much faster matrix units are than the vector units that run pointwise operators."""
 _SLICE = 1e-9
@@ -45,7 +42,17 @@ class Work:
     """Local shapes of the tensors that it takes, then of those that it makes."""
 
 
-class Cost:
+class Sent(NamedTuple):
+    """A collective inside an operator."""
+
+    kind: str
+    axis: str
+    bytes: int
+    """That each worker brings."""
+    dtype: str
+
+
+class Cost(PlanningSizes):
     """Times under a hardware profile, with `sizes` for symbolic dimensions by name.
 
     To plan by other times, pass a subclass as ``cost=`` that overrides `compute_time`, `exchange_time` or both. They must give the
@@ -53,7 +60,8 @@ class Cost:
     """
 
     def __init__(self, mesh: Mesh, profile: Profile, sizes: Mapping[str, int] | None = None, memory: float | None = None) -> None:
-        self.mesh, self.profile, self.sizes = mesh, profile, dict(sizes or {})
+        super().__init__(sizes)
+        self.mesh, self.profile = mesh, profile
         if memory is not None and not memory > 0:
             raise ShardingError(
                 "memory", f"a worker cannot have {memory!r} bytes", "Give a number of bytes, memory=24e9; math.inf is no limit."
@@ -62,10 +70,7 @@ class Cost:
         """Bytes that a worker may hold; None is no limit."""
         self.has_own_budget = memory is not None
         """Whether that is asked for, and not just what the profile has."""
-        self.guessed: dict[str, None] = {}
-        """Symbolic sizes that `sizes` does not have."""
         self._link_of: dict[str, Link] = {}
-        self._shapes: dict[Value, tuple[int, ...]] = {}
         self._items: dict[str, int] = {"": 0}
         self._bytes: dict[tuple[tuple[int, ...], int, Sharding], int] = {}
         self._conversions: dict[tuple[Any, ...], float] = {}
@@ -77,45 +82,14 @@ class Cost:
         """What the times come from: the profile, and the class where it is not this one."""
         return self.profile.name if type(self) is Cost else f"{self.profile.name} ({type(self).__name__})"
 
-    def shape(self, value: Value) -> tuple[int, ...]:
-        """The planning shape of a value."""
-        found = self._shapes.get(value)
-        if found is None:
-            found = self._shapes[value] = tuple(self.size(d) for d in value.dims)
-        return found
-
-    def size(self, dim: Any) -> int:
-        """The planning size of one dimension."""
-        if isinstance(dim, int):
-            return dim
-        if isinstance(dim, tirx.IntImm):
-            return int(dim.value)
-        if isinstance(dim, tvm.ir.Var):
-            if dim.name not in self.sizes:
-                self.guessed[dim.name] = None
-            return self.sizes.get(dim.name, DEFAULT_SIZE)
-        if isinstance(dim, tirx.Cast):
-            return self.size(dim.value)
-        if isinstance(dim, tirx.Add | tirx.Sub | tirx.Mul | tirx.FloorDiv | tirx.FloorMod | tirx.Min | tirx.Max):
-            a, b = self.size(dim.a), self.size(dim.b)
-            kind = type(dim).__name__
-            found = {
-                "Add": a + b,
-                "Sub": a - b,
-                "Mul": a * b,
-                "FloorDiv": a // (b or 1),
-                "FloorMod": a % (b or 1),
-                "Min": min(a, b),
-                "Max": max(a, b),
-            }
-            return max(found[kind], 0)
-        return DEFAULT_SIZE
-
     def item_bytes(self, value: Value) -> int:
         """Bytes of one element (sub-byte types round up)."""
-        if value.dtype not in self._items:
-            self._items[value.dtype] = (tvm.DataType(value.dtype).bits + 7) // 8
-        return self._items[value.dtype]
+        return self._item_bytes(value.dtype)
+
+    def _item_bytes(self, dtype: str) -> int:
+        if dtype not in self._items:
+            self._items[dtype] = (tvm.DataType(dtype).bits + 7) // 8
+        return self._items[dtype]
 
     def local_bytes(self, shape: tuple[int, ...], item: int, sharding: Sharding) -> int:
         """Bytes that a worker holds of a tensor in `sharding`."""
@@ -169,18 +143,19 @@ class Cost:
             return _SLICE + held / workers / self.profile.memory_bandwidth
         return self.exchange_time(step.kind, step.axis, held)
 
-    def exchanges(self, node: Node, strategy: Strategy) -> list[tuple[str, str, int]]:
-        """``(kind, axis, bytes that each worker brings)`` of every collective inside an operator."""
+    def exchanges(self, node: Node, strategy: Strategy) -> list[Sent]:
+        """Every collective inside an operator."""
         splits = dict(strategy.splits)
-        found: list[tuple[str, str, int]] = []
+        found: list[Sent] = []
         for f, split in [(f, s) for f, s in strategy.splits if f in node.rule.forms][:1]:  # what is split together runs as one form
             exchanges = node.rule.forms[f].exchanges
             for exchange in exchanges(splits, self.mesh) if callable(exchanges) else exchanges:
-                held = (tvm.DataType(exchange.dtype).bits + 7) // 8 if exchange.dtype else self.item_bytes(node.inputs[0])
+                dtype = exchange.dtype or node.inputs[0].dtype
+                held = self._item_bytes(dtype)
                 for name in exchange.spec.split():
-                    local = splits[name].local_size(self.mesh) if name in splits else _planning_sizes(self, node).get(name, 1)
+                    local = splits[name].local_size(self.mesh) if name in splits else self.of_factors(node).get(name, 1)
                     held *= int(name) if name.isdigit() else local
-                found.append((exchange.kind, split.axis, held))
+                found.append(Sent(exchange.kind, split.axis, held, dtype))
         return found
 
     def exchange_time(self, kind: str, axis: str, held: int) -> float:
@@ -200,7 +175,7 @@ class Cost:
 
     def operator(self, node: Node, strategy: Strategy) -> float:
         """The time of one operator under a strategy, the collectives inside it among it."""
-        sent = sum(self.exchange_time(*e) for e in self.exchanges(node, strategy))
+        sent = sum(self.exchange_time(*e[:3]) for e in self.exchanges(node, strategy))
         return self._checked(sent + self.compute_time(self._work(node, strategy)), node.op)
 
     def compute_time(self, work: Work) -> float:
@@ -230,7 +205,7 @@ class Cost:
 
     def _factor_product(self, node: Node, splits: Mapping[str, Split]) -> int:
         """The size of the local iteration space."""
-        sizes = _planning_sizes(self, node)
+        sizes = self.of_factors(node)
         total = 1
         for f in node.rule.factors:
             if f in node.rule.uncounted or (node.rule.sparse and f in node.rule.reduced):
@@ -240,19 +215,6 @@ class Cost:
             else:
                 total *= splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
         return total
-
-
-def _planning_sizes(cost: Cost, node: Node) -> dict[str, int]:
-    """The size of each factor, symbolic ones read off the planning shapes."""
-    rule: Rule = node.rule
-    sizes = {f: s for f, s in rule.sizes.items() if s is not None and f not in rule.symbolic}
-    for spec, value in zip((*rule.inputs, *rule.outputs), (*node.inputs, *node.outputs), strict=True):
-        if not value.is_tensor:
-            continue
-        for dim, size in zip(spec, value.dims, strict=True):
-            if len(dim) == 1 and len(dim[0]) == 1:
-                sizes.setdefault(dim[0][0], cost.size(size))
-    return sizes
 
 
 CostFactory = Callable[[Mesh, Profile, Mapping[str, int] | None, float | None], Cost]

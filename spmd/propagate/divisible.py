@@ -14,9 +14,7 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-from ..errors import ShardingError
 from ..expression import Rule
-from .cost import DEFAULT_SIZE
 
 Divisible = Mapping[str, int]
 
@@ -57,16 +55,3 @@ def in_blocks(rule: Rule, shapes: Sequence[Sequence[Any]], divisible: Divisible)
                 blocks[dim[0][0]] = math.gcd(blocks.get(dim[0][0], found), found)
     known = {f: n for f, n in blocks.items() if n > 1 and f not in rule.forms and f not in rule.whole}
     return replace(rule, sizes={**rule.sizes, **known}, symbolic=frozenset(known)) if known else rule
-
-
-def planning_sizes(sizes: Mapping[str, int] | None, divisible: Divisible | None) -> dict[str, int]:
-    """What symbolic sizes are taken for: what `sizes` says, else the default made divisible. Raises where the two contradict."""
-    found = dict(sizes or {})
-    for name, by in (divisible or {}).items():
-        if by < 1:
-            raise ShardingError("divisible", f"{name!r} is said to be divisible by {by}", "Give a whole number, 1 or more.")
-        found.setdefault(name, -(-DEFAULT_SIZE // by) * by)
-        if found[name] % by:
-            what = f"sizes[{name!r}] is {found[name]}, and divisible[{name!r}] is {by}"
-            raise ShardingError("sizes", what, "Give a size that is a multiple.")
-    return found

@@ -11,9 +11,10 @@ from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature, TensorIn
 from ..sharding import Sharding
 from .alternatives import Alternatives
 from .budget import decide_within
-from .cost import DEFAULT_SIZE, Cost
+from .cost import Cost, Sent
 from .decide import Decision
 from .memory import Usage
+from .sizes import DEFAULT_SIZE
 from .traffic import Traffic
 
 
@@ -43,8 +44,8 @@ def _report(graph: Graph, decision: Decision) -> Plan:
     predicted: dict[str, float] = {}
     notes: dict[str, None] = {}
     replicated: dict[str, list[str]] = {}
-    costs: dict[tuple[int, int], tuple[float, list[tuple[str, str, int]]]] = {}
-    names = {v: v.name if v.role == "weight" else f"{v.function}.{v.name}" for v in graph.values}
+    costs: dict[tuple[int, int], tuple[float, list[Sent]]] = {}
+    names = {v: v.path for v in graph.values}
 
     for name, function in graph.functions.items():
         traffic, choices[name] = Traffic(cost, name), []

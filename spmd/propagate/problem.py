@@ -191,7 +191,7 @@ class Problem:
 
     def _gathered_inside(self, node: Node, strategy: Strategy) -> bool:
         """Whether an operator gathers within itself as much as it is given of a value that may not be gathered."""
-        gathered = [held for kind, _, held in self.cost.exchanges(node, strategy) if kind == "all_gather"]
+        gathered = [sent.bytes for sent in self.cost.exchanges(node, strategy) if sent.kind == "all_gather"]
         kept = [
             self.cost.local_bytes(self.cost.shape(v), self.cost.item_bytes(v), s)
             for v, s in zip(node.inputs, strategy.inputs, strict=True)

@@ -18,7 +18,7 @@ from ..plan import Collective
 from ..sharding import Sharding
 from ..strategy import Strategy
 from .bundles import FULL, Waiting, bundles
-from .cost import Cost
+from .cost import Cost, Sent
 
 _END = 1 << 60
 
@@ -90,12 +90,12 @@ class Traffic:
         if len(sent) == 1 and sent[0].kind != "permute":
             self._single.append((len(self.collectives) - 1, value, sent[0]))
 
-    def exchange(self, node: Node, strategy: Strategy, exchanges: Sequence[tuple[str, str, int]], at: int) -> None:
+    def exchange(self, node: Node, strategy: Strategy, exchanges: Sequence[Sent], at: int) -> None:
         """Count the collectives inside an operator; their time is a part of its own."""
         if not exchanges:
             return
         reason = f"{node.op} {node.name!r} runs split: {strategy}"
-        for (kind, axis, held), dtype in zip(exchanges, self._dtypes(node, strategy), strict=True):
+        for kind, axis, held, dtype in exchanges:
             seconds = self.cost.exchange_time(kind, axis, held)
             value = (kind, axis, held, self.function, node.name, reason, dtype, "", node.branch)
             self._when.append(3 * at + 1)
@@ -151,13 +151,6 @@ class Traffic:
                 slower, name = inside.setdefault(branch[:-1], {}), branch[-1][0]
                 slower[name] = max(slower.get(name, 0.0), total)
         return total
-
-    def _dtypes(self, node: Node, strategy: Strategy) -> list[str]:
-        """Of what each collective inside an operator sends."""
-        splits = dict(strategy.splits)
-        form = next((node.rule.forms[f] for f in splits if f in node.rule.forms), None)
-        exchanges = form.exchanges if form is not None else ()
-        return [e.dtype or node.inputs[0].dtype for e in (exchanges(splits, self.cost.mesh) if callable(exchanges) else exchanges)]
 
 
 def _span(node: Node | None) -> str:

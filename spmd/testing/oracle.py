@@ -108,7 +108,7 @@ def prove(
 
 def _unplanned(node: Node, strategy: Strategy, mesh: Mesh, ran: Workers) -> str:
     """How the collectives inside the operator differ from those that its rule foretells; empty where they are the same to the byte."""
-    planned = Counter(Cost(mesh, profile_of("generic")).exchanges(node, strategy))
+    planned = Counter((s.kind, s.axis, s.bytes) for s in Cost(mesh, profile_of("generic")).exchanges(node, strategy))
     traced = Counter((r.kind, r.axis, r.bytes) for r in ran.trace())
     if planned == traced:
         return ""

@@ -75,7 +75,7 @@ def families() -> list[str]:
 
 def _row(node: Node, strategy: Strategy) -> str:
     ins, outs = (", ".join(f"`{s}`" for s in side) for side in (strategy.inputs, strategy.outputs))
-    sent = [kind for kind, _, _ in Cost(Mesh(tp=2), profile_of("generic")).exchanges(node, strategy)]
+    sent = [e.kind for e in Cost(Mesh(tp=2), profile_of("generic")).exchanges(node, strategy)]
     counts = ", ".join(f"{sent.count(k)} {k}" for k in dict.fromkeys(sent))
     return f"{ins or '()'} → {outs}" + (f"; {counts}" if counts else "")
 
