@@ -17,7 +17,7 @@ from .collectives.pool import Pool, start_machines
 from .errors import ShardingError, nearest
 from .mesh import Mesh
 from .plan import Leaf, LeafTree, Plan, Signature
-from .schedules import build
+from .schedules import build, resolve
 from .sharding import Sharding
 
 
@@ -61,7 +61,9 @@ class Workers:
         else:
             mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
         self.backend = make_backend(backend, self.mesh, timeout)
+        target = resolve(target)
         executable = build(mod, target)
+        self.backend.adopt(executable, target.kind.name)
         self._pool = Pool(self.backend)
         self._machines = start_machines(self._pool, executable)
         self._traces: dict[int, tuple[Record, ...]] = {}

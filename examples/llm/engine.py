@@ -124,7 +124,9 @@ def shard(config: LlamaConfig, num_shards: int, target: str = "llvm") -> Any:
 
 
 @contextmanager
-def start(program: Any, weights: Mapping[str, np.ndarray], *, target: str = "llvm", max_seq_len: int = 2048) -> Iterator[Engine]:
+def start(
+    program: Any, weights: Mapping[str, np.ndarray], *, target: str = "llvm", backend: str = "threads", max_seq_len: int = 2048
+) -> Iterator[Engine]:
     """Compiles what `shard` returns, starts its workers, places the weights, and gives an engine."""
-    with spmd.workers(program, backend="threads", target=target) as workers:
+    with spmd.workers(program, backend=backend, target=target) as workers:
         yield Engine(workers, weights, max_seq_len)

@@ -126,6 +126,12 @@ class Backend(ABC):
         """The device that worker `rank` runs on: number ``mesh.devices[rank]``, where there are several. Threads share the CPU."""
         return tvm_ffi.device("cpu", 0)
 
+    def adopt(self, executable: Any, target: str) -> None:  # noqa: B027 -- a default: nothing to do
+        """Make ready for a program, compiled for a target of this kind: called once, before it is loaded on any device.
+
+        Raises `ShardingError` where it cannot run here.
+        """
+
     def begin(self) -> None:  # noqa: B027 -- a default: nothing to do
         """Make ready for a run: called before each, when no worker of this process runs."""
 
@@ -138,7 +144,7 @@ class Backend(ABC):
 
 
 Factory = Callable[[Mesh, float], Backend]
-_FACTORIES: dict[str, str | Factory] = {"threads": "spmd.collectives.threads:ThreadBackend"}
+_FACTORIES: dict[str, str | Factory] = {"threads": "spmd.collectives.threads:ThreadBackend", "pocl": "spmd.testing.pocl:PoclBackend"}
 
 
 def register_backend(name: str, factory: str | Factory) -> None:

@@ -35,9 +35,14 @@ def view(tensor: Any) -> Array:
     by_bits = _BY_BITS.get(dtype)
     if by_bits is not None:
         return np.from_dlpack(tensor._create_view(tensor.shape, by_bits[0])).view(by_bits[1])
+    check_dtype(dtype)
+    return np.from_dlpack(tensor)
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raise TypeError for packed types (int4)."""
     if dtype.bits < 8:
         raise TypeError(f"a collective cannot move {dtype}: its elements are packed, {dtype.bits} bits each")
-    return np.from_dlpack(tensor)
 
 
 def all_reduce(xs: Arrays, outs: Arrays, kind: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import ShardingError
 from ..mesh import Mesh
 from .backend import Backend, CollectiveError, Communicator, Tensor
 from .combine import COMBINE, Array, view
@@ -63,6 +64,15 @@ class ThreadBackend(Backend):
     def communicator(self, rank: int) -> Communicator:
         """The communicator of worker `rank`."""
         return ThreadCommunicator(self, rank)
+
+    def adopt(self, executable: Any, target: str) -> None:
+        """See `Backend`."""
+        if target not in ("llvm", "c"):
+            raise ShardingError("workers", f"backend 'threads' runs on the CPU, and the target is {target!r}", 'Pass target="llvm".')
+
+    def view(self, tensor: Tensor) -> Array:
+        """The memory of a worker's tensor."""
+        return view(tensor)
 
     def begin(self) -> None:
         """Forget the last run."""
@@ -200,9 +210,9 @@ class ThreadCommunicator(Communicator):
         self._meet(kind, xs, axis, plain, values, outs)
 
     def _meet(self, op: str, xs: Sequence[Tensor], axis: str, own: tuple[Any, ...], values: Sequence[str], outs: Sequence[Tensor]) -> None:
-        sources = [view(x) for x in xs]
+        sources = [self._backend.view(x) for x in xs]
         moved = [(value, source.shape, source.dtype) for value, source in zip(values, sources, strict=True)]
-        call = _Call((op, axis, own, *moved), sources, [view(out) for out in outs])
+        call = _Call((op, axis, own, *moved), sources, [self._backend.view(out) for out in outs])
         group = self._groups.get(axis)
         if group is None:
             group = self._groups[axis] = self._backend.group(axis, self.rank)

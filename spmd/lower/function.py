@@ -152,7 +152,7 @@ class FunctionLowering(Translation):
         if (value, kept) not in self.held:
             made, path = self.fields[value]
             for index in path:
-                made = self.bb.emit(relax.TupleGetItem(made, index), value.name)
+                made = self.bb.emit(relax.TupleGetItem(made, index), f"{made.name}_{index}")  # an identifier in the source of kernels
             self.held[value, kept] = Local(made, kept, True)
         return self.held[value, kept]
 

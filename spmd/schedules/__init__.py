@@ -2,8 +2,8 @@
 
 from spmd.schedules.build import build, pipeline
 from spmd.schedules.producers import FuseProducers
-from spmd.schedules.scheduling import CPUSchedules
+from spmd.schedules.scheduling import CPUSchedules, GPUSchedules
 from spmd.schedules.targets import available_kinds, resolve
 from spmd.schedules.widen import WidenHalf
 
-__all__ = ["CPUSchedules", "FuseProducers", "WidenHalf", "available_kinds", "build", "pipeline", "resolve"]
+__all__ = ["CPUSchedules", "FuseProducers", "GPUSchedules", "WidenHalf", "available_kinds", "build", "pipeline", "resolve"]

@@ -11,7 +11,9 @@ from tvm.target import Target
 from spmd.schedules.memory import PlanMemory
 from spmd.schedules.mirror import MirrorIndices
 from spmd.schedules.producers import FuseProducers
-from spmd.schedules.scheduling import CPUSchedules
+from spmd.schedules.scans import BarrierScans
+from spmd.schedules.scheduling import CPUSchedules, GPUSchedules
+from spmd.schedules.single import SingleTerms
 from spmd.schedules.targets import TargetLike, is_cpu, resolve
 from spmd.schedules.widen import WidenHalf
 
@@ -34,7 +36,7 @@ def build(
 
 
 def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
-    """Relax's default pipeline for `target`, plus: weights' producers fused into matmuls, and loops on CPU."""
+    """Relax's default pipeline for `target`, plus: weights' producers fused into matmuls, and loops for every kernel."""
 
     @tvm.transform.module_pass(opt_level=0, name="spmd.schedules.pipeline")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
@@ -46,13 +48,14 @@ def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
 
 def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     stages = _stages(target)
-    passes = [*stages.library_dispatch_passes(target)]
+    passes = [BarrierScans()] if target.kind.name == "opencl" else []
+    passes += stages.library_dispatch_passes(target)
     for step in stages.legalize_passes(target):
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out
             passes += [relax.transform.CanonicalizeBindings(), FuseProducers()]
-        passes.append(step)
+        passes.append(GPUSchedules(step.rules) if step.info.name == "ApplyDefaultSchedule" else step)
         if step.info.name == "FuseTIR":
-            passes.append(MirrorIndices())  # before schedules simplify indices
+            passes += [SingleTerms(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
         passes += [WidenHalf(), CPUSchedules(parallel=parallel)]
     passes.append(MirrorIndices())  # and after they put them together

@@ -1,14 +1,14 @@
-"""The pass that gives every unscheduled PrimFunc its CPU loops."""
+"""The passes that give every unscheduled PrimFunc its loops, on CPUs and GPUs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
-from tvm.s_tir import Schedule
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
 
@@ -18,53 +18,98 @@ from spmd.schedules.cpu.analysis import is_refusal
 SCHEDULED = "tirx.is_scheduled"
 RULE = "spmd.schedule_rule"  # the name of the rule that decided a function's loops
 
+_LOG = logging.getLogger("spmd")
+_LOWERED = tvm.transform.Sequential([s_tir.transform.CanonicalizeLoop(), s_tir.transform.LowerCrossThreadReduction()])
+"""The first steps after scheduling, in which TVM finds that it cannot lower some of dlight's reductions."""
 
-@tvm.transform.module_pass(opt_level=0, name="spmd.CPUSchedules")
-class CPUSchedules:
+
+class _Scheduling:
     """Apply the first rule that answers to each PrimFunc that is not marked `tirx.is_scheduled`.
 
-    `parallel`: emit `T.parallel` loops. `rules`: others than the default ones, the fallback last.
     Functions of equal structure are scheduled once. A function that no rule takes stays as it is.
     """
 
-    def __init__(self, *, parallel: bool = False, rules: Sequence[ScheduleRule] | None = None):
-        self.rules = list(default_rules(parallel) if rules is None else rules)
+    def __init__(self, rules: Sequence[ScheduleRule]):
+        self.rules = list(rules)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """A new module; `mod` stays as it is."""
-        target = Target.current(allow_none=True) or Target({"kind": "llvm"})
+        current = Target.current(allow_none=True) or Target({"kind": "llvm"})
         functions = dict(mod.functions_items())
         done: dict[tvm_ffi.StructuralKey, tirx.PrimFunc] = {}
         for name, func in functions.items():
             if not isinstance(func, tirx.PrimFunc) or is_scheduled(func):
                 continue
             # The name is no part of the structure that decides the loops.
-            key = tvm_ffi.StructuralKey(func.without_attr("global_symbol"))
+            bare, attrs = func.without_attr("global_symbol"), func.attrs or {}
+            key = tvm_ffi.StructuralKey(bare)
             if key not in done:
-                done[key] = self._schedule(func, target)
-            scheduled = done[key]
-            symbol = func.attrs.get("global_symbol") if func.attrs else None
-            functions[name] = scheduled if symbol is None else scheduled.with_attr("global_symbol", symbol)
+                done[key] = self._schedule(name.name_hint, bare, attrs.get("target") or current)
+            symbol = attrs.get("global_symbol")
+            functions[name] = done[key] if symbol is None else done[key].with_attr("global_symbol", symbol)
         return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
 
-    def _schedule(self, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
-        for rule in () if has_narrow_floats(func) else self.rules:
-            schedule = attempt(rule, func, target)
-            if schedule is not None:
-                bare = schedule.mod["main"].without_attr("global_symbol")
-                return bare.with_attrs({SCHEDULED: True, RULE: type(rule).__name__})
-        return func.without_attr("global_symbol")
+    def _schedule(self, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+        for rule in self.rules:
+            found = self.attempt(rule, name, func, target)
+            if found is not None:
+                return found.without_attr("global_symbol").with_attrs({SCHEDULED: True, RULE: type(rule).__name__})
+        return func
+
+    def attempt(self, rule: ScheduleRule, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
+        """What the rule makes of the function `name`, or None where it does not apply."""
+        raise NotImplementedError
 
 
-def attempt(rule: ScheduleRule, func: tirx.PrimFunc, target: Target) -> Schedule | None:
-    """The rule's schedule, or None where it does not apply: a primitive that TVM refuses means just that."""
-    try:
-        answer = rule.apply(func, target, False)
-    except Exception as error:
-        if is_refusal(error):
+@tvm.transform.module_pass(opt_level=0, name="spmd.CPUSchedules")
+class CPUSchedules(_Scheduling):
+    """Loops for CPUs, by the first rule that answers; functions that no rule takes stay as they are.
+
+    `parallel`: emit `T.parallel` loops. `rules`: others than the default ones, the fallback last.
+    """
+
+    def __init__(self, *, parallel: bool = False, rules: Sequence[ScheduleRule] | None = None):
+        super().__init__(default_rules(parallel) if rules is None else rules)
+
+    def _schedule(self, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+        return func if has_narrow_floats(func) else super()._schedule(name, func, target)
+
+    def attempt(self, rule: ScheduleRule, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
+        """A primitive that TVM refuses means that the rule does not apply; other errors are errors."""
+        try:
+            return applied(rule, func, target)
+        except Exception as error:
+            if is_refusal(error):
+                return None
+            raise
+
+
+@tvm.transform.module_pass(opt_level=0, name="spmd.GPUSchedules")
+class GPUSchedules(_Scheduling):
+    """Loops for GPUs, by the first of these rules that answers with a kernel that TVM can lower; functions that no rule takes stay.
+
+    Some of dlight's rules raise errors for kernels that they were not written for, where TVM's own pass ends. Here that is logged, and
+    the next rule is tried.
+    """
+
+    def attempt(self, rule: ScheduleRule, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
+        """Whatever a rule raises means that another rule has to do it."""
+        try:
+            found = applied(rule, func, target)
+            if found is not None:
+                _LOWERED(tvm.IRModule({"main": found}))
+            return found
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+            _LOG.warning("kernel %r: the rule %s fails, the next one is tried (%s)", name, type(rule).__name__, said)
             return None
-        raise
-    return answer[0] if isinstance(answer, list) else answer
+
+
+def applied(rule: ScheduleRule, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
+    """`func` as the rule schedules it, or None where the rule does not apply."""
+    answer = rule.apply(func, target, False)
+    found = answer[0] if isinstance(answer, list) else answer
+    return None if found is None else found.mod["main"]
 
 
 def has_narrow_floats(func: tirx.PrimFunc) -> bool:

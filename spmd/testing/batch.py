@@ -18,7 +18,7 @@ from ..workers import signatures, workers
 from .equivalence import FREE_LINKS, difference, random_arguments, traffic_difference
 from .reduction import Case, smallest
 
-_TARGET = {"kind": "llvm", "opt-level": 0}
+_TARGETS = {"threads": {"kind": "llvm", "opt-level": 0}, "pocl": {"kind": "opencl"}}
 """Programs run once: LLVM's optimizer would take longer than they do."""
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 0.2}
 """Largest difference in what a long program gives, relative to the largest magnitude of a result, or to 1 where that is less."""
@@ -26,12 +26,13 @@ _PATIENCE = 60.0
 """Seconds for making failing programs small."""
 
 
-def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0) -> int:
+def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str = "threads") -> int:
     """Check that every program gives what it gives unsharded, and that its collectives are those of its plan; returns how many functions
     were run.
 
-    Cases with the same mesh are run as one module, for which the names of their functions must differ. Raises `AssertionError` with each
-    kind of failure, and the smallest program found that has it, to be pasted into a test.
+    The sharded programs run on `backend`: "threads", or "pocl" for the schedules and the code of GPUs; unsharded ones run on the CPU.
+    Cases with the same mesh are run as one module, for which the names of their functions must differ. Raises `AssertionError` with
+    each kind of failure, and the smallest program found that has it, to be pasted into a test.
     """
     __tracebackhide__ = True
     cases = list(cases)
@@ -39,7 +40,7 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0) -> int:
     if len(names) != len(set(names)):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two programs have a function {twice!r}: give each program names of its own (programs(prefix=...))")
-    failed = failures(cases, seed)
+    failed = failures(cases, seed, backend)
     if failed:
         texts: list[str] = []
         kinds: dict[str, tuple[Case, str]] = {}
@@ -49,22 +50,22 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0) -> int:
         for kind, (case, problem) in kinds.items():
 
             def fails(tried: Sequence[Case], kind: str = kind) -> set[int]:
-                return {i for i, p in failures(tried, seed).items() if kind_of(p) == kind}
+                return {i for i, p in failures(tried, seed, backend).items() if kind_of(p) == kind}
 
             least = smallest(case, fails, deadline)
-            texts.append(f"{failures([least], seed).get(0, problem)}\n{least}")
+            texts.append(f"{failures([least], seed, backend).get(0, problem)}\n{least}")
         raise AssertionError(f"{len(failed)} of {len(cases)} programs fail, in {len(kinds)} ways\n\n" + "\n\n".join(texts))
     return sum(len(signatures(case.mod)) for case in cases)
 
 
-def failures(cases: Sequence[Case], seed: int = 0) -> dict[int, str]:
+def failures(cases: Sequence[Case], seed: int = 0, backend: str = "threads") -> dict[int, str]:
     """What is wrong, by the number of the case."""
     groups: dict[Mesh, list[int]] = {}
     for i, case in enumerate(cases):
         groups.setdefault(case.mesh, []).append(i)
     found: dict[int, str] = {}
     for members in groups.values():
-        found.update({members[i]: text for i, text in _narrowed([cases[i] for i in members], seed).items()})
+        found.update({members[i]: text for i, text in _narrowed([cases[i] for i in members], seed, backend).items()})
     return dict(sorted(found.items()))
 
 
@@ -73,19 +74,19 @@ def kind_of(problem: str) -> str:
     return re.sub(r"'[^']*'|\[.*?\]", "", problem.split(":")[0])
 
 
-def _narrowed(cases: list[Case], seed: int) -> dict[int, str]:
+def _narrowed(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
     """Of one mesh. What cannot be planned or compiled is looked for in halves."""
     try:
-        return _run(cases, seed)
+        return _run(cases, seed, backend)
     except Exception as error:
         if len(cases) == 1:
             return {0: f"{type(error).__name__}: {error}"}
     half = len(cases) // 2
-    second = _narrowed(cases[half:], seed)
-    return {**_narrowed(cases[:half], seed), **{half + i: text for i, text in second.items()}}
+    second = _narrowed(cases[half:], seed, backend)
+    return {**_narrowed(cases[:half], seed, backend), **{half + i: text for i, text in second.items()}}
 
 
-def _run(cases: list[Case], seed: int) -> dict[int, str]:
+def _run(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
     merged: dict[Any, Any] = {}
     owner: dict[str, int] = {}
     specs: dict[str, Any] = {}
@@ -103,7 +104,7 @@ def _run(cases: list[Case], seed: int) -> dict[int, str]:
         raise RuntimeError(f"the program itself fails, unsharded: {error}") from error
     sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes=sizes)
     traces: dict[str, tuple[Record, ...]] = {}
-    found = _Calls(sharded, traces).run(arguments)
+    found = _Calls(sharded, traces, backend).run(arguments)
     wrong: dict[int, str] = {}
     for name, i in owner.items():
         problem = f"unsharded {expected.errors[name]}" if name in expected.errors else found.errors.get(name)
@@ -120,12 +121,13 @@ class _Calls:
 
     program: Any
     traces: dict[str, tuple[Record, ...]] | None = None
+    backend: str = "threads"
     results: dict[str, Any] = field(default_factory=dict[str, Any])
     errors: dict[str, str] = field(default_factory=dict[str, str])
 
     def run(self, arguments: Mapping[str, Sequence[Any]]) -> _Calls:
         """Call each function once."""
-        with workers(self.program, target=_TARGET) as w:
+        with workers(self.program, self.backend, _TARGETS[self.backend]) as w:
             for name, given in arguments.items():
                 try:
                     self.results[name] = w[name](*given)

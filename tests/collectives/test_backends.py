@@ -15,7 +15,7 @@ from spmd.collectives import CollectiveError, Record, make_backend
 from spmd.collectives.pool import Pool, WorkerError
 from spmd.mesh import Mesh
 
-BACKENDS = ["threads"]
+BACKENDS = ["threads", "pocl"]
 MESHES = [Mesh(tp=1), Mesh(tp=2), Mesh(tp=3), Mesh(tp=4), Mesh(dp=2, tp=2), Mesh(dp=2, tp=3)]
 DTYPES = [
     *("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"),
@@ -33,6 +33,9 @@ def numpy_dtype(name: str) -> np.dtype:
 def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Pool]]:
     """`start(mesh)`: a pool of workers, closed after the test."""
     pools: list[Pool] = []
+
+    if request.param == "pocl":
+        pytest.importorskip("pocl_binary_distribution", reason="pocl has no wheel for this platform")
 
     def start(mesh: Mesh, timeout: float = SECONDS) -> Pool:
         pools.append(Pool(make_backend(request.param, mesh, timeout)))

@@ -1,0 +1,155 @@
+"""Workers whose kernels are those of OpenCL GPUs, run on the processors of this machine: schedules for GPUs, tested without a GPU.
+
+TVM's wheel generates OpenCL and cannot run it. Here its device ``opencl`` is the memory of the host, and pocl, an OpenCL for CPUs
+(https://portablecl.org), runs the kernels as they are written, with their work groups, barriers and local memory.
+``spmd.workers(sharded, backend="pocl", target="opencl")``; needs the extra ``spmd[pocl]``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import tvm
+import tvm_ffi
+
+from ..collectives.backend import Communicator, Tensor
+from ..collectives.combine import check_dtype
+from ..collectives.threads import ThreadBackend
+from ..errors import ShardingError
+from ..layout import Array
+from ..mesh import Mesh
+
+_BUILD = "target.build.opencl"
+_TURN = threading.Lock()
+"""One kernel at a time: pocl spreads each over all processors."""
+_CACHE = tempfile.TemporaryDirectory(prefix="pocl-", ignore_cleanup_errors=True)
+_MINE = threading.local()
+"""The kernels of the program that a worker's thread runs: programs have kernels of the same names."""
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """What its host code passes: values for these parameters, then the sizes of these parts of the grid."""
+
+    dtypes: tuple[str, ...]
+    """Of each parameter; empty for a pointer."""
+    extents: tuple[str, ...]
+
+
+class PoclBackend(ThreadBackend):
+    """Threads that meet in the memory of the host, each with a virtual machine for OpenCL. float16 is refused where pocl lacks it."""
+
+    def __init__(self, mesh: Mesh, timeout: float) -> None:
+        self._context, self._queue = _opencl()
+        self._launches: dict[str, Callable[..., None]] = {}
+        super().__init__(mesh, timeout)
+
+    def device(self, rank: int) -> Any:
+        """OpenCL's, of which all is host memory."""
+        return tvm_ffi.device("opencl", 0)
+
+    def communicator(self, rank: int) -> Communicator:
+        """The communicator of worker `rank`, whose thread this is."""
+        _MINE.launches = self._launches
+        return super().communicator(rank)
+
+    def view(self, tensor: Tensor) -> Array:
+        """See `ThreadBackend`."""
+        check_dtype(tensor.dtype)
+        kind: Any = np.dtype(getattr(ml_dtypes, str(tensor.dtype), str(tensor.dtype)))
+        shape = tuple(map(int, tensor.shape))
+        return _bytes(tensor.data_ptr(), math.prod(shape, start=kind.itemsize)).view(kind).reshape(shape)
+
+    def adopt(self, executable: Any, target: str) -> None:
+        """Take the OpenCL out of the program: TVM looks for its kernels among global functions then."""
+        if target != "opencl":
+            raise ShardingError("workers", f"backend 'pocl' runs OpenCL, and the target is {target!r}", 'Pass target="opencl".')
+        for source in {device.inspect_source() for host in executable.mod.imports for device in host.imports}:
+            self._compile(source)
+        for host in executable.mod.imports:
+            host.clear_imports()
+
+    def _compile(self, source: str) -> None:
+        import pyopencl as cl
+
+        lacking = [e for e in ("cl_khr_fp16", "cl_khr_fp64") if e in source and e not in self._context.devices[0].extensions]
+        if lacking:
+            raise ShardingError("backend 'pocl'", f"a kernel needs {lacking[0]}, which this pocl lacks", "Use float32.")
+        program = cl.Program(self._context, source).build(["-w"])
+        for name, kernel in _KERNELS.pop(source).items():
+            self._launches[name] = self._launch(program, name, kernel)
+            tvm_ffi.register_global_func(name, partial(_run, name), override=True)
+
+    def _launch(self, program: Any, name: str, kernel: _Kernel) -> Callable[..., None]:
+        import pyopencl as cl
+
+        def launch(*args: Any) -> None:
+            sizes = dict(zip(kernel.extents, map(int, args[len(kernel.dtypes) :]), strict=True))
+            if 0 in sizes.values():
+                return
+            local = tuple(sizes.get(f"threadIdx.{axis}", 1) for axis in "xyz")
+            whole = tuple(sizes.get(f"blockIdx.{axis}", 1) * size for axis, size in zip("xyz", local, strict=True))
+            with _TURN:
+                run = cl.Kernel(program, name)
+                for i, (arg, dtype) in enumerate(zip(args, kernel.dtypes, strict=False)):
+                    pointer = arg.value if isinstance(arg, ctypes.c_void_p) else arg
+                    run.set_arg(i, np.dtype(dtype).type(arg) if dtype else cl.SVM(_bytes(pointer, 1)))
+                cl.enqueue_nd_range_kernel(self._queue, run, whole, local)
+                self._queue.finish()
+
+        return launch
+
+
+def _run(name: str, *args: Any) -> None:
+    _MINE.launches[name](*args)
+
+
+def _bytes(address: Any, count: int) -> Array:
+    """Memory of the host. Of what is passed to a kernel, only the address counts."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address or 0))
+
+
+_KERNELS: dict[str, Mapping[str, _Kernel]] = {}
+"""Of each source that TVM has generated."""
+
+
+@cache
+def _opencl() -> tuple[Any, Any]:
+    """A context and a queue on a processor. Makes host memory of TVM's device ``opencl``, and notes what kernels TVM generates."""
+    os.environ.setdefault("POCL_CACHE_DIR", _CACHE.name)  # else in the user's home, which thousands of programs would fill
+    try:
+        import pyopencl as cl
+    except ImportError:
+        raise ShardingError("backend 'pocl'", "there is no pyopencl", "pip install 'spmd[pocl]'.") from None
+    try:
+        found = [d for platform in cl.get_platforms() for d in platform.get_devices(cl.device_type.CPU)][:1]
+        context = cl.Context(found)
+    except cl.Error:
+        raise ShardingError("backend 'pocl'", "OpenCL finds no CPU here", "pip install 'spmd[pocl]', on Linux for x86-64.") from None
+    if tvm.get_global_func("device_api.opencl", allow_missing=True) is not None:
+        raise ShardingError("backend 'pocl'", "this TVM runs OpenCL itself", "Use a virtual machine on its device.")
+    tvm_ffi.register_global_func("device_api.opencl", tvm.get_global_func("device_api.cpu"))
+    generate: Any = tvm.get_global_func(_BUILD)
+
+    def noted(mod: tvm.IRModule, target: tvm.target.Target) -> Any:
+        made = generate(mod, target)
+        _KERNELS[made.inspect_source()] = {str(f.attrs["global_symbol"]): _described(f) for f in mod.functions.values()}
+        return made
+
+    tvm_ffi.register_global_func(_BUILD, noted, override=True)
+    return context, cl.CommandQueue(context)
+
+
+def _described(func: tvm.tirx.PrimFunc) -> _Kernel:
+    dtypes = tuple("" if isinstance(p.ty, tvm.ir.PointerType) else str(p.ty.dtype) for p in func.params)
+    return _Kernel(dtypes, tuple(str(tag) for tag in func.attrs["tirx.kernel_launch_params"]))

@@ -1,0 +1,139 @@
+"""Programs on simulated GPUs: what is scheduled and compiled for OpenCL gives what the CPU gives."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+import spmd
+from examples.llm.engine import METHODS, start
+from examples.llm.model import build_module
+from spmd import P, ShardingError
+from spmd.testing import Case, assert_all_equivalent, difference
+from spmd.testing import pocl as emulation
+from spmd.testing.programs import SIZES, meshes, programs, specs
+from tests.programs import Mlp
+from tests.test_equivalent_models import ANSWER, HEADS, PROMPT, reference, sharded, weights_of
+
+pytest.importorskip("pocl_binary_distribution", reason="pocl has no wheel for this platform")
+COLUMNS = {"w1": P(None, "tp"), "w2": P("tp", None)}
+
+
+def arrays(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def on_pocl(program):
+    """Its workers."""
+    return spmd.workers(program, backend="pocl", target="opencl")
+
+
+def test_a_sharded_program():
+    program, given = spmd.shard(Mlp, 2, COLUMNS), arrays((4, 16), (16, 32), (32, 16))
+    with spmd.workers(program) as w:
+        expected, trace = w["main"](*given), w.trace()
+    with on_pocl(program) as w:
+        found = w["main"](*given)
+        assert not difference(expected, found)
+        assert w.trace() == trace and trace
+        assert len(w.backend._launches) >= 2, "its kernels run on pocl"
+
+
+@I.ir_module
+class Twice:
+    @R.function
+    def main(x: R.Tensor((6,), "float32")):
+        y = R.multiply(x, R.const(2, "float32"))
+        return y
+
+
+@I.ir_module
+class Thrice:
+    @R.function
+    def main(x: R.Tensor((6,), "float32")):
+        y = R.multiply(x, R.const(3, "float32"))
+        return y
+
+
+def test_programs_with_kernels_of_one_name_run_at_one_time():
+    (x,) = arrays((6,))
+    with on_pocl(Twice) as twice, on_pocl(Thrice) as thrice:
+        assert twice.backend._launches.keys() == thrice.backend._launches.keys()
+        together = threading.Barrier(2)
+
+        def run(workers, factor):
+            together.wait(10)
+            for _ in range(10):
+                np.testing.assert_array_equal(workers["main"](x), x * np.float32(factor))
+            done.append(factor)
+
+        done = []
+        threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in ((twice, 2), (thrice, 3))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(done) == [2, 3]
+
+
+@pytest.mark.slow
+def test_a_model_with_a_cache():
+    """Attention, rotary embedding and cache by the kernels that TVM has for GPUs."""
+    program = sharded(build_module(HEADS["9 of 3"], "opencl", METHODS)[0], 2)
+    with start(program, weights_of("9 of 3", "float32"), target="opencl", backend="pocl", max_seq_len=32) as engine:
+        found = engine.score(PROMPT, ANSWER)
+    assert not (wrong := difference(reference("9 of 3")[len(PROMPT) - 1 : -1].astype("float32"), found, 1e-3)), wrong
+
+
+def drawn(number, count):
+    """`count` programs without float16, always the same for the same number."""
+    cases = []
+
+    @seed(number)
+    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def draw(data):
+        mod, mesh = data.draw(programs(functions=1, prefix=f"f{len(cases)}_")), data.draw(meshes())
+        cases.append(Case(mod, mesh, data.draw(specs(mod, mesh)), SIZES))
+
+    draw()
+    return [case for case in cases if "float16" not in case.mod.script()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("number", range(2))
+def test_random_programs(number):
+    cases = drawn(number, 50)
+    assert assert_all_equivalent(cases, seed=number, backend="pocl") >= len(cases) > 30
+
+
+def test_what_is_not_compiled_for_it():
+    with pytest.raises(ShardingError, match=r"backend 'pocl' runs OpenCL, and the target is 'llvm'\. Pass target=\"opencl\"\."):
+        spmd.workers(Mlp, backend="pocl")
+    with pytest.raises(ShardingError, match=r"backend 'threads' runs on the CPU, and the target is 'opencl'\. Pass target=\"llvm\"\."):
+        spmd.workers(Mlp, target="opencl")
+
+
+def test_float16_is_refused_before_anything_runs():
+    x = tvm.relax.Var("x", tvm.relax.TensorType((6,), "float16"))
+    bb = tvm.relax.BlockBuilder()
+    with bb.function("main", [x]):
+        bb.emit_func_output(bb.emit(tvm.relax.op.tanh(x)))
+    half = bb.finalize()
+    with pytest.raises(ShardingError, match=r"backend 'pocl': a kernel needs cl_khr_fp16, which this pocl lacks\. Use float32\."):
+        on_pocl(half)
+
+
+def test_without_pyopencl(monkeypatch):
+    monkeypatch.setattr(emulation, "_opencl", emulation._opencl.__wrapped__)
+    monkeypatch.setitem(sys.modules, "pyopencl", None)
+    with pytest.raises(ShardingError, match=r"backend 'pocl': there is no pyopencl\. pip install 'spmd\[pocl\]'\."):
+        on_pocl(Mlp)
