@@ -26,7 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this probability (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     parser.add_argument("--dtype", default="float32", help="float32 or float16 (default float32)")
-    parser.add_argument("--target", default="llvm", help="what to compile for (default llvm)")
+    parser.add_argument(
+        "--target", default="llvm", choices=["llvm", "opencl"], help="what to compile for (default llvm); opencl is run by pocl"
+    )
     return parser
 
 

@@ -44,13 +44,14 @@ def ask(
     tokenizer: ChatTokenizer,
     length: int,
     same: list[int] | None = None,
+    target: str = "llvm",
 ) -> Answer:
     """Streams a greedy answer of at most `length` tokens to standard output.
 
     same: tokens of an earlier answer. Where this one differs, its logits are computed again with those tokens fed.
     """
     answer = Answer()
-    with start(program, weights, max_seq_len=len(prompt) + length) as engine:
+    with start(program, weights, target=target, max_seq_len=len(prompt) + length) as engine:
 
         def watched() -> Iterator[int]:
             for token in engine.generate(prompt, None, length, tokenizer.stop_ids, answer.logits):
@@ -93,10 +94,12 @@ def run(options: argparse.Namespace) -> bool:
     one = ask(shard(source.config, 1), weights, prompt, tokenizer, options.max_tokens)
 
     began = time.perf_counter()
-    program = shard(source.config, options.num_shards)
+    target = "opencl" if options.gpu else "llvm"
+    program = shard(source.config, options.num_shards, target)
     took = time.perf_counter() - began
-    print(f"== workers: {options.num_shards}, nothing annotated, sharded in {took:.2f} s")
-    many = ask(program, weights, prompt, tokenizer, options.max_tokens, one.tokens)
+    where = ", compiled for GPUs and run by pocl" if options.gpu else ""
+    print(f"== workers: {options.num_shards}, nothing annotated, sharded in {took:.2f} s{where}")
+    many = ask(program, weights, prompt, tokenizer, options.max_tokens, one.tokens, target)
     if options.num_shards > 1:
         print("== the plan\n")
         print(weights_table(program.plan, program.mesh, weights) + "\n")
@@ -112,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-shards", type=int, default=3, help="workers of the sharded run (default 3)")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer in tokens (default 64)")
     parser.add_argument("--prompt", default=QUESTION, help="the question")
+    parser.add_argument("--gpu", action="store_true", help="compile the sharded run for GPUs by OpenCL, which pocl runs on the CPU")
     parser.add_argument("--model", help="another model: a .gguf file or a Hugging Face folder")
     try:
         return 0 if run(parser.parse_args(arguments)) else 1

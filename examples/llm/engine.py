@@ -120,13 +120,15 @@ def shard(config: LlamaConfig, num_shards: int, target: str = "llvm") -> Any:
     """
     check_shards(config, num_shards)
     mod, _ = build_module(config, target, METHODS)
-    return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards, profile="cpu" if target == "llvm" else "generic")
+    return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards, profile="cpu")  # where its workers run, for whatever target
 
 
 @contextmanager
-def start(
-    program: Any, weights: Mapping[str, np.ndarray], *, target: str = "llvm", backend: str = "threads", max_seq_len: int = 2048
-) -> Iterator[Engine]:
-    """Compiles what `shard` returns, starts its workers, places the weights, and gives an engine."""
+def start(program: Any, weights: Mapping[str, np.ndarray], *, target: str = "llvm", max_seq_len: int = 2048) -> Iterator[Engine]:
+    """Compiles what `shard` returns, starts its workers, places the weights, and gives an engine.
+
+    target: "llvm", or "opencl" for the schedules and kernels of GPUs, which pocl runs on the CPU.
+    """
+    backend = "pocl" if target == "opencl" else "threads"
     with spmd.workers(program, backend=backend, target=target) as workers:
         yield Engine(workers, weights, max_seq_len)

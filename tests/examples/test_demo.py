@@ -33,6 +33,14 @@ def test_several_workers(model, capsys):
     assert "on each worker" in text
 
 
+def test_kernels_of_gpus(model, capsys):
+    pytest.importorskip("pocl_binary_distribution", reason="pocl has no wheel for this platform")
+    assert run(model, "--num-shards", "2", "--gpu") == 0
+    text = capsys.readouterr().out
+    assert "== workers: 2" in text and "compiled for GPUs and run by pocl" in text
+    assert "the greedy tokens agree, all 12 of them" in text
+
+
 def test_bad_options(model, capsys):
     assert run(model, "--num-shards", "7") == 2
     assert capsys.readouterr().err.startswith("error: --num-shards: 7 workers")

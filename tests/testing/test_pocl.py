@@ -87,7 +87,7 @@ def test_programs_with_kernels_of_one_name_run_at_one_time():
 def test_a_model_with_a_cache():
     """Attention, rotary embedding and cache by the kernels that TVM has for GPUs."""
     program = sharded(build_module(HEADS["9 of 3"], "opencl", METHODS)[0], 2)
-    with start(program, weights_of("9 of 3", "float32"), target="opencl", backend="pocl", max_seq_len=32) as engine:
+    with start(program, weights_of("9 of 3", "float32"), target="opencl", max_seq_len=32) as engine:
         found = engine.score(PROMPT, ANSWER)
     assert not (wrong := difference(reference("9 of 3")[len(PROMPT) - 1 : -1].astype("float32"), found, 1e-3)), wrong
 
