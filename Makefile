@@ -56,8 +56,9 @@ types: $(READY) ## pyright, strict, on spmd/
 	$(BIN)/pyright
 
 .PHONY: fuzz
-fuzz: $(READY) ## 10,000 new random programs, and the property tests on many new examples; PROGRAMS=N SEED=N
-	$(BIN)/python -m pytest -n 2 tests/test_programs.py --programs=$(PROGRAMS) --programs-seed=$(SEED) $(ARGS)
+fuzz: $(READY) ## 10,000 new random programs, 1,000 for GPUs, and the property tests on many new examples; PROGRAMS=N SEED=N
+	$(BIN)/python -m pytest -n 2 tests/test_programs.py tests/testing/test_pocl.py \
+		--programs=$(PROGRAMS) --gpu-programs=$$(($(PROGRAMS) / 10)) --programs-seed=$(SEED) -k random_programs $(ARGS)
 	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
 
 .PHONY: bench

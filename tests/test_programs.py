@@ -32,10 +32,15 @@ def drawn(number, count):
 
 
 def pytest_generate_tests(metafunc):
-    """Slices of the programs that are asked for. The seed is in the name of the test, to run one of them again."""
+    """Slices of the programs that are asked for."""
+    parametrize(metafunc, "programs", ONE_SLICE)
+
+
+def parametrize(metafunc, option, one):
+    """With slices of `one` program each. The seed is in the name of the test, to run one of them again."""
     if "slice_seed" in metafunc.fixturenames:
-        count, first = metafunc.config.getoption("programs"), metafunc.config.getoption("programs_seed")
-        slices = [ONE_SLICE] * (count // ONE_SLICE) + [count % ONE_SLICE] * (count % ONE_SLICE > 0)
+        count, first = metafunc.config.getoption(option), metafunc.config.getoption("programs_seed")
+        slices = [one] * (count // one) + [count % one] * (count % one > 0)
         metafunc.parametrize(("slice_seed", "count"), [(first + i, size) for i, size in enumerate(slices)])
 
 

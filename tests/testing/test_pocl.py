@@ -6,8 +6,6 @@ import threading
 import numpy as np
 import pytest
 import tvm
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -15,13 +13,14 @@ import spmd
 from examples.llm.engine import METHODS, start
 from examples.llm.model import build_module
 from spmd import P, ShardingError
-from spmd.testing import Case, assert_all_equivalent, difference
+from spmd.testing import assert_all_equivalent, difference
 from spmd.testing import pocl as emulation
-from spmd.testing.programs import SIZES, meshes, programs, specs
 from tests.programs import Mlp
 from tests.test_equivalent_models import ANSWER, HEADS, PROMPT, reference, sharded, weights_of
+from tests.test_programs import drawn, parametrize
 
 pytest.importorskip("pocl_binary_distribution", reason="pocl has no wheel for this platform")
+ONE_SLICE = 50
 COLUMNS = {"w1": P(None, "tp"), "w2": P("tp", None)}
 
 
@@ -92,27 +91,17 @@ def test_a_model_with_a_cache():
     assert not (wrong := difference(reference("9 of 3")[len(PROMPT) - 1 : -1].astype("float32"), found, 1e-3)), wrong
 
 
-def drawn(number, count):
-    """`count` programs without float16, always the same for the same number."""
-    cases = []
-
-    @seed(number)
-    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    @given(st.data())
-    def draw(data):
-        mod, mesh = data.draw(programs(functions=1, prefix=f"f{len(cases)}_")), data.draw(meshes())
-        cases.append(Case(mod, mesh, data.draw(specs(mod, mesh)), SIZES))
-
-    draw()
-    return [case for case in cases if "float16" not in case.mod.script()]
+def pytest_generate_tests(metafunc):
+    """Slices of the programs that are asked for."""
+    parametrize(metafunc, "gpu_programs", ONE_SLICE)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", range(2))
-def test_random_programs(number):
-    cases = drawn(number, 50)
-    assert assert_all_equivalent(cases, seed=number, backend="pocl") >= len(cases) > 30
+def test_random_programs(slice_seed, count, record_property):
+    cases = [case for case in drawn(slice_seed, count) if "float16" not in case.mod.script()]
+    record_property("functions", assert_all_equivalent(cases, seed=slice_seed, backend="pocl"))
+    record_property("programs", len(cases))
 
 
 def test_what_is_not_compiled_for_it():
