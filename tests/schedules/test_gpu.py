@@ -16,6 +16,7 @@ from spmd import schedules
 from spmd.schedules.scans import BarrierScans
 from spmd.schedules.single import SingleTerms
 from tests.schedules.kernels import Build, module, normal
+from tests.test_programs import drawn
 
 CUDA = {"kind": "cuda", "arch": "sm_90"}
 
@@ -68,6 +69,13 @@ def test_what_tvm_cannot_lower_is_not_taken(caplog: pytest.LogCaptureFixture) ->
         made = schedules.GPUSchedules([Unlowered(), tvm.s_tir.dlight.gpu.Fallback()])(mod)
     assert made["sum"].attrs["spmd.schedule_rule"] == "Fallback"
     assert "kernel 'sum': the rule Unlowered fails, the next one is tried (" in caplog.text
+
+
+@pytest.mark.slow
+def test_random_programs_compile() -> None:
+    """By TVM's own pass these end in an error of dlight's, as one program in 25 does."""
+    functions = {name: f for case in drawn(1, 60) for name, f in case.mod.functions_items()}
+    assert schedules.build(tvm.IRModule(functions), CUDA) is not None
 
 
 @I.ir_module
