@@ -48,7 +48,7 @@ def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
 
 def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     stages = _stages(target)
-    passes = [BarrierScans()] if target.kind.name == "opencl" else []
+    passes = [BarrierScans()] if target.kind.name == "opencl" else []  # whose threads need not run in step
     passes += stages.library_dispatch_passes(target)
     for step in stages.legalize_passes(target):
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out

@@ -34,7 +34,9 @@ _TURN = threading.Lock()
 """One kernel at a time: pocl spreads each over all processors."""
 _CACHE = tempfile.TemporaryDirectory(prefix="pocl-", ignore_cleanup_errors=True)
 _MINE = threading.local()
-"""The kernels of the program that a worker's thread runs: programs have kernels of the same names."""
+"""Of a worker's thread: `launches`, the kernels of its program, as programs have kernels of the same names. Of a thread that compiles:
+`generated`, the kernels in each source since the last program was adopted.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,20 @@ class PoclBackend(ThreadBackend):
         """Take the OpenCL out of the program: TVM looks for its kernels among global functions then."""
         if target != "opencl":
             raise ShardingError("workers", f"backend 'pocl' runs OpenCL, and the target is {target!r}", 'Pass target="opencl".')
+        generated = _MINE.__dict__.pop("generated", {})
         for source in {device.inspect_source() for host in executable.mod.imports for device in host.imports}:
-            self._compile(source)
+            self._compile(source, generated[source])
         for host in executable.mod.imports:
             host.clear_imports()
 
-    def _compile(self, source: str) -> None:
+    def _compile(self, source: str, kernels: Mapping[str, _Kernel]) -> None:
         import pyopencl as cl
 
         lacking = [e for e in ("cl_khr_fp16", "cl_khr_fp64") if e in source and e not in self._context.devices[0].extensions]
         if lacking:
             raise ShardingError("backend 'pocl'", f"a kernel needs {lacking[0]}, which this pocl lacks", "Use float32.")
         program = cl.Program(self._context, source).build(["-w"])
-        for name, kernel in _KERNELS.pop(source).items():
+        for name, kernel in kernels.items():
             self._launches[name] = self._launch(program, name, kernel)
             tvm_ffi.register_global_func(name, partial(_run, name), override=True)
 
@@ -119,10 +122,6 @@ def _bytes(address: Any, count: int) -> Array:
     return np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address or 0))
 
 
-_KERNELS: dict[str, Mapping[str, _Kernel]] = {}
-"""Of each source that TVM has generated."""
-
-
 @cache
 def _opencl() -> tuple[Any, Any]:
     """A context and a queue on a processor. Makes host memory of TVM's device ``opencl``, and notes what kernels TVM generates."""
@@ -143,7 +142,8 @@ def _opencl() -> tuple[Any, Any]:
 
     def noted(mod: tvm.IRModule, target: tvm.target.Target) -> Any:
         made = generate(mod, target)
-        _KERNELS[made.inspect_source()] = {str(f.attrs["global_symbol"]): _described(f) for f in mod.functions.values()}
+        kernels = {str(f.attrs["global_symbol"]): _described(f) for f in mod.functions.values()}
+        _MINE.__dict__.setdefault("generated", {})[made.inspect_source()] = kernels
         return made
 
     tvm_ffi.register_global_func(_BUILD, noted, override=True)
