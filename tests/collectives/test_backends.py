@@ -314,6 +314,15 @@ def test_a_worker_that_never_comes_back(start: Callable[..., Pool]) -> None:
     done.set()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is an exception, which it is not where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_of_the_caller_releases_all(start: Callable[..., Pool]) -> None:
     pool = start(Mesh(tp=2))
     caller, done = threading.main_thread().ident, threading.Event()
