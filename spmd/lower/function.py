@@ -151,8 +151,9 @@ class FunctionLowering(Translation):
             self.held[value, kept] = Local(value.data, kept, True)
         if (value, kept) not in self.held:
             made, path = self.fields[value]
+            name = value.name.replace("[", "_").replace("]", "")  # as it may stand in the source of kernels
             for index in path:
-                made = self.bb.emit(relax.TupleGetItem(made, index), f"{made.name}_{index}")  # an identifier in the source of kernels
+                made = self.bb.emit(relax.TupleGetItem(made, index), name)
             self.held[value, kept] = Local(made, kept, True)
         return self.held[value, kept]
 

@@ -82,6 +82,21 @@ def test_programs_with_kernels_of_one_name_run_at_one_time():
         assert sorted(done) == [2, 3]
 
 
+@I.ir_module
+class Field:
+    @R.function
+    def main(pair: R.Tuple(R.Tensor((6,), "float32"), R.Tensor((2,), "float32"))):
+        x = pair[0]
+        y = R.tanh(x)
+        return y
+
+
+def test_fields_of_tuples_have_names_that_kernels_may_have():
+    pair = arrays((6,), (2,))
+    with on_pocl(spmd.shard(Field, 2, {"main.pair[0]": P("tp")})) as w:
+        np.testing.assert_allclose(w["main"](tuple(pair)), np.tanh(pair[0]), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_model_with_a_cache():
     """Attention, rotary embedding and cache by the kernels that TVM has for GPUs."""
