@@ -14,6 +14,7 @@ from tvm.target import Target
 
 from spmd.schedules.cpu import default_rules
 from spmd.schedules.cpu.analysis import is_refusal
+from spmd.schedules.threads import reads_of_others
 
 SCHEDULED = "tirx.is_scheduled"
 RULE = "spmd.schedule_rule"  # the name of the rule that decided a function's loops
@@ -86,10 +87,10 @@ class CPUSchedules(_Scheduling):
 
 @tvm.transform.module_pass(opt_level=0, name="spmd.GPUSchedules")
 class GPUSchedules(_Scheduling):
-    """Loops for GPUs, by the first of these rules that answers with a kernel that TVM can lower; functions that no rule takes stay.
+    """Loops for GPUs, by the first of these rules that answers with a kernel that is right; functions that no rule takes stay.
 
-    Some of dlight's rules raise errors for kernels that they were not written for, where TVM's own pass ends. Here that is logged, and
-    the next rule is tried.
+    Some of dlight's rules raise errors for kernels that they were not written for, where TVM's own pass ends; some make what TVM cannot
+    lower, or what mixes up threads. Here that is logged, and the next rule is tried.
     """
 
     def attempt(self, rule: ScheduleRule, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
@@ -98,6 +99,8 @@ class GPUSchedules(_Scheduling):
             found = applied(rule, func, target)
             if found is not None:
                 _LOWERED(tvm.IRModule({"main": found}))
+                if buffer := reads_of_others(found):
+                    raise ValueError(f"threads read what other threads have in {buffer!r}, which is local to each")
             return found
         except Exception as error:
             said = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]

@@ -45,9 +45,10 @@ def test_a_rule_that_fails_leaves_it_to_the_next_and_is_logged(caplog: pytest.Lo
     mod = module([((1, 64), "float32"), ((64, 64), "float32")], first_column)
     with caplog.at_level(logging.WARNING, "spmd"):
         (kernel,) = kernels(mod).values()
-    assert kernel.attrs["spmd.schedule_rule"] != "GEMV"
-    (said,) = [record.message for record in caplog.records if record.name == "spmd"]
-    assert "the rule GEMV fails, the next one is tried (ValueError: not enough values" in said and "strided_slice" in said
+    said = [record.message for record in caplog.records if record.name == "spmd"]
+    assert "the rule GEMV fails, the next one is tried (ValueError: not enough values" in said[0] and "strided_slice" in said[0]
+    assert "the rule Reduction fails" in said[1] and "matmul_intermediate_intermediate_shared" in said[1]
+    assert kernel.attrs["spmd.schedule_rule"] not in ("GEMV", "Reduction")
     x, w = normal(0, (1, 64), "float32"), normal(1, (64, 64), "float32")
     np.testing.assert_allclose(on_gpu(mod, x, w), x @ w.T[:, :1], rtol=1e-5)
 
@@ -69,6 +70,22 @@ def test_what_tvm_cannot_lower_is_not_taken(caplog: pytest.LogCaptureFixture) ->
         made = schedules.GPUSchedules([Unlowered(), tvm.s_tir.dlight.gpu.Fallback()])(mod)
     assert made["sum"].attrs["spmd.schedule_rule"] == "Fallback"
     assert "kernel 'sum': the rule Unlowered fails, the next one is tried (" in caplog.text
+
+
+def grouped(builder: relax.BlockBuilder, args: list[relax.Var]) -> relax.Expr:
+    """An index of it is a quotient, the group of a channel, and something follows the sum."""
+    return builder.emit(relax.op.tanh(builder.emit(relax.op.nn.conv1d(args[0], args[1], groups=3, dilation=2))))
+
+
+def test_threads_read_what_they_wrote_themselves(caplog: pytest.LogCaptureFixture) -> None:
+    """By dlight's Reduction two threads have their results exchanged."""
+    mod = module([((2, 3, 6), "float32"), ((6, 1, 3), "float32")], grouped)
+    assert [f.attrs["spmd.schedule_rule"] for f in kernels(mod).values()] == ["GeneralReduction"]
+    assert "the rule Reduction fails" in caplog.text and "threads read what other threads have in 'group_conv1d" in caplog.text
+    x, w = normal(0, (2, 3, 6), "float32"), normal(1, (6, 1, 3), "float32")
+    with spmd.workers(mod) as workers:
+        expected = workers["main"](x, w)
+    np.testing.assert_allclose(on_gpu(mod, x, w), expected, rtol=1e-5)
 
 
 @pytest.mark.slow
