@@ -23,7 +23,7 @@ _TARGETS = {"threads": {"kind": "llvm", "opt-level": 0}, "pocl": {"kind": "openc
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 0.2}
 """Largest difference in what a long program gives, relative to the largest magnitude of a result, or to 1 where that is less."""
 _DIGITS = {"threads": 0.0, "pocl": 1e-6}
-"""The least tolerance: TVM writes constants with 7 digits into the source of kernels."""
+"""The least tolerance: TVM writes constants with 7 digits into OpenCL."""
 _PATIENCE = 60.0
 """Seconds for making failing programs small."""
 
