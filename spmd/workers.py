@@ -62,8 +62,9 @@ class Workers:
             mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
         self.backend = make_backend(backend, self.mesh, timeout)
         target = resolve(target)
+        self.backend.accept(target)
         executable = build(mod, target)
-        self.backend.adopt(executable, target.kind.name)
+        self.backend.adopt(executable)
         self._pool = Pool(self.backend)
         self._machines = start_machines(self._pool, executable)
         self._traces: dict[int, tuple[Record, ...]] = {}

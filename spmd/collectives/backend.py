@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 import tvm_ffi
+from tvm.target import Target
 
 from ..errors import ShardingError
 from ..mesh import Mesh
@@ -126,11 +127,11 @@ class Backend(ABC):
         """The device that worker `rank` runs on: number ``mesh.devices[rank]``, where there are several. Threads share the CPU."""
         return tvm_ffi.device("cpu", 0)
 
-    def adopt(self, executable: Any, target: str) -> None:  # noqa: B027 -- a default: nothing to do
-        """Make ready for a program, compiled for a target of this kind: called once, before it is loaded on any device.
+    def accept(self, target: Target) -> None:  # noqa: B027 -- a default: nothing to do
+        """Raise `ShardingError` if code for `target` cannot run here: called once, before the program is compiled."""
 
-        Raises `ShardingError` where it cannot run here.
-        """
+    def adopt(self, executable: Any) -> None:  # noqa: B027 -- a default: nothing to do
+        """Make ready for the compiled program: called once, before it is loaded on any device."""
 
     def begin(self) -> None:  # noqa: B027 -- a default: nothing to do
         """Make ready for a run: called before each, when no worker of this process runs."""
@@ -160,7 +161,12 @@ def make_backend(name: str, mesh: Mesh, timeout: float) -> Backend:
         raise ShardingError("workers", f"there is no backend {name!r}", f"Known are {known}; spmd.collectives.register_backend adds one.")
     if isinstance(factory, str):
         module, _, attribute = factory.partition(":")
-        factory = getattr(import_module(module), attribute)
+        try:
+            factory = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if not module.startswith("spmd.") or f"{error.name}".startswith("spmd"):
+                raise
+            raise ShardingError(f"backend {name!r}", f"there is no {error.name}", f"pip install 'spmd[{name}]'.") from None
     return factory(mesh, timeout)
 
 

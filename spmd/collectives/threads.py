@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tvm
+
 from ..errors import ShardingError
 from ..mesh import Mesh
 from .backend import Backend, CollectiveError, Communicator, Tensor
@@ -65,10 +67,11 @@ class ThreadBackend(Backend):
         """The communicator of worker `rank`."""
         return ThreadCommunicator(self, rank)
 
-    def adopt(self, executable: Any, target: str) -> None:
+    def accept(self, target: tvm.target.Target) -> None:
         """See `Backend`."""
-        if target not in ("llvm", "c"):
-            raise ShardingError("workers", f"backend 'threads' runs on the CPU, and the target is {target!r}", 'Pass target="llvm".')
+        if "cpu" not in target.keys:
+            what = f"backend 'threads' runs on the CPU, and the target is {target.kind.name!r}"
+            raise ShardingError("workers", what, 'Pass target="llvm".')
 
     def view(self, tensor: Tensor) -> Array:
         """The memory of a worker's tensor."""

@@ -11,23 +11,17 @@ from tvm import tirx
 from spmd.schedules.cpu.analysis import constant
 
 
-@tvm.transform.module_pass(opt_level=0, name="spmd.MirrorIndices")
+@tirx.transform.prim_func_pass(opt_level=0, name="spmd.MirrorIndices")
 class MirrorIndices:
     """``a // n`` becomes ``-1 - (-1 - a) // n``, and ``a % n`` becomes ``n - 1 - (-1 - a) % n``, where `a` only falls in its variables.
 
     A flip and a roll in one kernel make such an index; so may a kernel of a user's.
     """
 
-    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        """A new module; `mod` stays as it is."""
-        functions = {name: mirrored(func) if isinstance(func, tirx.PrimFunc) else func for name, func in mod.functions_items()}
-        return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
-
-
-def mirrored(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`func` without quotients and remainders of what falls."""
-    body = tvm_ffi.structural_mutate(func.body, [((tirx.FloorDiv, tirx.FloorMod), _rewritten)])
-    return func if body.same_as(func.body) else func.with_body(body)
+    def transform_function(self, func: tirx.PrimFunc, _mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tirx.PrimFunc:
+        """`func` without quotients and remainders of what falls."""
+        body = tvm_ffi.structural_mutate(func.body, [((tirx.FloorDiv, tirx.FloorMod), _rewritten)])
+        return func if body.same_as(func.body) else func.with_body(body)
 
 
 def _rewritten(node: Any, mutator: Any) -> Any:

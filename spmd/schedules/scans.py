@@ -9,7 +9,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 _CUMSUM = tvm.ir.Op.get("relax.cumsum")
 
 
-@tvm.transform.module_pass(opt_level=0, name="spmd.BarrierScans")
+@relax.transform.function_pass(opt_level=0, name="spmd.BarrierScans")
 class BarrierScans:
     """`cumsum` along the last axis becomes one along the last but one, for which TVM has a kernel with barriers.
 
@@ -17,13 +17,9 @@ class BarrierScans:
     subgroups or a CPU below it. Runs before DispatchSortScan.
     """
 
-    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        """A new module; `mod` stays as it is."""
-        rewriter = _Rewriter(mod)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                rewriter.builder_.update_func(name, rewriter.visit_expr(func))
-        return rewriter.builder_.get()
+    def transform_function(self, func: relax.Function, _mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> relax.Function:
+        """`func` with no sums along the last axis."""
+        return _Rewriter().visit_expr(func)
 
 
 @mutator

@@ -12,23 +12,17 @@ from tvm.ir import TensorLoad
 from spmd.schedules.cpu.analysis import is_reduction_block, is_unit
 
 
-@tvm.transform.module_pass(opt_level=0, name="spmd.SingleTerms")
+@tirx.transform.prim_func_pass(opt_level=0, name="spmd.SingleTerms")
 class SingleTerms:
     """A block that reduces over loops of one pass each computes its only term, ``0 + x``, and reduces nothing.
 
     Else dlight's fallback for GPUs merges ``y = rsqrt(sum + 1)`` into it, and gets ``rsqrt(rsqrt(0 + 1) + x + 1)``.
     """
 
-    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        """A new module; `mod` stays as it is."""
-        functions = {name: without(func) if isinstance(func, tirx.PrimFunc) else func for name, func in mod.functions_items()}
-        return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
-
-
-def without(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`func` without reductions of one element."""
-    body = tvm_ffi.structural_mutate(func.body, [(s_tir.SBlock, _rewritten)])
-    return func if body.same_as(func.body) else func.with_body(body)
+    def transform_function(self, func: tirx.PrimFunc, _mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tirx.PrimFunc:
+        """`func` without reductions of one element."""
+        body = tvm_ffi.structural_mutate(func.body, [(s_tir.SBlock, _rewritten)])
+        return func if body.same_as(func.body) else func.with_body(body)
 
 
 def _rewritten(block: s_tir.SBlock, mutator: Any) -> s_tir.SBlock:
@@ -39,10 +33,18 @@ def _rewritten(block: s_tir.SBlock, mutator: Any) -> s_tir.SBlock:
     if not all(is_unit(it.dom.extent) for it in block.iter_vars if it.iter_type == tirx.IterVar.CommReduce):
         return block
 
+    elsewhere = False
+
     def see(load: TensorLoad, inner: Any) -> Any:
-        return first.value if load.source.same_as(body.buffer) else inner.default_mutate(load)
+        nonlocal elsewhere
+        if not load.source.same_as(body.buffer):
+            return inner.default_mutate(load)
+        elsewhere |= not tvm_ffi.structural_equal(load.indices, body.indices)
+        return first.value
 
     value = tvm_ffi.structural_mutate(body.value, [(TensorLoad, see)])
+    if elsewhere:  # what it reads there is no start of its own
+        return block
     iters = [tirx.IterVar(it.dom, it.var, tirx.IterVar.DataPar) for it in block.iter_vars]
     store = tirx.BufferStore(body.buffer, value, body.indices)
     return s_tir.SBlock(

@@ -11,6 +11,7 @@ from tvm.ir import TensorLoad
 
 from spmd.schedules.cpu.analysis import is_reduction_block
 from spmd.schedules.cpu.product import right_read
+from spmd.schedules.scheduling import is_scheduled
 
 WIDE = "float32"
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
@@ -18,20 +19,16 @@ _COMPARISONS = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)
 _FUNCTIONS = frozenset(f"tirx.{n}" for n in ["exp", "exp2", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos", "fabs", "pow"])
 
 
-@tvm.transform.module_pass(opt_level=0, name="spmd.WidenHalf")
+@tirx.transform.prim_func_pass(opt_level=0, name="spmd.WidenHalf")
 class WidenHalf:
     """Each stored float16 or bfloat16 value is computed in float32 and rounded once; sums accumulate in float32.
 
     Explicit casts still round. Functions marked `tirx.is_scheduled` stay as they are.
     """
 
-    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        """A new module; `mod` stays as it is."""
-        functions = dict(mod.functions_items())
-        for name, func in functions.items():
-            if isinstance(func, tirx.PrimFunc) and not (func.attrs and func.attrs.get("tirx.is_scheduled", False)):
-                functions[name] = widen(func)
-        return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
+    def transform_function(self, func: tirx.PrimFunc, _mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tirx.PrimFunc:
+        """`func`, widened unless somebody has decided its loops."""
+        return func if is_scheduled(func) else widen(func)
 
 
 def widen(func: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -19,6 +19,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pyopencl as cl
 import tvm
 import tvm_ffi
 
@@ -72,10 +73,14 @@ class PoclBackend(ThreadBackend):
         shape = tuple(map(int, tensor.shape))
         return _bytes(tensor.data_ptr(), math.prod(shape, start=kind.itemsize)).view(kind).reshape(shape)
 
-    def adopt(self, executable: Any, target: str) -> None:
+    def accept(self, target: tvm.target.Target) -> None:
+        """See `Backend`."""
+        if target.kind.name != "opencl":
+            what = f"backend 'pocl' runs OpenCL, and the target is {target.kind.name!r}"
+            raise ShardingError("workers", what, 'Pass target="opencl".')
+
+    def adopt(self, executable: Any) -> None:
         """Take the OpenCL out of the program: TVM looks for its kernels among global functions then."""
-        if target != "opencl":
-            raise ShardingError("workers", f"backend 'pocl' runs OpenCL, and the target is {target!r}", 'Pass target="opencl".')
         generated = _MINE.__dict__.pop("generated", {})
         for source in {device.inspect_source() for host in executable.mod.imports for device in host.imports}:
             self._compile(source, generated[source])
@@ -83,8 +88,6 @@ class PoclBackend(ThreadBackend):
             host.clear_imports()
 
     def _compile(self, source: str, kernels: Mapping[str, _Kernel]) -> None:
-        import pyopencl as cl
-
         lacking = [e for e in ("cl_khr_fp16", "cl_khr_fp64") if e in source and e not in self._context.devices[0].extensions]
         if lacking:
             raise ShardingError("backend 'pocl'", f"a kernel needs {lacking[0]}, which this pocl lacks", "Use float32.")
@@ -94,8 +97,6 @@ class PoclBackend(ThreadBackend):
             tvm_ffi.register_global_func(name, partial(_run, name), override=True)
 
     def _launch(self, program: Any, name: str, kernel: _Kernel) -> Callable[..., None]:
-        import pyopencl as cl
-
         def launch(*args: Any) -> None:
             sizes = dict(zip(kernel.extents, map(int, args[len(kernel.dtypes) :]), strict=True))
             if 0 in sizes.values():
@@ -126,10 +127,6 @@ def _bytes(address: Any, count: int) -> Array:
 def _opencl() -> tuple[Any, Any]:
     """A context and a queue on a processor. Makes host memory of TVM's device ``opencl``, and notes what kernels TVM generates."""
     os.environ.setdefault("POCL_CACHE_DIR", _CACHE.name)  # else in the user's home, which thousands of programs would fill
-    try:
-        import pyopencl as cl
-    except ImportError:
-        raise ShardingError("backend 'pocl'", "there is no pyopencl", "pip install 'spmd[pocl]'.") from None
     try:
         found = [d for platform in cl.get_platforms() for d in platform.get_devices(cl.device_type.CPU)][:1]
         context = cl.Context(found)

@@ -14,6 +14,7 @@ import tvm_ffi
 from spmd.collectives import CollectiveError, Record, make_backend
 from spmd.collectives.pool import Pool, WorkerError
 from spmd.mesh import Mesh
+from tests.pocl import need_pocl
 
 BACKENDS = ["threads", "pocl"]
 MESHES = [Mesh(tp=1), Mesh(tp=2), Mesh(tp=3), Mesh(tp=4), Mesh(dp=2, tp=2), Mesh(dp=2, tp=3)]
@@ -35,7 +36,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Pool]]:
     pools: list[Pool] = []
 
     if request.param == "pocl":
-        pytest.importorskip("pocl_binary_distribution", reason="pocl has no wheel for this platform")
+        need_pocl()
 
     def start(mesh: Mesh, timeout: float = SECONDS) -> Pool:
         pools.append(Pool(make_backend(request.param, mesh, timeout)))

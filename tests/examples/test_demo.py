@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from examples.llm import demo
+from tests.pocl import need_pocl
 
 from .files import CONFIG, write_gguf
 from .reference import random_checkpoint
@@ -34,7 +35,7 @@ def test_several_workers(model, capsys):
 
 
 def test_kernels_of_gpus(model, capsys):
-    pytest.importorskip("pocl_binary_distribution", reason="pocl has no wheel for this platform")
+    need_pocl()
     assert run(model, "--num-shards", "2", "--gpu") == 0
     text = capsys.readouterr().out
     assert "== workers: 2" in text and "compiled for GPUs and run by pocl" in text

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-import tvm
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -14,12 +14,12 @@ from examples.llm.engine import METHODS, start
 from examples.llm.model import build_module
 from spmd import P, ShardingError
 from spmd.testing import assert_all_equivalent, difference
-from spmd.testing import pocl as emulation
+from tests.pocl import need_pocl, on_pocl
 from tests.programs import Mlp
+from tests.schedules.kernels import module
 from tests.test_equivalent_models import ANSWER, HEADS, PROMPT, reference, sharded, weights_of
 from tests.test_programs import drawn, parametrize
 
-pytest.importorskip("pocl_binary_distribution", reason="pocl has no wheel for this platform")
 ONE_SLICE = 50
 COLUMNS = {"w1": P(None, "tp"), "w2": P("tp", None)}
 
@@ -27,11 +27,6 @@ COLUMNS = {"w1": P(None, "tp"), "w2": P("tp", None)}
 def arrays(*shapes):
     rng = np.random.default_rng(0)
     return [rng.standard_normal(shape, np.float32) for shape in shapes]
-
-
-def on_pocl(program):
-    """Its workers."""
-    return spmd.workers(program, backend="pocl", target="opencl")
 
 
 def test_a_sharded_program():
@@ -45,25 +40,14 @@ def test_a_sharded_program():
         assert len(w.backend._launches) >= 2, "its kernels run on pocl"
 
 
-@I.ir_module
-class Twice:
-    @R.function
-    def main(x: R.Tensor((6,), "float32")):
-        y = R.multiply(x, R.const(2, "float32"))
-        return y
-
-
-@I.ir_module
-class Thrice:
-    @R.function
-    def main(x: R.Tensor((6,), "float32")):
-        y = R.multiply(x, R.const(3, "float32"))
-        return y
+def times(factor, dtype="float32"):
+    """A program of one kernel, of always the same name."""
+    return module([((6,), dtype)], lambda builder, args: builder.emit(relax.op.multiply(args[0], relax.const(factor, dtype))))
 
 
 def test_programs_with_kernels_of_one_name_run_at_one_time():
     (x,) = arrays((6,))
-    with on_pocl(Twice) as twice, on_pocl(Thrice) as thrice:
+    with on_pocl(times(2)) as twice, on_pocl(times(3)) as thrice:
         assert twice.backend._launches.keys() == thrice.backend._launches.keys()
         together = threading.Barrier(2)
 
@@ -100,6 +84,7 @@ def test_fields_of_tuples_have_names_that_kernels_may_have():
 @pytest.mark.slow
 def test_a_model_with_a_cache():
     """Attention, rotary embedding and cache by the kernels that TVM has for GPUs."""
+    need_pocl()
     program = sharded(build_module(HEADS["9 of 3"], "opencl", METHODS)[0], 2)
     with start(program, weights_of("9 of 3", "float32"), target="opencl", max_seq_len=32) as engine:
         found = engine.score(PROMPT, ANSWER)
@@ -114,12 +99,14 @@ def pytest_generate_tests(metafunc):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_random_programs(slice_seed, count, record_property):
+    need_pocl()
     cases = [case for case in drawn(slice_seed, count) if "float16" not in case.mod.script()]
     record_property("functions", assert_all_equivalent(cases, seed=slice_seed, backend="pocl"))
     record_property("programs", len(cases))
 
 
 def test_what_is_not_compiled_for_it():
+    need_pocl()
     with pytest.raises(ShardingError, match=r"backend 'pocl' runs OpenCL, and the target is 'llvm'\. Pass target=\"opencl\"\."):
         spmd.workers(Mlp, backend="pocl")
     with pytest.raises(ShardingError, match=r"backend 'threads' runs on the CPU, and the target is 'opencl'\. Pass target=\"llvm\"\."):
@@ -127,17 +114,12 @@ def test_what_is_not_compiled_for_it():
 
 
 def test_float16_is_refused_before_anything_runs():
-    x = tvm.relax.Var("x", tvm.relax.TensorType((6,), "float16"))
-    bb = tvm.relax.BlockBuilder()
-    with bb.function("main", [x]):
-        bb.emit_func_output(bb.emit(tvm.relax.op.tanh(x)))
-    half = bb.finalize()
     with pytest.raises(ShardingError, match=r"backend 'pocl': a kernel needs cl_khr_fp16, which this pocl lacks\. Use float32\."):
-        on_pocl(half)
+        on_pocl(times(2, "float16"))
 
 
 def test_without_pyopencl(monkeypatch):
-    monkeypatch.setattr(emulation, "_opencl", emulation._opencl.__wrapped__)
+    monkeypatch.delitem(sys.modules, "spmd.testing.pocl", raising=False)
     monkeypatch.setitem(sys.modules, "pyopencl", None)
     with pytest.raises(ShardingError, match=r"backend 'pocl': there is no pyopencl\. pip install 'spmd\[pocl\]'\."):
         on_pocl(Mlp)
