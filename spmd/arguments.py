@@ -81,6 +81,9 @@ class Binder:
     def _handle(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
         if handle.backend is not self.backend:
             raise ShardingError(self._where(tree), "its handle belongs to other workers", "Load it into these.")
+        if any(leaf.written for leaf in leaves(tree)) and len(set(map(id, handle.objects))) < len(handle.objects):
+            what = "the function writes it in place, and its handle is memory that workers share"
+            raise ShardingError(self._where(tree), what, f"Load it for this function: load(..., function={self.function!r}).")
         if handle.tree is tree and not self._is_symbolic(tree):
             return handle.objects
         if isinstance(tree, tuple) or tree.shape is None:

@@ -58,6 +58,8 @@ class Form:
     """Whether it copes with padding."""
     together: tuple[str, ...] = ()
     """Other factors with the same form that are split with this one, such as the size before and after a slice."""
+    beside: bool = False
+    """Whether one call of the form serves several such factors, each split for itself."""
 
 
 @dataclass(frozen=True)

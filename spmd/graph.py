@@ -44,6 +44,8 @@ class Value:
     """The Relax expression of a constant."""
     blocks: tuple[int, ...] = ()
     """By what each size can be divided, where symbolic sizes were said to be divisible."""
+    memory: int = 0
+    """Values of one number lie in the same memory, which an operator writes in place; all others have 0."""
 
     @property
     def path(self) -> str:
@@ -79,6 +81,14 @@ class Node:
     """The branches that it stands in."""
     joined: Tree[Value] | None = None
     """Of the nodes of an If: all that it gives."""
+    writes: tuple[int, ...] = ()
+    """The inputs that it writes in place, by number."""
+    stays: tuple[bool, ...] = ()
+    """For each input, then each output, whether it is taken, or made, as it is kept: what is written would be lost in a copy."""
+
+    def staying(self, i: int, is_output: bool) -> bool:
+        """Whether input (or output) number `i` is taken (or made) as it is kept."""
+        return bool(self.stays) and self.stays[i + len(self.inputs) * is_output]
 
 
 @dataclass(eq=False)

@@ -23,6 +23,8 @@ class Leaf:
     """The global shape, a str where a size is symbolic; None for what is no tensor and the same on every worker."""
     dtype: str
     sharding: Sharding | None
+    written: bool = False
+    """Whether it lies in memory that some function of the module writes in place: each worker has its own."""
 
 
 LeafTree = Leaf | tuple["LeafTree", ...]

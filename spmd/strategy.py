@@ -146,7 +146,8 @@ def _beside_form(rule: Rule, formed: str, splits: Mapping[str, Split]) -> bool:
     held = [{f for dim in spec for piece in dim for f in piece} for spec in rule.outputs]
     pieces = [piece for spec in (*rule.inputs, *rule.outputs) for dim in spec for piece in dim]
     merged = any(f in piece and g in piece for piece in pieces for f in own for g in others)
-    return not merged and all(f not in rule.forms and all(f in factors for factors in held) for f in others)
+    apart = {f for f in others if f in rule.forms and not (rule.forms[f].beside and rule.forms[formed].beside)}
+    return not merged and not apart and all(f in factors for f in others for factors in held)
 
 
 def _place(spec: Spec, rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> tuple[Split | None, ...] | None:

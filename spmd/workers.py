@@ -178,7 +178,7 @@ def _load(tree: LeafTree, weights: Iterator[Any], function: str, signature: Sign
         what = f"it takes {arguments.described(tree)}, and got {arguments.kind_of(weight)}"
         raise ShardingError(f"{function}(), weight {tree.name!r}", what)
     arguments.Binder(function, signature, backend).check(tree, array.shape, array.dtype.name)
-    return Handle(tuple(arguments.place(array, tree.sharding, backend, share=True)), backend, tree, array.shape)
+    return Handle(tuple(arguments.place(array, tree.sharding, backend, share=not tree.written)), backend, tree, array.shape)
 
 
 def _in_order(weights: Mapping[str, Any], leaves: Sequence[Leaf], function: str) -> list[Any]:

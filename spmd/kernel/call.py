@@ -32,14 +32,14 @@ class CallKernel:
 def kernel_key(call: Any, inputs: Dims, outputs: Dims) -> tuple[object, ...]:
     """Calls with equal keys have equal kernels."""
     shapes = tuple(tuple(static(d) for d in dims) for dims in (*inputs, *outputs))
-    return (call.op.name, call.args[0].name_hint, shapes, _in_place(call))
+    return (call.op.name, call.args[0].name_hint, shapes, aliases_of(call))
 
 
 def read_call(func: tirx.PrimFunc, call: Any, inputs: Dims, outputs: Dims) -> CallKernel:
     """The kernel that `call` runs on tensors of these shapes. Raises `Unreadable` with the reason why not."""
     fields = list(call.args[1].fields) if hasattr(call.args[1], "fields") else [None] * len(call.args[1].ty.fields)
     types = list(call.args[1].ty.fields)
-    aliases = _in_place(call)
+    aliases = aliases_of(call)
     fresh = len(outputs) if aliases is None else sum(i < 0 for i in aliases)
     if len(func.params) != len(types) + fresh:
         raise Unreadable(f"it takes {len(func.params)} parameters for {len(types)} arguments and {fresh} results")
@@ -56,6 +56,7 @@ def read_call(func: tirx.PrimFunc, call: Any, inputs: Dims, outputs: Dims) -> Ca
         else:
             raise Unreadable(f"its parameter {param.name!r} is no buffer, and is given a tensor")
     written = list(range(len(given), len(given) + fresh)) if aliases is None else []
+    in_place = [place[i] for i in aliases or () if i >= 0]
     new = len(given)
     for i, dims in zip(aliases or [-1] * fresh, outputs, strict=True):
         if aliases is not None:
@@ -70,10 +71,11 @@ def read_call(func: tirx.PrimFunc, call: Any, inputs: Dims, outputs: Dims) -> Ca
         symbols.update({s: d for s, d in zip(param.ty.shape, dims, strict=True) if isinstance(s, tvm.ir.Var)})
     used = _sizes(func)
     known = {var: n for var, d in symbols.items() if (n := static(d)) is not None and var in used}
-    return CallKernel(read_kernel(normalized(func, known), written), scalars, symbols)
+    return CallKernel(read_kernel(normalized(func, known), written, in_place), scalars, symbols)
 
 
-def _in_place(call: Any) -> tuple[int, ...] | None:
+def aliases_of(call: Any) -> tuple[int, ...] | None:
+    """For each result of a call_tir_inplace the argument that it is written into, -1 for a new one; None for other calls."""
     return tuple(int(i) for i in call.attrs.inplace_indices) if call.op.name == "relax.call_tir_inplace" else None
 
 

@@ -18,9 +18,9 @@ _Degree = Literal["zero", "one", "other"]
 """Of a value in some inputs: zero, homogeneous and linear, or free of them; None where it is none of these."""
 
 
-def keeps_zero(blocks: Sequence[Block], tensors: Sequence[Any], written: Sequence[Any]) -> bool:
-    """Whether every output is zero where all inputs are, block after block."""
-    known: dict[Any, float | None] = {p: 0.0 for p in tensors if p not in written}
+def keeps_zero(blocks: Sequence[Block], given: Sequence[Any], written: Sequence[Any]) -> bool:
+    """Whether every buffer in `written` is zero where all in `given` are, block after block."""
+    known: dict[Any, float | None] = dict.fromkeys(given, 0.0)
     for block in blocks:
         if block.stores is None:
             known.update(dict.fromkeys(block.writes))
@@ -34,7 +34,7 @@ def keeps_zero(blocks: Sequence[Block], tensors: Sequence[Any], written: Sequenc
 def linear_sets(blocks: Sequence[Block], tensors: Sequence[Any], written: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
     """The smallest sets of inputs in which the kernel is linear, so that partial sums may go through it."""
     inputs = [i for i, p in enumerate(tensors) if p not in written]
-    if any(b.stores is None for b in blocks) or any(p in tensors[: len(tensors) - len(written)] for p in written):
+    if any(b.stores is None for b in blocks):
         return ()
     found: list[tuple[int, ...]] = []
     for size in range(1, min(len(inputs), _MOST) + 1):

@@ -66,6 +66,8 @@ class Kernel:
     """One spec a buffer parameter, new outputs last."""
     outputs: tuple[Any, ...]
     """The buffer parameters that are results, in order."""
+    in_place: tuple[Any, ...]
+    """Those among them that the kernel is given, and writes into: what it does not write stays."""
     sizes: dict[str, Size]
     whole: frozenset[str]
     """Factors that cannot be split."""

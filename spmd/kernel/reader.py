@@ -38,10 +38,10 @@ class _Link:
     extent: int | None = None
 
 
-def read_kernel(func: tirx.PrimFunc, outputs: int | Sequence[int]) -> Kernel:
+def read_kernel(func: tirx.PrimFunc, outputs: int | Sequence[int], in_place: Sequence[int] = ()) -> Kernel:
     """The factors of `func`, whose last `outputs` buffer parameters are written (or those of these numbers).
 
-    Raises `Unreadable` with the reason.
+    `in_place` are the numbers of those that hold something when it starts. Raises `Unreadable` with the reason.
     """
     if func.attrs is not None and func.attrs.get("tirx.is_scheduled"):
         raise Unreadable("it is already scheduled")
@@ -50,12 +50,12 @@ def read_kernel(func: tirx.PrimFunc, outputs: int | Sequence[int]) -> Kernel:
     func = normalized(func)
     tensors = [p for p in func.params if isinstance(p.ty, tirx.BufferType)]
     written = tensors[len(tensors) - outputs :] if isinstance(outputs, int) else [tensors[i] for i in outputs]
-    return _Reader(func, tensors, written).read()
+    return _Reader(func, tensors, written, [tensors[i] for i in in_place]).read()
 
 
 class _Reader:
-    def __init__(self, func: tirx.PrimFunc, tensors: list[Any], written: list[Any]) -> None:
-        self.func, self.tensors, self.written = func, tensors, written
+    def __init__(self, func: tirx.PrimFunc, tensors: list[Any], written: list[Any], in_place: list[Any]) -> None:
+        self.func, self.tensors, self.written, self.in_place = func, tensors, written, in_place
         self.nodes: dict[Any, _Node] = {}
         self.links: list[_Link] = []
         self.whole: set[Any] = set()
@@ -88,21 +88,27 @@ class _Reader:
         params = tuple(tuple((tuple(f for f in piece if sizes[f] != 1),) for (piece,) in buffers[p]) for p in self.tensors)
         whole = {f for key in self.whole for f in factors(key)} | {f for key in self.nodes for f in factors(key)[1:]}
         candidates = [f for f in sizes if f not in whole]
-        allowed = splittable(candidates, self.blocks, iters, buffers, self.tensors, self.written)
+        allowed = splittable(candidates, self.blocks, iters, buffers, self.written, bool(self.in_place))
         whole |= {f for f in candidates if f not in allowed}
-        zero = keeps_zero(self.blocks, self.tensors, self.written)
+        given = [p for p in self.tensors if p not in self.written or p in self.in_place]
+        zero = keeps_zero(self.blocks, given, self.written)
         reduce = final_reduction(allowed)
         holding = [{f for (piece,) in spec for f in piece} for p, spec in zip(self.tensors, params, strict=True) if p not in self.written]
-        # The same kernel on shards will do where nothing is reduced, or a last sum to which zeros in padding add nothing.
+        # The same kernel on shards will do where nothing is reduced, or a last sum to which zeros in padding add nothing; what writes
+        # in place would write to padding that its caller knows to be zero.
         staged = {
             f: s
             for f, s in allowed.items()
-            if s.reduced or self._needs_care(f, iters) or (s.partial is not None and not _plain(f, s.partial, reduce, zero, holding))
+            if s.reduced
+            or self.in_place
+            or self._needs_care(f, iters)
+            or (s.partial is not None and not _plain(f, s.partial, reduce, zero, holding))
         }
         return Kernel(
             self.func,
             params,
             tuple(self.written),
+            tuple(self.in_place),
             sizes,
             frozenset(whole),
             reduce,
@@ -112,7 +118,7 @@ class _Reader:
             buffers,
             tuple(self.blocks),
             zero,
-            linear_sets(self.blocks, self.tensors, self.written),
+            () if self.in_place else linear_sets(self.blocks, self.tensors, self.written),
             frozenset(i for i, p in enumerate(self.tensors) if p in self.gathered),
         )
 

@@ -16,13 +16,13 @@ def splittable(
     blocks: Sequence[Block],
     iters: Mapping[Any, tuple[str, ...]],
     buffers: Mapping[Any, Spec],
-    tensors: Sequence[Any],
     written: Sequence[Any],
+    in_place: bool,
 ) -> dict[str, Staged]:
-    """The factors that can be split, each with what it takes."""
+    """The factors that can be split, each with what it takes; a kernel that writes in place cannot be cut in two."""
     found: dict[str, Staged] = {}
     for factor in factors:
-        staged = _way(factor, blocks, iters, buffers, tensors, written)
+        staged = _way(factor, blocks, iters, buffers, written, in_place)
         if staged is not None:
             found[factor] = staged
     return found
@@ -57,8 +57,8 @@ def _way(
     blocks: Sequence[Block],
     iters: Mapping[Any, tuple[str, ...]],
     buffers: Mapping[Any, Spec],
-    tensors: Sequence[Any],
     written: Sequence[Any],
+    in_place: bool,
 ) -> Staged | None:
     """What splitting `factor` takes, or None where it cannot be split."""
 
@@ -85,7 +85,6 @@ def _way(
             return None
     if not any(factor in iters[v.var] for b in blocks for v in b.realize.block.iter_vars) and not any(map(holds, written)):
         return None
-    in_place = any(p in written for p in tensors[: len(tensors) - len(written)])
     if not reduced:
         if not any(map(holds, written)):
             return None

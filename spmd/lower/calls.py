@@ -83,7 +83,8 @@ class CallLowering:
                 "add_function": self.bb.add_func,
                 "number": lambda expr: into.others.get(expr, expr),
             }
-            return run_form(template.form, into.emit, node, choice, [t.expr for t in taken], self.mesh, **context), False
+            stays = bool(node.writes) and len(node.writes) == len(node.outputs) and all(taken[i].zero for i in node.writes)
+            return run_form(template.form, into.emit, node, choice, [t.expr for t in taken], self.mesh, **context), stays
         args = [t.expr for t in taken]
         if not template.tensors:
             args = self._args(into, node, choice, iter(args), template.replaced)

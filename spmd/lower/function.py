@@ -129,9 +129,11 @@ class FunctionLowering(Translation):
         self.kept[value] = local.sharding
 
     def take(self, value: Value, sharding: Sharding) -> Local:
-        """The value in `sharding`, converted at most once in a function, or in each branch that needs it."""
+        """The value in `sharding`, converted at most once in a function, or in each branch that needs it; each time if it is written."""
         if value.kind == "object":
             return self.as_kept(value)
+        if value.memory:
+            return self._convert(value, self.as_kept(value), sharding)
         found = self.held.get((value, sharding))
         if found is None:
             kept = self.as_kept(value)
@@ -203,6 +205,11 @@ class FunctionLowering(Translation):
         return self.bb.emit(relax.op.reshape(expr, relax.ShapeExpr(shape)))
 
     def _node(self, node: Node, choice: Choice) -> None:
+        operands = zip(node.stays, (*node.inputs, *node.outputs), (*choice.inputs, *choice.outputs), strict=False)
+        for value, sharding in ((v, s) for stays, v, s in operands if stays and s != self._kept(v)):
+            where = f"{self.function.name}: {node.op} {node.name!r}"
+            what = f"{value.name!r} is written in place as {sharding}, and kept as {self._kept(value)}"
+            raise ShardingError(where, what, "Make a new plan with spmd.plan().")
         taken = [self.take(v, s) for v, s in zip(node.inputs, choice.inputs, strict=True)]
         result, zero = self.calls.emit(self, node, choice, taken)
         made = list(self.parts(result, node.binding.var))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import tvm
@@ -12,6 +14,7 @@ from tvm import s_tir, tirx
 
 from ..expression import Dim
 from ..kernel import Block, Kernel, levels
+from ..kernel.model import REDUCE
 from ..kernel.normal import static, variables
 from ..mesh import Mesh
 from ..sharding import Split
@@ -25,6 +28,7 @@ class Stage:
     inputs: tuple[Any, ...]
     scalars: tuple[Any, ...]
     outputs: tuple[Any, ...]
+    """What is among the inputs too is written in place; the others are the last parameters."""
 
 
 def local_kernel(kernel: Kernel, splits: Mapping[str, Split], mesh: Mesh) -> tirx.PrimFunc:
@@ -32,18 +36,16 @@ def local_kernel(kernel: Kernel, splits: Mapping[str, Split], mesh: Mesh) -> tir
     return _Cut(kernel, splits, mesh).all()
 
 
-def stage_kernels(kernel: Kernel, factor: str, splits: Mapping[str, Split], mesh: Mesh) -> list[Stage]:
-    """The kernels, cut by `splits`, between which the buffers that splitting `factor` leaves partial are reduced.
+def stage_kernels(kernel: Kernel, factors: Sequence[str], splits: Mapping[str, Split], mesh: Mesh) -> list[Stage]:
+    """The kernels, cut by `splits`, between which the buffers that splitting `factors` leaves partial are reduced.
 
-    Each takes, before its results, a vector of the global position of every element of the factor, past the end for padding.
+    Each takes, before its results, for each of the factors a vector of the global position of every element, past the end for padding.
     """
     cut = _Cut(kernel, splits, mesh)
-    found = levels(kernel.blocks, [b for b, _ in kernel.staged[factor].reduced])
+    found = levels(kernel.blocks, [b for f in factors for b, _ in kernel.staged[f].reduced])
     assert found is not None
-    places = tirx.decl_buffer((splits[factor].local_size(mesh),), "int64", "places")
-    return [
-        cut.stage([b for b, at in zip(kernel.blocks, found, strict=True) if at == level], factor, places) for level in range(max(found) + 1)
-    ]
+    places = {f: tirx.decl_buffer((splits[f].local_size(mesh),), "int64", f"places_{f}") for f in factors}
+    return [cut.stage([b for b, at in zip(kernel.blocks, found, strict=True) if at == level], places) for level in range(max(found) + 1)]
 
 
 class _Cut:
@@ -62,15 +64,15 @@ class _Cut:
         body = self._mutated(func.body, {})
         return tirx.PrimFunc([self.buffers.get(p, p) for p in func.params], body, func.ret_type, func.attrs)
 
-    def stage(self, blocks: Sequence[Block], factor: str, places: Any) -> Stage:
+    def stage(self, blocks: Sequence[Block], places: Mapping[str, Any]) -> Stage:
         """The kernel of some of the blocks: it takes what other blocks write, and gives what they or the caller read."""
         kernel, func = self.kernel, self.kernel.func
         written = _distinct(b for block in blocks for b in block.writes)
         read = _distinct(b for block in blocks for b in block.reads)
         others = {b for block in kernel.blocks if block not in blocks for b in block.reads}
-        inputs = tuple(b for b in read if b not in written)
+        inputs = tuple(b for b in _distinct((*read, *written)) if b not in written or b in kernel.in_place)
         outputs = tuple(b for b in written if b in others or b in kernel.outputs)
-        made = {block.realize.block: self._block(block, factor, places) for block in blocks}
+        made = {block.realize.block: self._block(block, places) for block in blocks}
         root = func.body.block
         stmts = root.body.seq if isinstance(root.body, tirx.SeqStmt) else [root.body]
         tops = dict.fromkeys(block.top for block in blocks)
@@ -80,7 +82,8 @@ class _Cut:
         block = s_tir.SBlock([], [], [], "root", body, alloc_buffers=own)
         used = set(variables(body))
         scalars = tuple(p for p in func.params if p in used and not isinstance(p.ty, tirx.BufferType))
-        params = [*(self.buffers[b] for b in inputs), *scalars, places, *(self.buffers[b] for b in outputs)]
+        new = [self.buffers[b] for b in outputs if b not in inputs]
+        params = [*(self.buffers[b] for b in inputs), *scalars, *places.values(), *new]
         made_func = tirx.PrimFunc(params, s_tir.SBlockRealize([], True, block), func.ret_type, func.attrs)
         return Stage(made_func, inputs, scalars, outputs)
 
@@ -123,29 +126,35 @@ class _Cut:
         extent = iter_var.dom.extent if factors is None else self._size((factors,), iter_var.dom.extent)
         return tirx.IterVar(tvm.ir.Range.from_min_extent(iter_var.dom.min, extent), iter_var.var, iter_var.iter_type, iter_var.thread_tag)
 
-    def _block(self, block: Block, factor: str, places: Any) -> Any:
+    def _block(self, block: Block, places: Mapping[str, Any]) -> Any:
         """A block that asks `places` where its elements are, and leaves out of its reductions those that are padding."""
         source = block.realize.block
-        (var,) = [v.var for v in source.iter_vars if factor in self.kernel.iters[v.var]] or [None]
-        rewrite = _Rewrite(self, var, factor, places)
-        reduces = var is not None and any(v.iter_type == 2 for v in source.iter_vars if v.var.same_as(var))
-        guarded = self.splits[factor].is_padded(self.mesh) and var is not None and (reduces or block.careful or var in block.positional)
-        if block.stores is None:
-            body = rewrite(source.body)
-            body = tirx.IfThenElse(rewrite.valid(), body, None) if guarded else body
+        stays = any(b in self.kernel.in_place for b in block.writes)
+        found = [_Place(self, v.var, f, places[f]) for f in places for v in source.iter_vars if f in self.kernel.iters[v.var]]
+        reduced = [v.var for v in source.iter_vars if v.iter_type == REDUCE]
+        careful = [p for p in found if stays or block.careful or p.var in block.positional or p.var in reduced]
+        guards = [p for p in careful if self.splits[p.factor].is_padded(self.mesh)]
+        rewrite = _Rewrite(self, found, tuple(places))
+        valid = reduce(tirx.all, [p.valid() for p in guards]) if guards else None
+
+        def guarded(stmt: Any) -> Any:
+            return stmt if valid is None or stmt is None else tirx.IfThenElse(valid, stmt, None)
+
+        init = None if source.init is None else rewrite(source.init)
+        if block.stores is None or stays:
+            body, init = guarded(rewrite(source.body)), guarded(init) if stays else init
         else:
             stores: list[Any] = []
             for store in block.stores:
                 value = rewrite(store.update if store.kind is not None else store.value)
-                if guarded:
+                if valid is not None:
                     other = rewrite(store.start) if store.kind is not None else _zero(value)
-                    value = tirx.if_then_else(rewrite.valid(), value, other)
+                    value = tirx.if_then_else(valid, value, other)
                 target, indices = self.buffers[store.buffer], rewrite.indices(store.buffer, store.indices)
                 if store.kind is not None:
                     value = _REDUCE[store.kind](tirx.BufferLoad(target, indices), value)
                 stores.append(tirx.BufferStore(target, value, indices))
             body = stores[0] if len(stores) == 1 else tirx.SeqStmt(stores)
-        init = None if source.init is None else rewrite(source.init)
         iters = [self._iter(v) for v in source.iter_vars]
         reads, writes = self._regions(source, body, init, [v.var for v in source.iter_vars])
         own = [self.buffers[b] for b in source.alloc_buffers]
@@ -177,32 +186,40 @@ class _Cut:
         return tirx.BufferRegion(buffer, ranges)
 
 
-class _Rewrite:
-    """Expressions of a block over local buffers, with global positions wherever one is asked for."""
+class _Place:
+    """Where the elements of a factor that a block variable runs over are, by the vector `places`."""
 
     def __init__(self, cut: _Cut, var: Any, factor: str, places: Any) -> None:
-        self.cut, self.var, self.places = cut, var, places
-        sizes = cut.kernel.sizes
-        minor = 1
-        for f in cut.kernel.iters[var][1:] if var is not None else ():
-            minor *= sizes[f] or 1
-        self.minor, self.size = minor, cut.splits[factor].size
-        self.factor = factor
+        self.var, self.factor, self.places, self.size = var, factor, places, cut.splits[factor].size
+        self.minor = math.prod(cut.kernel.sizes[f] or 1 for f in cut.kernel.iters[var][1:])
 
-    def place(self) -> Any:
+    def major(self) -> Any:
         """The global position of the major part of the block variable."""
         dtype = str(self.var.ty.dtype)
         at = self.var if self.minor == 1 else tirx.floordiv(self.var, tirx.IntImm(dtype, self.minor))
-        found = tirx.BufferLoad(self.places, [at.astype("int64")])
-        return found.astype(dtype)
+        return tirx.BufferLoad(self.places, [at.astype("int64")]).astype(dtype)
+
+    def whole(self) -> Any:
+        """The global position that the block variable stands for."""
+        if self.minor == 1:
+            return self.major()
+        minor = tirx.IntImm(str(self.var.ty.dtype), self.minor)
+        return self.major() * minor + tirx.floormod(self.var, minor)
 
     def valid(self) -> Any:
         """Whether the element is no padding."""
-        return self.place() < tirx.IntImm(str(self.var.ty.dtype), self.size)
+        return self.major() < tirx.IntImm(str(self.var.ty.dtype), self.size)
+
+
+class _Rewrite:
+    """Expressions of a block over local buffers, with global positions wherever one is asked for."""
+
+    def __init__(self, cut: _Cut, places: Sequence[_Place], factors: Sequence[str]) -> None:
+        self.cut, self.places, self.factors = cut, {p.var: p for p in places}, factors
 
     def indices(self, buffer: Any, given: Sequence[Any]) -> list[Any]:
-        """Where an element of `buffer` is in the local one: dimensions that hold the factor are indexed by local places."""
-        held = [any(self.factor in piece for piece in dim) for dim in self.cut.kernel.buffers[buffer]]
+        """Where an element of `buffer` is in the local one: dimensions that hold one of the factors are indexed by local places."""
+        held = [any(f in piece for piece in dim for f in self.factors) for dim in self.cut.kernel.buffers[buffer]]
         return [i if local else self(i) for i, local in zip(given, held, strict=True)]
 
     def __call__(self, root: Any) -> Any:
@@ -215,17 +232,11 @@ class _Rewrite:
             return tirx.BufferStore(buffers[store.buffer], mutator.mutate(store.value), self.indices(store.buffer, store.indices))
 
         def on_mod(mod: Any, mutator: Any) -> Any:
-            if self.var is not None and self.var.same_as(mod.a) and static(mod.b) and self.minor % (static(mod.b) or 1) == 0:
-                return mod
-            return mutator.default_mutate(mod)
+            place = self.places.get(mod.a) if isinstance(mod.a, tvm.ir.Var) else None
+            return mod if place and static(mod.b) and place.minor % (static(mod.b) or 1) == 0 else mutator.default_mutate(mod)
 
         def on_var(var: Any, _: Any) -> Any:
-            if self.var is None or not var.same_as(self.var):
-                return var
-            if self.minor == 1:
-                return self.place()
-            minor = tirx.IntImm(str(var.ty.dtype), self.minor)
-            return self.place() * minor + tirx.floormod(var, minor)
+            return self.places[var].whole() if var in self.places else var
 
         callbacks = [(tvm.ir.TensorLoad, on_load), (tirx.BufferStore, on_store), (tirx.FloorMod, on_mod), (tvm.ir.Var, on_var)]
         return tvm_ffi.structural_mutate(root, callbacks)

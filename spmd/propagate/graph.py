@@ -18,6 +18,7 @@ from .divisible import Divisible, in_blocks
 from .liveness import drop_dead
 from .opcalls import join_rule, op_name, rule_key, tensor_args, whole_rule
 from .rules import OpCall, Readings, kernel_rule, rule_of
+from .storage import mark_written
 from .values import Values
 
 
@@ -36,7 +37,9 @@ def build_graph(mod: tvm.IRModule, divisible: Divisible | None = None) -> Graph:
         )
     builder.public = {name for name, _ in public}
     functions = {name: builder.function(name, f) for name, f in sorted(public, key=lambda item: item[0])}
-    return Graph(mod, functions, builder.finish(functions))
+    values = builder.finish(functions)
+    mark_written(functions, mod, lambda: builder.number(None))
+    return Graph(mod, functions, values)
 
 
 class _Builder:
@@ -130,7 +133,7 @@ class _Builder:
         joined = self.values.results(binding.var.name, binding.var.ty, made.name)
         # Every worker must take the same branch, so each has the whole condition.
         rule = replace(whole_rule([v.shape for v in condition], []), work="view")
-        number = self._class(("If", *(v.shape for v in condition)))
+        number = self.number(("If", *(v.shape for v in condition)))
         made.nodes.append(Node("If", name, made.name, rule, tuple(condition), (), binding, number, "", outside, joined))
         for taken, body in ((True, call.true_branch), (False, call.false_branch)):
             self.branch = (*outside, (name, taken))
@@ -147,13 +150,13 @@ class _Builder:
         unknown = next((v for v in (value, into) if v in self.values.unknown), None)
         if unknown is None:
             rule = in_blocks(join_rule(into.shape), (into.dims, into.dims), self.divisible)
-            why, number = "", self._class(("join", into.type_class))
+            why, number = "", self.number(("join", into.type_class))
         else:
             rule, why = whole_rule([value.shape], [into.shape]), f"the shape of {unknown.name!r} is known only when it runs"
-            number = self._class(None)
+            number = self.number(None)
         return Node("join", into.name, made.name, rule, (value,), (into,), binding, number, why, self.branch, joined)
 
-    def _class(self, key: tuple[object, ...] | None) -> int:
+    def number(self, key: tuple[object, ...] | None) -> int:
         """The number of a class of calls; None is like no other."""
         return self.classes.setdefault((key,) if key is not None else (len(self.classes), "alone"), len(self.classes))
 
@@ -194,7 +197,7 @@ class _Builder:
                 raise ShardingError(
                     f"{made.name}: {var!r}", f"it calls the public function {name!r}", "Make the callee private, or inline it."
                 )
-            known = (rule or whole_rule([v.shape for v in inputs], [v.shape for v in outputs]), why, self._class(key))
+            known = (rule or whole_rule([v.shape for v in inputs], [v.shape for v in outputs]), why, self.number(key))
             if key is not None:
                 self.rules[key] = known
         rule, why, number = known

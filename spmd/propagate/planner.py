@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -98,7 +99,7 @@ def _report(graph: Graph, decision: Decision) -> Plan:
 
     def leaf(value: Value) -> Leaf:
         shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
-        return Leaf(value.name, shape, value.dtype, chosen.get(value) if value.is_tensor else None)
+        return Leaf(value.name, shape, value.dtype, chosen.get(value) if value.is_tensor else None, bool(value.memory))
 
     signatures: dict[str, Signature] = {}
     for name, function in graph.functions.items():
@@ -107,7 +108,7 @@ def _report(graph: Graph, decision: Decision) -> Plan:
         def result(value: Value, ends: Any = ends) -> Leaf:
             end = next(ends)
             found = leaf(value)
-            return Leaf(found.name, found.shape, found.dtype, end if end is not None and value.is_tensor else found.sharding)
+            return replace(found, sharding=end) if end is not None and value.is_tensor else found
 
         params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
         signatures[name] = Signature(params, map_tree(function.result, result) if function.result is not None else (), function.num_input)

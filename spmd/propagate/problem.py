@@ -23,6 +23,7 @@ from ..strategy import Strategy
 from .candidates import Candidates
 from .cost import INFEASIBLE, Cost
 from .solver import Factor, Table
+from .storage import loses_writes
 
 LARGEST_JOINT = 1 << 16
 """Entries of the largest table of one operator over its strategies and all its operands."""
@@ -94,12 +95,17 @@ class Problem:
         for function in self.graph.functions.values():
             for node in function.nodes:
                 strategy = self.strategy(node, choice)
-                wanted = [(v, self.sharding(v, choice), s) for v, s in zip(node.inputs, strategy.inputs, strict=True)]
-                made = [(v, s, self.sharding(v, choice)) for v, s in zip(node.outputs, strategy.outputs, strict=True)]
-                for value, source, target in (*wanted, *made):
-                    if self._convert(value, source, target) >= INFEASIBLE:
-                        where = f"{value.function}: {value.name!r} and {node.function}: {node.name!r}"
-                        raise ShardingError(where, "no placement obeys all that is asked of them" + _why(value, *node.inputs), way_out)
+                for is_output, operands, found in ((False, node.inputs, strategy.inputs), (True, node.outputs, strategy.outputs)):
+                    for i, (value, sharding) in enumerate(zip(operands, found, strict=True)):
+                        kept = self.sharding(value, choice)
+                        if self._between(node, i, is_output, kept, sharding) >= INFEASIBLE:
+                            where = f"{value.function}: {value.name!r} and {node.function}: {node.name!r}"
+                            what = "no placement obeys all that is asked of them" + _why(value, *node.inputs)
+                            raise ShardingError(where, _in_place(node, value, kept, sharding) or what, way_out)
+                if loses_writes(node, strategy, self.cost.mesh):
+                    raise ShardingError(
+                        f"{node.function}: {node.op} {node.name!r}", f"what it writes in place would be lost as {strategy}", way_out
+                    )
                 if self._gathered_inside(node, strategy):
                     where = f"{node.function}: {node.name!r}"
                     raise ShardingError(where, f"{node.op} gathers inside what it is given split" + _why(*node.inputs), way_out)
@@ -119,7 +125,7 @@ class Problem:
             # What can be held in one way only is no variable: place -1.
             places.append(-1 if self.sizes[v] == 1 else variables.setdefault(v, len(variables)))
         number = self._numbered(*map(id, strategies))
-        alike = (node.call_class, number, *[self._kinds[value] for value in operands], *places)
+        alike = (node.call_class, number, *[self._kinds[value] for value in operands], *places, *node.stays)
         joint = self._alike.get(alike)
         if joint is None:
             sizes = [self.sizes[v] for v in variables]
@@ -141,8 +147,11 @@ class Problem:
         if not all(map(_may_gather, node.inputs)):
             times = times + np.array([INFEASIBLE * self._gathered_inside(node, s) for s in strategies])
             self._kept.append(times)
-        inputs = [self._edge(strategies, number, i, False, value) for i, value in enumerate(node.inputs)]
-        outputs = [self._edge(strategies, number, i, True, value) for i, value in enumerate(node.outputs)]
+        if node.stays:
+            times = times + np.array([INFEASIBLE * loses_writes(node, s, self.cost.mesh) for s in strategies])
+            self._kept.append(times)
+        inputs = [self._edge(node, strategies, number, i, False) for i in range(len(node.inputs))]
+        outputs = [self._edge(node, strategies, number, i, True) for i in range(len(node.outputs))]
         return [times, *inputs, *outputs]
 
     def _stand_alone(self, node: Node, tables: Sequence[Table], places: Sequence[int], variables: Sequence[int]) -> None:
@@ -169,17 +178,22 @@ class Problem:
             self._tables[key] = np.array([self.cost.operator(node, s) for s in strategies])
         return self._tables[key]
 
-    def _edge(self, strategies: Sequence[Strategy], number: int, i: int, is_output: bool, value: Value) -> Table:
+    def _edge(self, node: Node, strategies: Sequence[Strategy], number: int, i: int, is_output: bool) -> Table:
         """The time to convert operand `i` between each way to keep it and what each strategy takes, or makes."""
-        key = (number, i, is_output, self._kinds[value])
+        value = (node.outputs if is_output else node.inputs)[i]
+        key = (number, i, is_output, self._kinds[value], node.staying(i, is_output))
         if key not in self._tables:
             shardings = self.candidates.shardings[value]
-            rows = [
-                [self._convert(value, s.outputs[i], d) if is_output else self._convert(value, d, s.inputs[i]) for d in shardings]
-                for s in strategies
-            ]
-            self._tables[key] = np.array(rows)
+            taken = [(s.outputs if is_output else s.inputs)[i] for s in strategies]
+            self._tables[key] = np.array([[self._between(node, i, is_output, kept, s) for kept in shardings] for s in taken])
         return self._tables[key]
+
+    def _between(self, node: Node, i: int, is_output: bool, kept: Sharding, sharding: Sharding) -> float:
+        """The time to convert operand `i` of a node from how it is kept to how it is taken, or from how it is made to how it is kept."""
+        if node.staying(i, is_output):
+            return 0.0 if kept == sharding else INFEASIBLE
+        value = (node.outputs if is_output else node.inputs)[i]
+        return self._convert(value, sharding, kept) if is_output else self._convert(value, kept, sharding)
 
     def _convert(self, value: Value, source: Sharding, target: Sharding) -> float:
         if not _may_gather(value) and self._gathers(source, target):
@@ -219,6 +233,15 @@ def _why(*values: Value) -> str:
     """What is asked of values that may not be gathered, for an error."""
     asked = dict.fromkeys(f"{v.name!r} may not be gathered, as {v.reason}" for v in values if not _may_gather(v))
     return "".join(f"; {a}" for a in asked)
+
+
+def _in_place(node: Node, value: Value, kept: Sharding, sharding: Sharding) -> str:
+    """What is wrong where a value would have to be converted that stays where it is; empty where it may be converted."""
+    operands = [*node.inputs, *node.outputs]
+    if not any(stays and v is value for stays, v in zip(node.stays, operands, strict=False)):
+        return ""
+    does = "writes it in place" if node.writes else "gives a view of it, which is written in place,"
+    return f"{node.op} {does} as {sharding}, and it is kept as {kept}: what is written to a copy would be lost"
 
 
 def _total(tables: Sequence[Table], places: Sequence[int], sizes: Sequence[int]) -> Table:

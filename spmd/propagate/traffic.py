@@ -56,7 +56,8 @@ class Traffic:
             return
         if any((value, target) in self._done.get(branch[:depth], ()) for depth in range(len(branch) + 1)):
             return
-        self._done.setdefault(branch, set()).add((value, target))
+        if not value.memory:  # what is written in place is another value each time
+            self._done.setdefault(branch, set()).add((value, target))
         cost = self.cost
         shape, item = cost.shape(value), cost.item_bytes(value)
         when = _END if node is None else 3 * at + 2 * (value in node.outputs)
@@ -87,7 +88,7 @@ class Traffic:
                         target,
                     )
                 )
-        if len(sent) == 1 and sent[0].kind != "permute":
+        if len(sent) == 1 and sent[0].kind != "permute" and not value.memory:
             self._single.append((len(self.collectives) - 1, value, sent[0]))
 
     def exchange(self, node: Node, strategy: Strategy, exchanges: Sequence[Sent], at: int) -> None:

@@ -16,6 +16,7 @@ from spmd.schedules.scheduling import CPUSchedules, GPUSchedules
 from spmd.schedules.single import SingleTerms
 from spmd.schedules.targets import TargetLike, is_cpu, resolve
 from spmd.schedules.widen import WidenHalf
+from spmd.schedules.writes import SeparateWrites
 
 
 def build(
@@ -48,7 +49,8 @@ def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
 
 def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     stages = _stages(target)
-    passes = [BarrierScans()] if target.kind.name == "opencl" else []  # whose threads need not run in step
+    passes: list[tvm.transform.Pass] = [SeparateWrites()]
+    passes += [BarrierScans()] if target.kind.name == "opencl" else []  # whose threads need not run in step
     passes += stages.library_dispatch_passes(target)
     for step in stages.legalize_passes(target):
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out

@@ -24,6 +24,7 @@ from ..plan import Choice, Leaf, LeafTree, Plan, Signature
 from ..profile import profile_of
 from ..propagate import Cost, build_graph
 from ..propagate.product import find_candidates
+from ..propagate.storage import loses_writes
 from ..sharding import Segment, Sharding, Split
 from ..strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
 from ..workers import Workers, workers
@@ -140,7 +141,7 @@ def strategies_of(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
                     found[strategy] = None
     for terms in node.rule.linear:
         found[partial_strategy(node.rule, terms, (axis,), mesh)] = None
-    return list(found)
+    return [s for s in found if not loses_writes(node, s, mesh)]
 
 
 def _some(strategies: list[Strategy], most: int | None) -> list[Strategy]:

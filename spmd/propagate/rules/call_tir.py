@@ -43,7 +43,7 @@ def _form(kernel: Kernel, factor: str) -> Form:
     exchanges = tuple(
         Exchange("all_reduce", _written(kernel, kernel.buffers[buffer]), str(buffer.ty.dtype.dtype)) for buffer, _ in staged.reduced
     )
-    return Form("kernel_stages", exchanges, partial=staged.partial)
+    return Form("kernel_stages", exchanges, partial=staged.partial, beside=not staged.reduced and staged.partial is None)
 
 
 def _written(kernel: Kernel, spec: Spec) -> str:

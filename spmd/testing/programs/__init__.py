@@ -18,6 +18,7 @@ from ...spec import P
 from ...workers import signatures
 from .maker import SYMBOLIC, Draw
 from .write import write
+from .writes import STORE
 
 __all__ = ["SIZES", "meshes", "programs", "specs"]
 
@@ -58,7 +59,8 @@ def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None) -> dict[str, 
     for name, signature in signatures(mod).items():
         for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and draw(st.integers(0, 2)) == 0:
-                found[key] = P(*_entries(draw, leaf.shape, axes))
+                entries = _entries(draw, leaf.shape, axes)
+                found[key] = P(*([None] if leaf.name.endswith(STORE) else entries[:1]), *entries[1:])
     return found
 
 

@@ -65,20 +65,21 @@ class Maker:
         found = self.pick(lambda v: shape_of(v) == list(shape) and dtype_of(v) == dtype) if self.integer(0, 2) else None
         return found if found is not None else self.parameter(shape, dtype)
 
-    def parameter(self, shape: Sequence[Any], dtype: str) -> Any:
-        """A new parameter of the function; where it has weights, one that others may have as well."""
+    def parameter(self, shape: Sequence[Any], dtype: str, kind: str = "") -> Any:
+        """A new parameter of the function; where it has weights, one that others may have as well. Its name ends in `kind`."""
         shape = list(shape)
         if self.weights is not None:
             taken = {p.name for p in self.params}
             known = all(isinstance(s, int) for s in shape)
-            shared = [w for w in self.weights if known and shape_of(w) == shape and dtype_of(w) == dtype and w.name not in taken]
+            fitting = [w for w in self.weights if known and shape_of(w) == shape and dtype_of(w) == dtype and w.name not in taken]
+            shared = [w for w in fitting if w.name.endswith("store") == bool(kind)]
             if shared and self.integer(0, 1):
                 var = relax.Var(shared[0].name, shared[0].ty)
             else:
-                var = relax.Var(f"{self.name}_w{len(self.weights)}", relax.TensorType(self.dims(shape), dtype))
+                var = relax.Var(f"{self.name}_w{len(self.weights)}{kind}", relax.TensorType(self.dims(shape), dtype))
                 self.weights.append(var)
         else:
-            var = relax.Var(f"p{len(self.params)}", relax.TensorType(self.dims(shape), dtype))
+            var = relax.Var(f"p{len(self.params)}{kind}", relax.TensorType(self.dims(shape), dtype))
         self.params.append(var)
         self.know(var, exact=True)
         return var

@@ -11,7 +11,7 @@ import tvm_ffi
 from hypothesis import strategies as st
 from tvm import relax
 
-from . import control, elementwise, indexing, movement, network
+from . import control, elementwise, indexing, movement, network, writes
 from .maker import LARGEST, SIZES, SYMBOLIC, Draw, Maker, count, dtype_of, is_float, is_static, shape_of
 
 
@@ -81,6 +81,7 @@ _OPERATORS = [
     _Operator(network.layer, "f", 2, symbolic=True),
     _Operator(control.call, "f"),
     _Operator(control.kernel, "f"),
+    _Operator(writes.in_place, "f", 2),
 ]
 _WITH_BRANCHES = [*_OPERATORS, *4 * [_Operator(control.branch, "f")]]
 

@@ -1,0 +1,105 @@
+"""What writes in place stands in a block of its own."""
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.script import ir as I
+from tvm.script import relax as R
+from tvm.script import tirx as T
+
+from spmd.schedules import build
+from spmd.schedules.writes import SeparateWrites
+
+
+@I.ir_module(s_tir=True)
+class Before:
+    @T.prim_func(private=True, s_tir=True)
+    def add_one(count: T.Buffer((T.int64(4), T.int64(4)), "float32")):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                count[vi, vj] = count[vi, vj] + T.float32(1)
+
+    @R.function
+    def main(p: R.Tensor((16,), "float32")) -> R.Tensor((4, 4), "float32"):
+        cls = Before
+        with R.dataflow():
+            before = R.exp(p)
+            q = R.reshape(p, R.shape([4, 4]))
+            y = R.call_tir_inplace(cls.add_one, (q,), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+            b = R.add(R.reshape(before, R.shape([4, 4])), y)
+            R.output(b)
+        return b
+
+
+@I.ir_module(s_tir=True)
+class Expected:
+    @T.prim_func(private=True, s_tir=True)
+    def add_one(count: T.Buffer((T.int64(4), T.int64(4)), "float32")):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                count[vi, vj] = count[vi, vj] + T.float32(1)
+
+    @R.function
+    def main(p: R.Tensor((16,), "float32")) -> R.Tensor((4, 4), "float32"):
+        cls = Expected
+        with R.dataflow():
+            before = R.exp(p)
+            q = R.memory.view(p, R.shape([4, 4]), R.dtype("float32"), R.prim_value(T.int64(0)))
+            R.output(before, q)
+        y = R.call_tir_inplace(cls.add_one, (q,), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+        with R.dataflow():
+            b = R.add(R.reshape(before, R.shape([4, 4])), y)
+            R.output(b)
+        return b
+
+
+def test_a_write_stands_alone() -> None:
+    before = Before.script()
+    tvm.ir.assert_structural_equal(SeparateWrites()(Before), relax.transform.Normalize()(Expected))
+    assert Before.script() == before
+
+
+def test_what_was_read_before_and_what_views_share() -> None:
+    machine = relax.VirtualMachine(build(Before), tvm.cpu())
+    p = np.arange(16, dtype="float32") / 16
+    given = tvm.runtime.tensor(p)
+    for times in (1, 2):
+        found = machine["main"](given).numpy()
+        np.testing.assert_allclose(found, (np.exp(p + times - 1) + p + times).reshape(4, 4), rtol=1e-6)
+        np.testing.assert_allclose(given.numpy(), p + times)
+
+
+@I.ir_module(s_tir=True)
+class Folded:
+    """What is written would be a constant: each call starts from it again."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def add_to(count: T.Buffer((T.int64(4), T.int64(4)), "float32"), x: T.Buffer((T.int64(4), T.int64(4)), "float32")):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                count[vi, vj] = count[vi, vj] + x[vi, vj]
+
+    @R.function
+    def main(p: R.Tensor((4, 4), "float32")) -> R.Tensor((4, 4), "float32"):
+        cls = Folded
+        with R.dataflow():
+            half = R.full((2, 8), R.const(0.5, "float32"), "float32")
+            start = R.reshape(R.multiply(half, R.const(4, "float32")), (4, 4))
+            out = R.call_tir_inplace(cls.add_to, (start, p), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+            R.output(out)
+        return out
+
+
+def test_a_constant_is_copied_before_it_is_written() -> None:
+    machine = relax.VirtualMachine(build(Folded), tvm.cpu())
+    p = np.arange(16, dtype="float32").reshape(4, 4)
+    for _ in range(2):
+        np.testing.assert_array_equal(machine["main"](tvm.runtime.tensor(p)).numpy(), p + 2)
+
+
+def test_a_module_that_writes_nothing_stays() -> None:
+    mod = tvm.IRModule({"add_to": Folded["add_to"]})
+    assert SeparateWrites()(mod).same_as(mod)
