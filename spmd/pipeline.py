@@ -18,6 +18,7 @@ from .inline import inlined
 from .layout import Array
 from .lower import check_plan, lower_graph, partition, told_by_shards
 from .mesh import Mesh
+from .normal import normalized
 from .plan import Plan
 from .profile import Profile, profile_of
 from .propagate import Cost, CostFactory, build_graph, make_plan
@@ -86,7 +87,7 @@ def plan(
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module."""
     with _no_garbage_collection():
-        graph = build_graph(inlined(mod), plan.divisible)
+        graph = build_graph(inlined(normalized(mod)), plan.divisible)
         check_plan(graph, plan)
         return _lowered(graph, plan)
 
@@ -111,7 +112,7 @@ def _planned(
     if not callable(cost):
         raise ShardingError("cost", f"{cost!r} is made already, and for one mesh", "Pass the class, cost=MyCost.")
     times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
-    graph = build_graph(inlined(mod), divisible)
+    graph = build_graph(inlined(normalized(mod)), divisible)
     annotate(graph, times.mesh, specs)
     decided = make_plan(graph, times)
     decided.divisible, decided.profile = dict(divisible or {}), times.name

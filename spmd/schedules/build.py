@@ -18,7 +18,6 @@ from spmd.schedules.single import SingleTerms
 from spmd.schedules.targets import TargetLike, is_cpu, resolve
 from spmd.schedules.widen import WidenHalf
 
-
 _OPTIMIZATIONS = ("FoldConstant", "FuseOps", "RewriteDataflowReshape")
 """Passes of TVM's that a program does not need."""
 

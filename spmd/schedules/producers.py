@@ -39,7 +39,8 @@ class FuseProducers:
                 rewriter.rewrite(name, func)
         if not rewriter.groups:
             return mod
-        fused = FuseGroups()(rewriter.builder_.get())
+        fuse: Any = FuseGroups()
+        fused = fuse(rewriter.builder_.get())
         functions = {}
         for name, func in fused.functions_items():
             pattern = rewriter.groups.get(name.name_hint)
