@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import tvm
@@ -18,6 +19,8 @@ from spmd.schedules.single import SingleTerms
 from spmd.schedules.targets import TargetLike, is_cpu, resolve
 from spmd.schedules.widen import WidenHalf
 
+_TURN = threading.RLock()
+"""One thread compiles at a time: TVM writes kernels under tags that it keeps in one place for all threads."""
 _OPTIMIZATIONS = ("FoldConstant", "FuseOps", "RewriteDataflowReshape")
 """Passes of TVM's that a program does not need."""
 
@@ -32,11 +35,12 @@ def build(
 
     `target`: see `targets.resolve`. `parallel` (CPU): spread outer loops over TVM's thread pool; each calling thread
     has a pool of its own, so leave it off where several workers share the machine.
-    Raises ValueError for a target that cannot be compiled for.
+    Threads that call this at once wait for one another. Raises ValueError for a target that cannot be compiled for.
     """
     resolved = resolve(target)
     copy = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
-    return tvm.compile(copy, resolved, relax_pipeline=pipeline(resolved, parallel=parallel))
+    with _TURN:
+        return tvm.compile(copy, resolved, relax_pipeline=pipeline(resolved, parallel=parallel))
 
 
 def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
@@ -44,7 +48,7 @@ def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
 
     @tvm.transform.module_pass(opt_level=0, name="spmd.schedules.pipeline")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        with target:
+        with _TURN, target:
             return tvm.transform.Sequential(_passes(target, parallel))(mod)
 
     return run
