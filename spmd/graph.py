@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from .expression import Rule, Shape
@@ -112,6 +112,26 @@ class Graph:
     functions: dict[str, Function]
     values: list[Value]
     """Every value once; a weight shared by functions is one value."""
+
+
+def with_value(graph: Graph, old: Value, new: Value) -> Graph:
+    """The graph with one value in the place of another: its functions and operators are others, in the same order."""
+
+    def put(tree: Tree[Value]) -> Tree[Value]:
+        return map_tree(tree, lambda value: new if value is old else value)
+
+    def node(one: Node) -> Node:
+        joined = None if one.joined is None else put(one.joined)
+        inputs, outputs = (tuple(new if v is old else v for v in values) for values in (one.inputs, one.outputs))
+        return replace(one, inputs=inputs, outputs=outputs, joined=joined)
+
+    def function(one: Function) -> Function:
+        at_end = [(new if value is old else value, wanted, why) for value, wanted, why in one.at_end]
+        result = None if one.result is None else put(one.result)
+        return replace(one, params=list(map(put, one.params)), nodes=list(map(node, one.nodes)), result=result, at_end=at_end)
+
+    functions = {name: function(one) for name, one in graph.functions.items()}
+    return Graph(graph.module, functions, [new if value is old else value for value in graph.values])
 
 
 def leaves(tree: Tree[T]) -> list[T]:

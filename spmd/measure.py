@@ -12,6 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from .builder import Builder
 from .collectives.backend import make_backend
 from .collectives.pool import Pool, start_machines
 from .errors import ShardingError
@@ -76,7 +77,7 @@ def measure(workers: int = 2, *, seconds: float = 10.0, name: str = "measured", 
 
 def _module() -> tvm.IRModule:
     """A product for each dtype, a read and write of memory, and small operators one after another."""
-    builder = relax.BlockBuilder()
+    builder = Builder()
 
     def add(name: str, params: list[Any], body: Callable[[], Any]) -> None:
         with builder.function(name, params):

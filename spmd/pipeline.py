@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from .inline import inlined
 from .layout import Array
 from .lower import check_plan, lower_graph, partition, told_by_shards
 from .mesh import Mesh
+from .normal import normalized
 from .plan import Plan
 from .profile import Profile, profile_of
 from .propagate import Cost, CostFactory, build_graph, make_plan
@@ -62,7 +64,7 @@ def shard(
     worker may hold, by default those of the profile. `cost` is a subclass of `Cost` that says what takes how long.
     Raises `ShardingError` for bad specs and for modules that cannot be represented.
     """
-    with _no_garbage_collection():
+    with _frozen():
         graph, decided = _planned(mod, mesh, specs, profile, sizes, divisible, memory, cost)
         return ShardedModule(_lowered(graph, decided), decided)
 
@@ -79,14 +81,14 @@ def plan(
     cost: CostFactory = Cost,
 ) -> Plan:
     """The first half of `shard`: where each tensor lives, and why."""
-    with _no_garbage_collection():
+    with _frozen():
         return _planned(mod, mesh, specs, profile, sizes, divisible, memory, cost)[1]
 
 
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module."""
-    with _no_garbage_collection():
-        graph = build_graph(inlined(mod), plan.divisible)
+    with _frozen():
+        graph = build_graph(inlined(normalized(mod)), plan.divisible)
         check_plan(graph, plan)
         return _lowered(graph, plan)
 
@@ -111,7 +113,7 @@ def _planned(
     if not callable(cost):
         raise ShardingError("cost", f"{cost!r} is made already, and for one mesh", "Pass the class, cost=MyCost.")
     times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
-    graph = build_graph(inlined(mod), divisible)
+    graph = build_graph(inlined(normalized(mod)), divisible)
     annotate(graph, times.mesh, specs)
     decided = make_plan(graph, times)
     decided.divisible, decided.profile = dict(divisible or {}), times.name
@@ -120,16 +122,33 @@ def _planned(
     return graph, decided
 
 
-@contextmanager
-def _no_garbage_collection() -> Generator[None]:
-    """Nothing that a plan is made of is garbage before it is done, and looking for it takes a quarter of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            if not gc.get_freeze_count():  # what was made is not young any more: the next collection need not look through it
+class _Frozen:
+    """What there is already is left out of garbage collection while plans are made: looking through it takes a third of the time.
+
+    What is made meanwhile, by this thread or others, is collected as ever. Where somebody has frozen objects, nothing is done.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._inside = 0
+        self._ours = False
+
+    @contextmanager
+    def __call__(self) -> Generator[None]:
+        """Frozen from the first thread that comes in to the last that leaves."""
+        with self._turn:
+            if not self._inside and not gc.get_freeze_count():
                 gc.freeze()
-                gc.unfreeze()
-            gc.enable()
+                self._ours = True
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._inside -= 1
+                if self._ours and not self._inside:
+                    gc.unfreeze()
+                    self._ours = False
+
+
+_frozen = _Frozen()

@@ -12,6 +12,7 @@ from typing import Any, ForwardRef, TypeVar, Union, get_args, get_origin, get_ty
 
 from .errors import ShardingError
 from .mesh import Mesh
+from .sharding import Segment, segments_of, segments_text
 
 T = TypeVar("T")
 _WAY_OUT = "Write it again with this version."
@@ -41,6 +42,8 @@ def _encode(value: Any) -> Any:
         return {"@": type(value).__name__, **{f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}}
     if isinstance(value, dict):
         return {k: _encode(v) for k, v in value.items()}
+    if isinstance(value, tuple) and len(value) > 1 and all(isinstance(v, Segment) for v in value):
+        return segments_text(value)
     return [_encode(v) for v in value] if isinstance(value, list | tuple) else value
 
 
@@ -64,6 +67,8 @@ def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
     if origin in (Union, types.UnionType):
         return None if raw is None else _decode(_member(args, raw), raw, names)
     if origin is tuple:
+        if args[0] is Segment and isinstance(raw, str):
+            return segments_of(raw)
         if len(args) == 2 and args[1] is ...:
             return tuple(_decode(args[0], r, names) for r in raw)
         return tuple(_decode(a, r, names) for a, r in zip(args, raw, strict=True))

@@ -8,6 +8,7 @@ piece. One segment is an ordinary split; unequal ones are fused weights such as 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,7 +19,12 @@ from .mesh import Mesh
 
 PARTIAL_KINDS = ("sum", "max", "min", "prod")
 _TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@{AXIS})*)")
-_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::\d+(?:~\d+)?(?:\|\d+(?:~\d+)?)*\*?)?")
+_ONE = r"\d+(?:~\d+)?"
+_RUN = rf"{_ONE}(?:x\d+)?|\({_ONE}(?:\|{_ONE})*\)x\d+"
+_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::(?:{_RUN})(?:\|(?:{_RUN}))*\*?)?")
+_MOST_WRITTEN = 8
+"""Segments that are written one by one; more are written as runs, ``8x512``."""
+_LONGEST_PATTERN = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,42 @@ class Segment:
     def local(self, workers: int) -> int:
         """The elements that each worker holds of this segment, padding included."""
         return -(-self.size // (self.unit * workers)) * self.unit
+
+
+def runs(segments: Sequence[Segment]) -> list[tuple[tuple[Segment, ...], int]]:
+    """The segments as patterns and how many times each is repeated: a factor under other factors makes one pattern, many times."""
+    found: list[tuple[tuple[Segment, ...], int]] = []
+    at, segments = 0, tuple(segments)
+    while at < len(segments):
+        pattern, most = segments[at : at + 1], 1
+        for length in range(1, min(_LONGEST_PATTERN, (len(segments) - at) // 2) + 1):
+            tried, count = segments[at : at + length], 1
+            while segments[at + count * length : at + (count + 1) * length] == tried:
+                count += 1
+            if count > 1 and count * length > most * len(pattern):
+                pattern, most = tried, count
+        found.append((pattern, most))
+        at += most * len(pattern)
+    return found
+
+
+def segments_text(segments: Sequence[Segment]) -> str:
+    """``8192|1024|1024``, a unit after ``~``; many as runs of equal ones, ``8x512`` or ``(3|5)x128``."""
+    found = [((s,), 1) for s in segments] if len(segments) <= _MOST_WRITTEN else runs(segments)
+    texts: list[str] = []
+    for pattern, count in found:
+        text = "|".join(f"{s.size}~{s.unit}" if s.unit > 1 else f"{s.size}" for s in pattern)
+        texts.append(text if count == 1 else f"({text})x{count}" if len(pattern) > 1 else f"{text}x{count}")
+    return "|".join(texts)
+
+
+def segments_of(text: str) -> tuple[Segment, ...]:
+    """Read back `segments_text`."""
+    found: list[Segment] = []
+    for run in re.finditer(_RUN, text):
+        pattern, _, count = run[0].partition(")x") if run[0].startswith("(") else run[0].partition("x")
+        found += [Segment(*map(int, s.split("~"))) for s in pattern.lstrip("(").split("|")] * int(count or 1)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -126,8 +168,7 @@ class Split:
         if self.symbolic:
             return f"{'+'.join(self.axes)}:{self.size}*"
         plain = len(self.segments) == 1 and self.segments[0].unit == 1
-        sizes = "|".join(f"{s.size}~{s.unit}" if s.unit > 1 else f"{s.size}" for s in self.segments)
-        return "+".join(self.axes) + ("" if plain else f":{sizes}")
+        return "+".join(self.axes) + ("" if plain else f":{segments_text(self.segments)}")
 
 
 @dataclass(frozen=True)
@@ -209,7 +250,7 @@ class Sharding:
         for field, size in zip(fields, shape, strict=True):
             axes, _, sizes = field.partition(":")
             symbolic = sizes.endswith("*")
-            pieces = [tuple(map(int, s.split("~"))) for s in sizes.removesuffix("*").split("|")] if sizes else [(size,)]
-            dims.append(None if field == "-" else Split(tuple(axes.split("+")), tuple(Segment(*p) for p in pieces), symbolic))
+            segments = segments_of(sizes) if sizes else (Segment(size),)
+            dims.append(None if field == "-" else Split(tuple(axes.split("+")), segments, symbolic))
         partial = tuple((axis, kind) for kind, axis in (p.split("@") for p in match[2].split()))
         return cls(tuple(dims), partial)

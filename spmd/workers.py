@@ -16,6 +16,7 @@ from .collectives.backend import Backend, Record, make_backend
 from .collectives.pool import Pool, start_machines
 from .errors import ShardingError, nearest
 from .mesh import Mesh
+from .normal import normalized
 from .plan import Leaf, LeafTree, Plan, Signature
 from .schedules import build, resolve
 from .sharding import Sharding
@@ -57,7 +58,7 @@ class Workers:
 
     def __init__(self, sharded: Sharded | tvm.IRModule, backend: str, target: Any, timeout: float) -> None:
         if isinstance(sharded, tvm.IRModule):
-            mod, self.mesh, self.signatures = sharded, Mesh(tp=1), signatures(sharded)
+            mod, self.mesh, self.signatures = normalized(sharded), Mesh(tp=1), signatures(sharded)
         else:
             mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
         self.backend = make_backend(backend, self.mesh, timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -136,9 +137,18 @@ def _leaves(args: list[Any], resolve: Lookup = lambda value: value) -> Iterator[
             yield (i, j), resolve(field)
 
 
+_TURN = threading.Lock()
+"""TVM's class asks for the builder that is at work, which is one for all threads."""
+
+
 @lru_cache(maxsize=16)
 def make_kernels(parameters: Parameters, query_heads: int, kv_heads: int) -> dict[Position, tirx.PrimFunc]:
     """The kernels that TVM's class passes for these head counts; 0.5 to 1 second."""
+    with _TURN:
+        return _made_kernels(parameters, query_heads, kv_heads)
+
+
+def _made_kernels(parameters: Parameters, query_heads: int, kv_heads: int) -> dict[Position, tirx.PrimFunc]:
     p = parameters
     size, dtype = p.page_size
     page = tirx.Var(size, dtype) if isinstance(size, str) else size if dtype == "int32" else tirx.IntImm(dtype, size)

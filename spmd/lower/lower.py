@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tvm
-from tvm import relax
 
+from ..builder import Builder
 from ..graph import Graph
 from ..plan import Plan
 from .calls import CallLowering
@@ -16,7 +16,7 @@ def lower_graph(graph: Graph, plan: Plan) -> tvm.IRModule:
 
     The graph's module is not changed. The plan is one for it: see `check_plan`.
     """
-    builder = relax.BlockBuilder()
+    builder = Builder()
     calls = CallLowering(graph, builder, plan.mesh)
     for name, function in graph.functions.items():
         FunctionLowering(builder, function, graph.module[name], plan, calls).run()

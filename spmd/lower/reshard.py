@@ -12,7 +12,7 @@ from tvm import relax
 from .. import collectives
 from ..conversion import Step, moved_split
 from ..mesh import Mesh
-from ..sharding import Sharding, Split
+from ..sharding import Segment, Sharding, Split, runs
 
 T = TypeVar("T")
 Emit = Callable[[Any], Any]
@@ -185,37 +185,76 @@ def _shard_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, me
     """Dimension `dim`, whole and in global order, as the shards of all workers one after another, zero padded."""
     if _is_plain(split, mesh):
         return x
-    workers, at, parts = mesh.axis_size(*split.axes), 0, []
-    several = len(split.segments) > 1
-    for segment in split.segments:
-        local = segment.local(workers)
-        part = emit(relax.op.strided_slice(x, [dim], [at], [at + segment.size])) if several else x
-        if local * workers > segment.size:
-            shape = [*here[:dim], local * workers - segment.size, *here[dim + 1 :]]
-            part = emit(relax.op.concat([part, emit(relax.op.zeros(shape, str(x.ty.dtype)))], axis=dim))
-        parts.append(emit(relax.op.reshape(part, [*here[:dim], workers, local, *here[dim + 1 :]])) if several else part)
-        at += segment.size
-    if not several:
-        return parts[0]
-    joined = emit(relax.op.concat(parts, axis=dim + 1))
-    return emit(relax.op.reshape(joined, [*here[:dim], workers * split.local_size(mesh), *here[dim + 1 :]]))
+    workers = mesh.axis_size(*split.axes)
+    if len(split.segments) == 1:
+        return _padded(emit, x, dim, here, split.segments[0], workers)
+    dealt = _dealt(emit, x, dim, here, split.segments, workers)
+    return emit(relax.op.reshape(dealt, [*here[:dim], workers * split.local_size(mesh), *here[dim + 1 :]]))
+
+
+def _dealt(emit: Emit, x: Any, dim: int, here: list[Any], segments: Sequence[Segment], workers: int) -> Any:
+    """Dimension `dim` as two: the workers, and what each holds. A repeated pattern is dealt out once, beside a dimension of its own."""
+    at, parts, found = 0, [], runs(segments)
+    for pattern, count in found:
+        size, local = (sum(sizes) * count for sizes in _sizes(pattern, workers))
+        part = emit(relax.op.strided_slice(x, [dim], [at], [at + size])) if len(found) > 1 else x
+        if count > 1:
+            apart = [*here[:dim], count, size // count, *here[dim + 1 :]]
+            part = _dealt(emit, emit(relax.op.reshape(part, apart)), dim + 1, apart, pattern, workers)
+            part = emit(relax.op.permute_dims(part, _swapped(len(apart) + 1, dim)))
+        else:
+            part = _padded(emit, part, dim, here, pattern[0], workers)
+        parts.append(emit(relax.op.reshape(part, [*here[:dim], workers, local, *here[dim + 1 :]])))
+        at += size
+    return parts[0] if len(parts) == 1 else emit(relax.op.concat(parts, axis=dim + 1))
+
+
+def _padded(emit: Emit, x: Any, dim: int, here: list[Any], segment: Segment, workers: int) -> Any:
+    """One segment with zeros after it, up to equal parts."""
+    missing = segment.local(workers) * workers - segment.size
+    if not missing:
+        return x
+    zeros = emit(relax.op.zeros([*here[:dim], missing, *here[dim + 1 :]], str(x.ty.dtype)))
+    return emit(relax.op.concat([x, zeros], axis=dim))
 
 
 def _whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
     """Dimension `dim`, holding the shards of all workers one after another, in global order and without padding."""
     if _is_plain(split, mesh):
         return x
-    workers, local = mesh.axis_size(*split.axes), split.local_size(mesh)
-    if len(split.segments) > 1:
-        x = emit(relax.op.reshape(x, [*here[:dim], workers, local, *here[dim + 1 :]]))
-    at, parts = 0, []
-    for segment in split.segments:
-        size, part = segment.local(workers), x
-        if len(split.segments) > 1:
-            part = emit(relax.op.strided_slice(x, [dim + 1], [at], [at + size]))
-            part = emit(relax.op.reshape(part, [*here[:dim], workers * size, *here[dim + 1 :]]))
-        if size * workers > segment.size:
-            part = emit(relax.op.strided_slice(part, [dim], [0], [segment.size]))
+    workers, segments = mesh.axis_size(*split.axes), split.segments
+    if len(segments) == 1:
+        return emit(relax.op.strided_slice(x, [dim], [0], [segments[0].size]))
+    x = emit(relax.op.reshape(x, [*here[:dim], workers, split.local_size(mesh), *here[dim + 1 :]]))
+    return _collected(emit, x, dim, here, segments, workers)
+
+
+def _collected(emit: Emit, x: Any, dim: int, here: list[Any], segments: Sequence[Segment], workers: int) -> Any:
+    """Dimensions `dim`, the workers, and the next, what each holds, as one in global order: the way back from `_dealt`."""
+    at, parts, found = 0, [], runs(segments)
+    for pattern, count in found:
+        size, local = (sum(sizes) * count for sizes in _sizes(pattern, workers))
+        part = emit(relax.op.strided_slice(x, [dim + 1], [at], [at + local])) if len(found) > 1 else x
+        if count > 1:
+            apart = [*here[:dim], count, size // count, *here[dim + 1 :]]
+            part = emit(relax.op.reshape(part, [*here[:dim], workers, count, local // count, *here[dim + 1 :]]))
+            part = emit(relax.op.permute_dims(part, _swapped(len(apart) + 1, dim)))
+            part = _collected(emit, part, dim + 1, apart, pattern, workers)
+            part = emit(relax.op.reshape(part, [*here[:dim], size, *here[dim + 1 :]]))
+        else:
+            part = emit(relax.op.reshape(part, [*here[:dim], workers * local, *here[dim + 1 :]]))
+            if workers * local > size:
+                part = emit(relax.op.strided_slice(part, [dim], [0], [size]))
         parts.append(part)
-        at += size
+        at += local
     return parts[0] if len(parts) == 1 else emit(relax.op.concat(parts, axis=dim))
+
+
+def _sizes(pattern: Sequence[Segment], workers: int) -> tuple[list[int], list[int]]:
+    """The sizes of segments: of all of each, of what a worker holds of it."""
+    return [s.size for s in pattern], [s.local(workers) for s in pattern]
+
+
+def _swapped(rank: int, dim: int) -> list[int]:
+    """The order of dimensions in which `dim` and the next one change places."""
+    return [*range(dim), dim + 1, dim, *range(dim + 2, rank)]

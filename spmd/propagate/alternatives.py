@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ..graph import Function, Node, Value
+from ..graph import Function, Graph, Node, Value, with_value
 from ..plan import Alternative
 from ..sharding import Sharding
 from ..spec import Constraint
@@ -27,7 +28,7 @@ SMALL = 1000
 class _Times:
     """Seconds of a solution: of each operator with the conversions around it, of all operators, of all conversions."""
 
-    nodes: Mapping[Node, float]
+    nodes: Sequence[tuple[Node, float]]
     operators: float
     conversions: float
 
@@ -38,12 +39,17 @@ class Alternatives:
     def __init__(self, decision: Decision, values: Mapping[str, Value], ends: Mapping[str, tuple[Function, int]]) -> None:
         self._problem, self._solution = decision.problem, decision.solution
         self._values, self._ends = values, ends
+        self._turn = threading.RLock()
         axes = decision.problem.cost.mesh.axes.values()
         self.is_local = sum(size > 1 for size in axes) > MOST_TOGETHER
         """Whether the problem holds what all axes but two do fixed."""
 
     def of(self, name: str) -> list[Alternative]:
         """The other shardings of a value, the best first: exact as far as it decides which is the best, then lower bounds."""
+        with self._turn:
+            return self._of(name)
+
+    def _of(self, name: str) -> list[Alternative]:
         problem, value = self._problem, self._values.get(name)
         v = problem.number.get(value) if value is not None else None
         if value is None or v is None or problem.sizes[v] == 1:
@@ -67,28 +73,26 @@ class Alternatives:
 
     def lifted(self, name: str) -> Alternative | None:
         """What the value would be without the constraint on it, and the time (less than none) that takes; None where it has none."""
+        with self._turn:
+            return self._lifted(name)
+
+    def _lifted(self, name: str) -> Alternative | None:
         graph, cost = self._problem.graph, self._problem.cost
         value = self._values.get(name)
         if name in self._ends:
             function, i = self._ends[name]
-            before = value, _, _ = function.at_end[i]
+            value, _, _ = function.at_end[i]
             free = Constraint((None,) * len(value.shape), frozenset(range(len(value.shape))))
-            try:
-                function.at_end[i] = (value, free, "")
-                decision = decide_within(graph, cost)
-                then = Alternatives(decision, {}, {})._now
-            finally:
-                function.at_end[i] = before
+            at_end = [(value, free, "") if at == i else end for at, end in enumerate(function.at_end)]
+            others = {**graph.functions, function.name: replace(function, at_end=at_end)}
+            decision = decide_within(Graph(graph.module, others, graph.values), cost)
+            then = Alternatives(decision, {}, {})._now
             return self._compared(decision.problem.at_end(value, free, decision.solution.choice), then)
         if value is None or value.wanted is None or value.role == "constant":
             return None
-        wanted = value.wanted
-        try:
-            value.wanted = None
-            decision = decide_within(graph, cost)
-        finally:
-            value.wanted = wanted
-        return self._compared(decision.problem.sharding(value, decision.solution.choice), Alternatives(decision, {}, {})._now)
+        freed = replace(value, wanted=None)
+        decision = decide_within(with_value(graph, value, freed), cost)
+        return self._compared(decision.problem.sharding(freed, decision.solution.choice), Alternatives(decision, {}, {})._now)
 
     def _solved(self, v: int, i: int) -> Alternative:
         """The best plan with variable `v` at its value number `i`."""
@@ -103,12 +107,12 @@ class Alternatives:
     def _compared(self, sharding: Sharding, then: _Times) -> Alternative:
         now = self._now
         operators, conversions = then.operators - now.operators, then.conversions - now.conversions
-        change = {node: seconds - now.nodes[node] for node, seconds in then.nodes.items()}
-        most = max(change, key=lambda node: abs(change[node]), default=None)
-        if most is None or not change[most]:
+        change = [(node, after - before) for (node, before), (_, after) in zip(now.nodes, then.nodes, strict=True)]
+        most, most_seconds = max(change, key=lambda pair: abs(pair[1]), default=(None, 0.0))
+        if most is None or not most_seconds:
             return Alternative(sharding, operators + conversions, operators, conversions)
         where = f"{most.op} {most.name!r} of {most.function!r}"
-        return Alternative(sharding, operators + conversions, operators, conversions, where, change[most])
+        return Alternative(sharding, operators + conversions, operators, conversions, where, most_seconds)
 
     @cached_property
     def _search(self) -> Search:
@@ -121,7 +125,7 @@ class Alternatives:
     def _times(self, solution: Solution) -> _Times:
         problem, cost, choice = self._problem, self._problem.cost, solution.choice
         known: dict[tuple[int, int], float] = {}
-        nodes: dict[Node, float] = {}
+        nodes: list[tuple[Node, float]] = []
         operators = conversions = 0.0
         for function in problem.graph.functions.values():
             for node in function.nodes:
@@ -134,7 +138,7 @@ class Alternatives:
                     moved += cost.convert(cost.shape(value), cost.item_bytes(value), problem.sharding(value, choice), wanted)
                 for value, made in zip(node.outputs, strategy.outputs, strict=True):
                     moved += cost.convert(cost.shape(value), cost.item_bytes(value), made, problem.sharding(value, choice))
-                nodes[node] = known[alike] + moved
+                nodes.append((node, known[alike] + moved))
                 operators, conversions = operators + known[alike], conversions + moved
             for value, wanted, _ in function.at_end:
                 if wanted is not None:

@@ -170,12 +170,11 @@ class Problem:
         factors += [((at, variables[place]), table) for place, table in merged.items()]
 
     def _times(self, node: Node, strategies: Sequence[Strategy], number: int) -> Table:
-        """The time of an operator under each of its strategies, a list of this `number`."""
-        rule = node.rule
-        types = tuple([self._types[v] for v in (*node.inputs, *node.outputs)])
-        key = (number, types, rule.work, rule.sparse, rule.uncounted, tuple(rule.forms.items()))
+        """The time of an operator under each of its strategies, a list of this `number`; equal ones are one table."""
+        key = (node.call_class, number)
         if key not in self._tables:
-            self._tables[key] = np.array([self.cost.operator(node, s) for s in strategies])
+            times = np.array([self.cost.operator(node, s) for s in strategies])
+            self._tables[key] = self._tables.setdefault((number, times.tobytes()), times)
         return self._tables[key]
 
     def _edge(self, node: Node, strategies: Sequence[Strategy], number: int, i: int, is_output: bool) -> Table:

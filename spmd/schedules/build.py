@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.target import Target
 
 from spmd.schedules.memory import PlanMemory
 from spmd.schedules.mirror import MirrorIndices
+from spmd.schedules.optional import FuseGroups, Optional
 from spmd.schedules.producers import FuseProducers
 from spmd.schedules.scans import BarrierScans
 from spmd.schedules.scheduling import CPUSchedules, GPUSchedules
@@ -17,6 +19,11 @@ from spmd.schedules.single import SingleTerms
 from spmd.schedules.targets import TargetLike, is_cpu, resolve
 from spmd.schedules.widen import WidenHalf
 from spmd.schedules.writes import SeparateWrites
+
+_TURN = threading.RLock()
+"""One thread compiles at a time: TVM writes kernels under tags that it keeps in one place for all threads."""
+_OPTIMIZATIONS = ("FoldConstant", "FuseOps", "RewriteDataflowReshape")
+"""Passes of TVM's that a program does not need."""
 
 
 def build(
@@ -29,11 +36,12 @@ def build(
 
     `target`: see `targets.resolve`. `parallel` (CPU): spread outer loops over TVM's thread pool; each calling thread
     has a pool of its own, so leave it off where several workers share the machine.
-    Raises ValueError for a target that cannot be compiled for.
+    Threads that call this at once wait for one another. Raises ValueError for a target that cannot be compiled for.
     """
     resolved = resolve(target)
     copy = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
-    return tvm.compile(copy, resolved, relax_pipeline=pipeline(resolved, parallel=parallel))
+    with _TURN:
+        return tvm.compile(copy, resolved, relax_pipeline=pipeline(resolved, parallel=parallel))
 
 
 def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
@@ -41,7 +49,7 @@ def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
 
     @tvm.transform.module_pass(opt_level=0, name="spmd.schedules.pipeline")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        with target:
+        with _TURN, target:
             return tvm.transform.Sequential(_passes(target, parallel))(mod)
 
     return run
@@ -54,15 +62,23 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     passes += stages.library_dispatch_passes(target)
     for step in stages.legalize_passes(target):
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out
-            passes += [relax.transform.CanonicalizeBindings(), FuseProducers()]
-        passes.append(GPUSchedules(step.rules) if step.info.name == "ApplyDefaultSchedule" else step)
+            passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseProducers())]
+        passes.append(GPUSchedules(step.rules) if step.info.name == "ApplyDefaultSchedule" else _tried(step))
         if step.info.name == "FuseTIR":
             passes += [SingleTerms(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
-        passes += [WidenHalf(), CPUSchedules(parallel=parallel)]
+        passes += [Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
     passes.append(MirrorIndices())  # and after they put them together
-    finish = [PlanMemory() if step.info.name == "StaticPlanBlockMemory" else step for step in stages.finalize_passes(target)]
-    return [*passes, *stages.dataflow_lower_passes(target), *finish]
+    return [*passes, *map(_tried, (*stages.dataflow_lower_passes(target), *stages.finalize_passes(target)))]
+
+
+def _tried(step: tvm.transform.Pass) -> tvm.transform.Pass:
+    """A pass of TVM's; an optimization is left out where it fails."""
+    if step.info.name == "FuseTIR":
+        return FuseGroups()
+    if step.info.name == "StaticPlanBlockMemory":
+        return Optional(PlanMemory())
+    return Optional(step) if step.info.name in _OPTIMIZATIONS else step
 
 
 def _stages(target: Target) -> Any:

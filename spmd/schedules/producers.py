@@ -17,6 +17,7 @@ from tvm.s_tir import Schedule
 
 from spmd.schedules.cpu.analysis import is_costly, is_reduction_block
 from spmd.schedules.cpu.product import is_move, right_read
+from spmd.schedules.optional import FuseGroups
 
 INJECTIVE = 2  # op_pattern up to which each output reads single elements of its inputs
 NAME = "fused_weight"
@@ -38,7 +39,8 @@ class FuseProducers:
                 rewriter.rewrite(name, func)
         if not rewriter.groups:
             return mod
-        fused = relax.transform.FuseTIR()(rewriter.builder_.get())
+        fuse: Any = FuseGroups()
+        fused = fuse(rewriter.builder_.get())
         functions = {}
         for name, func in fused.functions_items():
             pattern = rewriter.groups.get(name.name_hint)

@@ -13,6 +13,7 @@ import tvm
 from tvm import relax
 
 from ..arguments import Handle
+from ..builder import Builder
 from ..graph import Function, Node, Value, leaves
 from ..layout import Array, cut, join
 from ..mesh import Mesh
@@ -35,7 +36,7 @@ def find_missing(
     graph = build_graph(mod)
     mesh = Mesh.of(mesh)
     axis = next(iter(mesh.axes))
-    builder = relax.BlockBuilder()
+    builder = Builder()
     trials: dict[str, tuple[Function, tuple[Sharding, ...]]] = {}
     for function in graph.functions.values():
         node = operator_of(function)
@@ -96,7 +97,7 @@ def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: S
         return next(rest) if isinstance(arg, tvm.ir.Expr) and isinstance(arg.ty, relax.TensorType) else arg
 
     made = tvm.ir.Call(call.op, [local(a) for a in call.args], call.attrs)
-    scratch = relax.BlockBuilder()
+    scratch = Builder()
     try:
         with scratch.function(name, params):
             result = scratch.emit(made)

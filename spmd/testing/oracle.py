@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
 
 from ..arguments import Handle
+from ..builder import Builder
 from ..graph import Function, Graph, Node, Value, map_tree
 from ..layout import Array, cut
 from ..lower.calls import CallLowering
@@ -154,7 +154,7 @@ def _some(strategies: list[Strategy], most: int | None) -> list[Strategy]:
 def _lowered(graph: Graph, trials: Mapping[str, tuple[Function, Strategy]], mesh: Mesh, failed: dict[str, str]) -> Program:
     """One module with a function for each trial; those that cannot be lowered are put into `failed`."""
     while True:
-        builder = relax.BlockBuilder()
+        builder = Builder()
         calls = CallLowering(graph, builder, mesh)
         signatures: dict[str, Signature] = {}
         for name, (function, strategy) in trials.items():

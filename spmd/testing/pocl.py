@@ -36,7 +36,7 @@ _TURN = threading.Lock()
 _CACHE = tempfile.TemporaryDirectory(prefix="pocl-", ignore_cleanup_errors=True)
 _MINE = threading.local()
 """Of a worker's thread: `launches`, the kernels of its program, as programs have kernels of the same names. Of a thread that compiles:
-`generated`, the kernels in each source since the last program was adopted.
+for this backend: `generated`, the kernels in each source, from when its target is accepted until the program is adopted.
 """
 
 
@@ -78,6 +78,7 @@ class PoclBackend(ThreadBackend):
         if target.kind.name != "opencl":
             what = f"backend 'pocl' runs OpenCL, and the target is {target.kind.name!r}"
             raise ShardingError("workers", what, 'Pass target="opencl".')
+        _MINE.generated = {}
 
     def adopt(self, executable: Any) -> None:
         """Take the OpenCL out of the program: TVM looks for its kernels among global functions then."""
@@ -94,7 +95,8 @@ class PoclBackend(ThreadBackend):
         program = cl.Program(self._context, source).build(["-w"])
         for name, kernel in kernels.items():
             self._launches[name] = self._launch(program, name, kernel)
-            tvm_ffi.register_global_func(name, partial(_run, name), override=True)
+            before = tvm.get_global_func(name, allow_missing=True)
+            tvm_ffi.register_global_func(name, partial(_run, name, before), override=True)
 
     def _launch(self, program: Any, name: str, kernel: _Kernel) -> Callable[..., None]:
         def launch(*args: Any) -> None:
@@ -114,8 +116,12 @@ class PoclBackend(ThreadBackend):
         return launch
 
 
-def _run(name: str, *args: Any) -> None:
-    _MINE.launches[name](*args)
+def _run(name: str, before: Any, *args: Any) -> Any:
+    """The kernel of the program of this thread; elsewhere, the function that had the name."""
+    launch = _MINE.__dict__.get("launches", {}).get(name, before)
+    if launch is None:
+        raise ShardingError("backend 'pocl'", f"kernel {name!r} is called in a thread that is no worker")
+    return launch(*args)
 
 
 def _bytes(address: Any, count: int) -> Array:
@@ -139,8 +145,10 @@ def _opencl() -> tuple[Any, Any]:
 
     def noted(mod: tvm.IRModule, target: tvm.target.Target) -> Any:
         made = generate(mod, target)
+        if "generated" not in _MINE.__dict__:  # of a program that is not for this backend
+            return made
         kernels = {str(f.attrs["global_symbol"]): _described(f) for f in mod.functions.values()}
-        _MINE.__dict__.setdefault("generated", {})[made.inspect_source()] = kernels
+        _MINE.generated[made.inspect_source()] = kernels
         return made
 
     tvm_ffi.register_global_func(_BUILD, noted, override=True)

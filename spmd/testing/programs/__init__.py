@@ -12,6 +12,7 @@ import tvm
 from hypothesis import strategies as st
 from tvm import relax
 
+from ...builder import Builder
 from ...mesh import Mesh
 from ...plan import Leaf, LeafTree, Signature
 from ...spec import P
@@ -32,7 +33,7 @@ def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = 
 
     The names of functions and of weights start with `prefix`. A symbolic size is named ``n`` and the number that it stands for.
     """
-    bb = relax.BlockBuilder()
+    bb = Builder()
     helpers: list[tuple[Any, list[Any]]] = []
     if draw(st.integers(0, 4)) == 0:
         params = write(draw, bb, f"{prefix}_private", 3, None, [], private=True)
