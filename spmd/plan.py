@@ -35,6 +35,8 @@ class Signature:
     params: tuple[LeafTree, ...]
     outputs: LeafTree
     num_input: int | None
+    names: tuple[str, ...] = ()
+    """Of the parameters, as the function has them: by these a call may name its arguments."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
+from ..checks import told
 from ..errors import ShardingError, nearest
 from ..graph import Graph, Node, Tree, Value, leaves
 from ..mesh import Mesh
+from ..profile import Profile
 from ..sharding import Sharding
 from ..spec import Constraint, P
 from .hint import HINT, read_hint
@@ -18,6 +21,37 @@ Specs = Mapping[str, P]
 name of something, to the letter, matches nothing else. Where weights are packed in a tuple, dots in their names stand for underscores."""
 
 
+def specs_of(where: str, given: Any) -> Specs | None:
+    """Specs as they were given, as a check of arguments: a mapping from patterns to `P`."""
+    if given is None:
+        return None
+    example = "Write specs={'*.weight': P('tp', None)}."
+    if isinstance(given, str | Profile):
+        example = f"A profile is named: write profile={given.name if isinstance(given, Profile) else given!r}."
+    if not isinstance(given, Mapping):
+        raise ShardingError(where, f"it takes a mapping from names to P, and got {told(given)}", example)
+    for pattern, spec in cast("Mapping[Any, Any]", given).items():
+        if not isinstance(pattern, str):
+            raise ShardingError(where, f"{told(pattern)} stands where the name of a value goes", example)
+        if not isinstance(spec, P):
+            raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", _instead_of_spec(spec))
+    return cast("Specs", given)
+
+
+def _instead_of_spec(given: Any) -> str:
+    """What to write in the place of what is no `P`."""
+    if given is None or isinstance(given, str) or (isinstance(given, tuple | list) and _is_plain(cast("Sequence[Any]", given))):
+        entries = given if isinstance(given, tuple | list) else (given,)
+        return f"Write P({', '.join(map(repr, cast('Sequence[Any]', entries)))})."
+    if any("PartitionSpec" in str(getattr(kind, "__qualname__", "")) or kind.__module__.startswith("jax") for kind in type(given).__mro__):
+        return "spmd.annotate.importers.from_jax reads those of JAX."
+    return "Write P('tp', None)."
+
+
+def _is_plain(entries: Sequence[Any]) -> bool:
+    return all(entry is None or isinstance(entry, str) for entry in entries)
+
+
 def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
     """Record on `graph` what `specs` ask for, then the defaults: what a function takes and returns is whole, unless it has no
     `num_input` attribute, when its arguments are free.
@@ -26,9 +60,7 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
     """
     names = _Names(graph)
     ends: dict[str, tuple[str, P, Constraint]] = {}
-    for pattern, spec in dict(specs or {}).items():
-        if not isinstance(spec, P):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", "Write P('tp', None).")
+    for pattern, spec in (specs_of("specs", specs) or {}).items():
         hits, ending = names.matching(pattern)
         for name in hits:
             value = names.values[name]

@@ -14,6 +14,7 @@ from ..errors import ShardingError
 from ..expression import Rule
 from ..graph import Branch, Function, Graph, Node, Tree, Value, leaves, map_tree
 from ..kernel import KERNEL_CALLS
+from ..per_worker import WORKERS, already, is_collective
 from .divisible import Divisible, in_blocks
 from .liveness import drop_dead
 from .opcalls import join_rule, op_name, rule_key, tensor_args, whole_rule
@@ -66,6 +67,8 @@ class _Builder:
             seen[param.name] += weight
             env[hash(param)] = tree
             params.append(tree)
+        if WORKERS in func.attrs:
+            raise ShardingError(f"function {name!r}", *already(f"it was sharded over {func.attrs[WORKERS]} workers"))
         made = Function(name, params, num_input)
         body = func.body
         if not isinstance(body, relax.SeqExpr):
@@ -189,6 +192,8 @@ class _Builder:
         key = rule_key(name, call, args, inputs, outputs)
         known = self.rules.get(key) if key is not None else None
         if known is None:
+            if is_collective(name):
+                raise ShardingError(f"{made.name}: {var!r}", *already(f"it has the collective {name.removeprefix('relax.')}"))
             rule, why = self._rule(name, call, inputs, outputs)
             if rule is None and name in self.public and isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar):
                 raise ShardingError(

@@ -110,7 +110,8 @@ def _report(graph: Graph, decision: Decision) -> Plan:
             return Leaf(found.name, found.shape, found.dtype, end if end is not None and value.is_tensor else found.sharding)
 
         params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
-        signatures[name] = Signature(params, map_tree(function.result, result) if function.result is not None else (), function.num_input)
+        made_of = map_tree(function.result, result) if function.result is not None else ()
+        signatures[name] = Signature(params, made_of, function.num_input, tuple(str(p.name) for p in graph.module[name].params))
     outputs = {key: s for name, sig in signatures.items() for key, s in _outputs(name, sig.outputs)}
     returns = {
         key: (f, i)
