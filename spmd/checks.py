@@ -218,7 +218,17 @@ def mapping(what: str, example: str, value: Check) -> Check:
 
 
 sizes = mapping("names of symbolic sizes to sizes", 'sizes={"n": 128}', whole(1, "A size is a whole number, 1 or more."))
-divisible = mapping("names of symbolic sizes to what divides them", 'divisible={"n": 8}', whole(1, "Give a whole number, 1 or more."))
+
+
+def _divisor(where: str, given: Any) -> int:
+    found = index(given)
+    if found is None or found < 1:
+        what = f"{where.partition('[')[2].removesuffix(']')} is said to be divisible by {given!r}"
+        raise ShardingError("divisible", what, "Give a whole number, 1 or more.")
+    return found
+
+
+divisible = mapping("names of symbolic sizes to what divides them", 'divisible={"n": 8}', _divisor)
 
 
 def module(where: str, given: Any) -> tvm.IRModule:

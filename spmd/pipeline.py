@@ -22,7 +22,7 @@ from .mesh import Mesh, MeshLike
 from .plan import Plan
 from .profile import Profile, profile_of, profile_taken
 from .propagate import Cost, CostFactory, build_graph, make_plan
-from .propagate.sizes import planning_sizes
+from .propagate.sizes import check_symbols, planning_sizes
 
 _LOG = logging.getLogger("spmd")
 
@@ -112,7 +112,7 @@ def plan(
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module."""
     with _no_garbage_collection():
-        graph = build_graph(inlined(mod), plan.divisible)
+        graph = build_graph(inlined(mod), checks.divisible("plan.divisible", plan.divisible))
         check_plan(graph, plan)
         return _lowered(graph, plan)
 
@@ -136,6 +136,7 @@ def _planned(
     """The graph of `mod` and its plan, whose notes are logged: what is replicated for want of a rule is never silent."""
     times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
     graph = build_graph(inlined(mod), divisible)
+    check_symbols(graph, sizes=sizes, divisible=divisible)
     annotate(graph, times.mesh, specs)
     decided = make_plan(graph, times)
     decided.divisible, decided.profile = dict(divisible or {}), times.name

@@ -28,6 +28,13 @@ class Leaf:
 LeafTree = Leaf | tuple["LeafTree", ...]
 
 
+def output_shardings(name: str, tree: LeafTree) -> list[tuple[str, Sharding]]:
+    """The results of the function `name` as `Plan.outputs` has them."""
+    if isinstance(tree, Leaf):
+        return [(name, tree.sharding)] if tree.sharding is not None else []
+    return [pair for i, part in enumerate(tree) for pair in output_shardings(f"{name}[{i}]", part)]
+
+
 @dataclass(frozen=True)
 class Signature:
     """The parameters and the result of a function as trees of leaves; parameters from `num_input` on are weights."""
@@ -258,7 +265,12 @@ class Plan:
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read back `to_json`."""
-        return loads(cls, text)
+        made = loads(cls, text)
+        for name, table in (("choices", made.choices), ("predicted", made.predicted)):
+            if table.keys() != made.functions.keys():
+                what = f"its {name} are of the functions {list(table)}, and it is for {list(made.functions)}"
+                raise ShardingError("Plan.from_json", what, "Write the plan again with Plan.save.")
+        return made
 
     def save(self, path: str | Path) -> None:
         """Write the plan to a file as JSON."""

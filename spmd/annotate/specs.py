@@ -105,6 +105,7 @@ class _Names:
 
     def __init__(self, graph: Graph) -> None:
         self.values, self.results = value_names(graph), result_names(graph)
+        _check_apart(graph)
         self.spelled: dict[str, list[str]] = {}
         """Weights by their names with underscores for dots, as TVM writes the names of packed ones."""
         for name in (n for n, v in self.values.items() if v.role == "weight"):
@@ -120,6 +121,25 @@ class _Names:
             inside = [n for n in known if n.rpartition(".")[2] == pattern.rpartition(".")[2]]  # right but for what stands before it
             raise ShardingError(f"specs[{pattern!r}]", "it matches no weight, input, value or result", nearest(pattern, inside or known))
         return hits, ending
+
+
+def _check_apart(graph: Graph) -> None:
+    """Raise `ShardingError` where two values, or a value and a result, have one name in specs and plans."""
+    found: dict[str, str] = {}
+    ends = [
+        (path, f"the result of {f.name!r}")
+        for f in graph.functions.values()
+        for name in (f.name, f"{f.name}.return")  # as plans have it, and as specs do
+        for path, _ in _results(name, f.result if f.result is not None else ())
+    ]
+    for path, what in [*((v.path, _kind(v)) for v in graph.values), *ends]:
+        if path in found and found[path] != what:
+            raise ShardingError(f"{path!r}", f"{found[path]} and {what} have this one name", "Rename one of them.")
+        found[path] = what
+
+
+def _kind(value: Value) -> str:
+    return f"weight {value.name!r}" if value.role == "weight" else f"{value.role} {value.name!r} of {value.function!r}"
 
 
 def _hits(pattern: str, names: Mapping[str, object], exact: bool = False) -> list[str]:

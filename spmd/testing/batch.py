@@ -14,6 +14,7 @@ import tvm
 from ..collectives import Record
 from ..mesh import Mesh
 from ..pipeline import shard
+from ..propagate.sizes import symbols_of
 from ..workers import signatures, workers
 from .equivalence import FREE_LINKS, difference, random_arguments, traffic_difference
 from .reduction import Case, smallest
@@ -104,7 +105,7 @@ def _run(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
         expected = _Calls(mod).run(arguments)
     except Exception as error:
         raise RuntimeError(f"the program itself fails, unsharded: {error}") from error
-    sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes=sizes)
+    sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes={n: sizes[n] for n in symbols_of(mod) if n in sizes})
     traces: dict[str, tuple[Record, ...]] = {}
     found = _Calls(sharded, traces, backend).run(arguments)
     wrong: dict[int, str] = {}

@@ -65,7 +65,8 @@ def assert_equivalent(
     Raises `AssertionError` naming the result, the difference and the plan.
     """
     sizes = {**dict.fromkeys(_symbols(mod), 3), **(divisible or {}), **(sizes or {})}
-    sharded = shard(mod, mesh, specs, profile=profile, sizes=sizes, divisible=divisible)
+    named = {name: size for name, size in sizes.items() if name.isidentifier()}  # and not an expression such as "2 * n"
+    sharded = shard(mod, mesh, specs, profile=profile, sizes=named, divisible=divisible)
     traces: dict[str, tuple[Record, ...]] = {}
     if run is None:  # the same arguments for both, by the names that the plan gives
         expected = simulate(mod, _every_function(sharded.plan.functions, seed, sizes))
