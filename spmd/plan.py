@@ -123,6 +123,11 @@ class TensorInfo:
     sizes: tuple[int, ...]
     dtype: str
 
+    @property
+    def wrong(self) -> str:
+        """What cannot be."""
+        return "" if len(self.shape) == len(self.sizes) else "it has a size for each dimension"
+
 
 @dataclass(frozen=True)
 class Memory:

@@ -25,7 +25,7 @@ def dumps(value: Any) -> str:
 def loads(kind: type[T], text: str) -> T:
     """The dataclass `kind` that `dumps` wrote. A field that the text lacks, as it is newer, has its default.
 
-    Raises `ShardingError` for a text that is none of it.
+    Raises `ShardingError` for a text that is none of it. What a dataclass says to be `wrong` with itself is an error, too.
     """
     try:
         raw = json.loads(text)
@@ -60,7 +60,10 @@ def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
         if missing:
             raise ShardingError(kind.__name__, f"the text has no {missing[0]!r}", _WAY_OUT)
         names = vars(sys.modules[kind.__module__])
-        return kind(**{name: _decode(hint, raw[name], names) for name, (hint, _) in known.items() if name in raw})
+        made = kind(**{name: _decode(hint, raw[name], names) for name, (hint, _) in known.items() if name in raw})
+        if wrong := getattr(made, "wrong", ""):
+            raise ShardingError(kind.__name__, f"the text has {made!r}: {wrong}", _WAY_OUT)
+        return made
     if origin in (Union, types.UnionType):
         return None if raw is None and type(None) in args else _decode(_member(args, raw), raw, names)
     if origin is tuple:

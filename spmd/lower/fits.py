@@ -108,8 +108,7 @@ def _text(op: str, name: str, operands: Sequence[str]) -> str:
 
 def _allows(rule: Rule, choice: Choice, mesh: Mesh) -> bool:
     """Whether these shardings follow from the rule: `strategy_of` gives them again."""
-    splits = [split for _, split in choice.splits]
-    if any(not split.axes or not split.segments or any(s.size < 0 or s.unit < 1 for s in split.segments) for split in splits):
+    if any(split.wrong or any(s.wrong for s in split.segments) for _, split in choice.splits):
         return False
     if any(f not in rule.sizes or (rule.sizes[f] != split.size and not split.symbolic) for f, split in choice.splits):
         return False

@@ -28,8 +28,8 @@ def check_held(sharding: Sharding, value: Value, mesh: Mesh, where: str) -> None
     if len(sharding.dims) != len(value.shape):
         raise ShardingError(where, f"{sharding} is for {len(sharding.dims)} dimensions, {value.name!r} has {len(value.shape)}", WAY_OUT)
     for split in sharding.dims:
-        if split is not None and (not split.axes or not split.segments or any(s.size < 0 or s.unit < 1 for s in split.segments)):
-            raise ShardingError(where, f"{split!r} is no split", WAY_OUT)
+        if split is not None and (wrong := split.wrong or next((s.wrong for s in split.segments if s.wrong), "")):
+            raise ShardingError(where, f"{split!r} is no split: {wrong}", WAY_OUT)
     parts = mesh.parts(*sharding.axes())
     if any(overlap(part, other) for i, part in enumerate(parts) for other in parts[:i]):
         raise ShardingError(where, f"{sharding} uses a mesh axis twice", WAY_OUT)

@@ -17,6 +17,7 @@ from ..kernel import KERNEL_CALLS
 from ..per_worker import WORKERS, already, is_collective
 from .divisible import Divisible, in_blocks
 from .liveness import drop_dead
+from .opaque import check_body, check_opaque, why_opaque
 from .opcalls import join_rule, op_name, rule_key, tensor_args, whole_rule
 from .rules import OpCall, Readings, kernel_rule, rule_of
 from .values import Values
@@ -36,6 +37,7 @@ def build_graph(mod: tvm.IRModule, divisible: Divisible | None = None) -> Graph:
             "module", "it has no public Relax function", "Give a function a global_symbol (TVMScript does unless private=True)."
         )
     builder.public = {name for name, _ in public}
+    check_opaque(mod, builder.public)
     functions = {name: builder.function(name, f) for name, f in sorted(public, key=lambda item: item[0])}
     return Graph(mod, functions, builder.finish(functions))
 
@@ -103,6 +105,8 @@ class _Builder:
                 return self._if(binding, made, env)
             if isinstance(binding, relax.VarBinding) and not isinstance(value, relax.Function):
                 return self._alias(binding.var.name, value, made, env)
+        if isinstance(value, relax.Function):
+            check_body(value, f"function {binding.var.name!r} in {made.name!r}", "functions inside of others run whole on every worker")
         args = tensor_args(value)
         inputs = [v for arg in args for v in leaves(self._tree_of(arg, made, env)) if v.kind != "other"]
         var = binding.var
@@ -222,7 +226,8 @@ class _Builder:
         )
         found = kernel_rule(op, self.readings) if name in KERNEL_CALLS else rule_of(op)
         if found is None or isinstance(found, str):
-            return None, found or f"{name} has no rule"
+            opaque = why_opaque(self.mod, name) if isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar) else ""
+            return None, found or opaque or f"{name} has no rule"
         if self.divisible and name not in KERNEL_CALLS:
             found = in_blocks(found, (*op.input_dims, *op.output_dims), self.divisible)
         return found, ""
