@@ -19,7 +19,7 @@ from .divisible import Divisible, in_blocks
 from .liveness import drop_dead
 from .opaque import check_body, check_opaque, why_opaque
 from .opcalls import join_rule, op_name, rule_key, tensor_args, whole_rule
-from .rules import OpCall, Readings, kernel_rule, rule_of
+from .rules import OpCall, Readings, check_rule, kernel_rule, rule_of
 from .values import Values
 
 
@@ -228,6 +228,8 @@ class _Builder:
         if found is None or isinstance(found, str):
             opaque = why_opaque(self.mod, name) if isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar) else ""
             return None, found or opaque or f"{name} has no rule"
+        if name not in KERNEL_CALLS:
+            check_rule(name, found, inputs, outputs)
         if self.divisible and name not in KERNEL_CALLS:
             found = in_blocks(found, (*op.input_dims, *op.output_dims), self.divisible)
         return found, ""

@@ -47,7 +47,7 @@ def why_opaque(mod: tvm.IRModule, name: str) -> str:
     if attrs and (kind := next((a for a in _OTHERS if a in attrs), None)) is not None:
         return f"it is taken as it is by another compiler ({kind} {attrs[kind]!r})"
     if name in reached(name, {n: called(f) & functions.keys() for n, f in functions.items()}):
-        return "it calls itself: a loop or a recursion runs whole on every worker, who gathers all that it takes; unroll it to split its layers"
+        return "it calls itself: a loop or a recursion runs whole on every worker, which gathers all that it takes; unroll it to split it"
     return ""
 
 

@@ -20,6 +20,7 @@ from ..plan import Leaf, Signature
 from ..propagate import build_graph
 from ..sharding import Segment, Sharding, Split
 from ..workers import workers
+from .alone import operators_alone
 from .equivalence import difference, random_arguments
 from .oracle import Arguments, Program, Verdict, empty_plan, operator_of, strategies_of
 
@@ -32,8 +33,8 @@ def find_missing(
     Tries at most `most` combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole,
     split over one dimension, or a partial sum.
     """
-    graph = build_graph(mod)
-    mesh = Mesh.of(mesh)
+    mod, _ = operators_alone(mod)
+    graph, mesh = build_graph(mod), Mesh.of(mesh)
     axis = next(iter(mesh.axes))
     builder = relax.BlockBuilder()
     trials: dict[str, tuple[Function, tuple[Sharding, ...]]] = {}

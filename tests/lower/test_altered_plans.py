@@ -25,7 +25,7 @@ class Mixed:
     def first(x: R.Tensor((4, 8), "float32"), flag: R.Tensor((), "bool"), v: R.Tensor((8, 6), "float32"), w: R.Tensor((6, 5), "float32")):
         R.func_attr({"num_input": 2})
         a = R.matmul(x, v)
-        if flag:
+        if flag:  # noqa: SIM108 -- TVMScript has no other If
             b = R.tanh(a)
         else:
             b = R.negative(a)
