@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import tvm
@@ -28,32 +29,40 @@ _EXPORT = "mod, params = network.export_tvm({...})"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def door(way_out: str = "", **checks: Check) -> Callable[[Callable[_Given, _Made]], Callable[_Given, _Made]]:
+def door(way_out: str = "", /, **checks: Check) -> Callable[[Callable[_Given, _Made]], Callable[_Given, _Made]]:
     """Check the arguments of a public function by name. Arguments that it does not take are errors too, with `way_out`."""
 
     def decorator(function: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
         signature = inspect.signature(function)
         where = function.__qualname__.removesuffix(".__init__")
-        known = [name for name in signature.parameters if name not in ("self", "cls")]
 
         @functools.wraps(function)
         def enter(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
-            try:
-                bound = signature.bind(*args, **kwargs)
-            except TypeError as error:
-                unknown = next((n for n in kwargs if n not in known), None)
-                usage = way_out or f"It takes {', '.join(_shown(p) for n, p in signature.parameters.items() if n in known)}."
-                near = nearest(unknown, known) + " " if unknown is not None else ""
-                raise ShardingError(f"{where}()", f"{error}", near + usage) from None
-            for name, check in checks.items():
-                if name in bound.arguments:
-                    bound.arguments[name] = check(f"{where}(), {name}", bound.arguments[name])
+            bound = arguments(where, signature, checks, args, kwargs, way_out)
             return function(*bound.args, **bound.kwargs)
 
         enter.__dict__["checks"] = checks
         return enter
 
     return decorator
+
+
+def arguments(
+    where: str, signature: inspect.Signature, checks: Mapping[str, Check], args: Any, kwargs: Any, way_out: str = ""
+) -> inspect.BoundArguments:
+    """The arguments of a call of what has this signature, checked by name."""
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = [name for name in signature.parameters if name not in ("self", "cls")]
+        unknown = next((n for n in kwargs if n not in known), None)
+        usage = way_out or f"It takes {', '.join(_shown(signature.parameters[n]) for n in known) or 'no arguments'}."
+        near = nearest(unknown, known) + " " if unknown is not None else ""
+        raise ShardingError(f"{where}()", f"{error}", near + usage) from None
+    for name, check in checks.items():
+        if name in bound.arguments:
+            bound.arguments[name] = check(f"{where}(), {name}", bound.arguments[name])
+    return bound
 
 
 def _shown(parameter: inspect.Parameter) -> str:
@@ -130,6 +139,21 @@ def path(where: str, given: Any) -> Any:
     """The name of a file."""
     if not isinstance(given, str | PathLike) or not str(cast("object", given)):
         raise ShardingError(where, f"it takes the name of a file, and got {told(given)}")
+    return cast("Any", given)
+
+
+def read(where: str, file: Any) -> str:
+    """The text of a file."""
+    try:
+        return Path(file).read_text()
+    except UnicodeDecodeError as error:
+        raise ShardingError(where, f"{str(file)!r} is no text ({error})", "Give the file that was saved.") from None
+
+
+def listed(where: str, given: Any) -> Any:
+    """A list or a tuple of anything."""
+    if not isinstance(given, list | tuple):
+        raise ShardingError(where, f"it takes a list, and got {told(given)}")
     return cast("Any", given)
 
 

@@ -46,14 +46,15 @@ class Sharded(Protocol):
 _WHOLE = "Pass what spmd.shard() gave, which has the plan too: spmd.workers(sharded)."
 
 
-def _program(where: str, given: Any) -> Any:
+def program(where: str, given: Any) -> Any:
+    """What `workers` takes, as a check of arguments."""
     if isinstance(given, tvm.IRModule) or (isinstance(getattr(given, "mod", None), tvm.IRModule) and hasattr(given, "plan")):
         return given
     way_out = _WHOLE if isinstance(given, Plan) else "Write spmd.workers(spmd.shard(mod, mesh))."
     raise ShardingError(where, f"it takes what spmd.shard() gives, or an IRModule for one worker, and got {told(given)}", way_out)
 
 
-@door(sharded=_program, backend=checks.text, timeout=checks.number(above=True, way_out="It is in seconds."))
+@door(sharded=program, backend=checks.text, timeout=checks.number(above=True, way_out="It is in seconds."))
 def workers(sharded: Sharded | tvm.IRModule, backend: str = "threads", target: Any = "llvm", timeout: float = 60.0) -> Workers:
     """Compile `sharded` once and start its workers; a plain IRModule gets one worker that holds everything.
 

@@ -14,13 +14,15 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from .. import checks
 from ..arguments import Handle
+from ..checks import door
 from ..errors import ShardingError
 from ..graph import Function, Graph, Node, Value, leaves, map_tree
 from ..layout import Array, cut
 from ..lower.calls import CallLowering
 from ..lower.function import FunctionLowering
-from ..mesh import Mesh
+from ..mesh import Mesh, MeshLike
 from ..plan import Choice, Leaf, LeafTree, Plan, Signature
 from ..profile import profile_of
 from ..propagate import Cost, build_graph
@@ -68,9 +70,21 @@ class Program:
         return self.plan.mesh
 
 
+ORACLE: Mapping[str, checks.Check] = {
+    "mod": checks.module,
+    "mesh": Mesh.taken,
+    "arguments": checks.maybe(checks.mapping("functions to their arguments", "arguments={'main': [x, w]}", checks.listed)),
+    "seed": checks.whole(0),
+    "tolerance": checks.maybe(checks.number()),
+    "most": checks.maybe(checks.whole(1)),
+}
+"""What the oracle is given."""
+
+
+@door(**ORACLE)
 def prove(
     mod: tvm.IRModule,
-    mesh: Mesh | int,
+    mesh: MeshLike,
     *,
     arguments: Arguments | None = None,
     seed: int = 0,
