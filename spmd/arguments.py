@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,10 @@ import tvm_ffi
 from numpy.typing import NDArray
 
 from . import layout
+from .arrays import array_of, host
+from .checks import told
 from .collectives.backend import Backend
-from .collectives.combine import view
-from .errors import ShardingError
+from .errors import ShardingError, nearest
 from .plan import Leaf, LeafTree, Signature
 from .sharding import Sharding, Split
 
@@ -49,14 +50,30 @@ class Binder:
         self.function, self.signature, self.backend = function, signature, backend
         self.sizes: dict[str, tuple[int, str]] = {}  # of symbolic dimensions, and which parameter said so
 
-    def bind(self, args: Sequence[Any]) -> list[list[Any]]:
-        """The arguments of each worker of this process, by rank."""
+    def bind(self, args: Sequence[Any], named: Mapping[str, Any] | None = None) -> list[list[Any]]:
+        """The arguments of each worker of this process, by rank; those that are `named` stand in their places."""
         params = self.signature.params
-        if len(args) != len(params):
+        given = self._in_place(args, named) if named else args
+        if len(given) != len(params):
             names = ", ".join(names_of(param) for param in params)
-            raise ShardingError(f"{self.function}()", f"it takes {len(params)} arguments ({names}), and got {len(args)}")
-        columns = [self._place(tree, arg) for tree, arg in zip(params, args, strict=True)]
+            raise ShardingError(f"{self.function}()", f"it takes {len(params)} arguments ({names}), and got {len(given)}")
+        columns = [self._place(tree, arg) for tree, arg in zip(params, given, strict=True)]
         return [[column[i] for column in columns] for i in range(len(self.backend.ranks))]
+
+    def _in_place(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        """Arguments in order, then by name, as Python has them; a tuple has the name of its parameter."""
+        where, names = f"{self.function}()", list(self.signature.names)
+        for name in named:
+            if name not in names:
+                raise ShardingError(where, f"it has no parameter {name!r}", nearest(name, names))
+            if names.count(name) > 1:
+                raise ShardingError(where, f"several of its parameters have the name {name!r}", "Pass them in order.")
+            if name in names[: len(args)]:
+                raise ShardingError(where, f"parameter {name!r} is given twice, in its place and by name")
+        missing = [name for name in names[len(args) :] if name not in named]
+        if missing:
+            raise ShardingError(where, f"it got no argument for {', '.join(map(repr, missing))}", f"Its parameters are {', '.join(names)}.")
+        return [*args, *(named[name] for name in names[len(args) :])]
 
     def _place(self, tree: LeafTree, arg: Any) -> Sequence[Any]:
         if isinstance(arg, Handle):
@@ -64,7 +81,7 @@ class Binder:
         if not isinstance(tree, tuple):
             return self._leaf(tree, arg)
         if not isinstance(arg, (tuple, list, tvm_ffi.Array)) or len(arg) != len(tree):
-            got = f"{len(arg)} values" if isinstance(arg, (tuple, list, tvm_ffi.Array)) else kind_of(arg)
+            got = f"{len(arg)} values" if isinstance(arg, (tuple, list, tvm_ffi.Array)) else told(arg)
             raise ShardingError(self._where(tree), f"it takes a tuple of {len(tree)} values, and got {got}")
         columns = [self._place(part, value) for part, value in zip(tree, arg, strict=True)]
         return [[column[i] for column in columns] for i in range(len(self.backend.ranks))]
@@ -72,11 +89,16 @@ class Binder:
     def _leaf(self, leaf: Leaf, arg: Any) -> Sequence[Any]:
         if leaf.shape is None or leaf.sharding is None:
             return plain_everywhere(arg, self.backend)
-        array = as_array(arg)
+        return place(self.array(leaf, arg), leaf.sharding, self.backend)
+
+    def array(self, leaf: Leaf, arg: Any, role: str = "parameter") -> Array:
+        """The tensor that is given for a leaf, checked; `role` is what errors call it."""
+        where = f"{self.function}(), {role} {leaf.name!r}"
+        array = array_of(where, arg)
         if array is None:
-            raise ShardingError(self._where(leaf), f"it takes {described(leaf)}, and got {kind_of(arg)}")
+            raise ShardingError(where, f"it takes {described(leaf)}, and got {told(arg)}")
         self.check(leaf, array.shape, array.dtype.name)
-        return place(array, leaf.sharding, self.backend)
+        return array
 
     def _handle(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
         if handle.backend is not self.backend:
@@ -130,11 +152,10 @@ def plain_everywhere(arg: Any, backend: Backend) -> list[Any]:
         return list(arg.objects)
     if isinstance(arg, (tuple, list)) and all(isinstance(i, (int, np.integer)) for i in arg):
         return [tvm.runtime.ShapeTuple([int(i) for i in arg])] * len(backend.ranks)
-    if isinstance(arg, tvm.runtime.Tensor):
-        return place(_host(arg), None, backend)
-    if isinstance(arg, np.ndarray):
-        return place(arg, None, backend)
-    return [arg.item() if isinstance(arg, np.generic) else arg] * len(backend.ranks)
+    if isinstance(arg, np.generic):
+        return [arg.item()] * len(backend.ranks)
+    array = array_of("an argument that is no sharded tensor", arg)
+    return [arg] * len(backend.ranks) if array is None else place(array, None, backend)
 
 
 def place(array: Array, sharding: Sharding | None, backend: Backend, share: bool = False) -> list[Any]:
@@ -186,7 +207,7 @@ def joined(values: Sequence[Any], sharding: Sharding, backend: Backend) -> Array
     """The global array of a tensor that is placed by `sharding`."""
     if sharding.is_replicated:
         return values[0].numpy()
-    shards = backend.everyone([_host(value) for value in values])
+    shards = backend.everyone([host(value) for value in values])
     return layout.join(shards, sharding, backend.mesh, _global_shape(shards[0].shape, sharding, backend))
 
 
@@ -203,19 +224,6 @@ def names_of(tree: LeafTree) -> str:
     """What an error calls a parameter: its name, or the first and last name of a tuple."""
     found = [repr(leaf.name) for leaf in leaves(tree)]
     return ", ".join(found) if len(found) < 3 else f"({found[0]}, ..., {found[-1]})"
-
-
-def as_array(value: Any) -> Array | None:
-    """A tensor of any library as a NumPy array; None if it is none."""
-    if isinstance(value, tvm.runtime.Tensor):
-        return _host(value)
-    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
-        return np.asarray(value)
-    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else None
-
-
-def _host(tensor: Any) -> Array:
-    return view(tensor) if tensor.device.type == "cpu" else tensor.numpy()
 
 
 def _global_shape(shard: Sequence[int], sharding: Sharding, backend: Backend) -> Shape:
@@ -240,8 +248,3 @@ def described(leaf: Leaf) -> str:
 
 def _text(shape: Sequence[int | str]) -> str:
     return f"[{', '.join(map(str, shape))}]"
-
-
-def kind_of(value: Any) -> str:
-    """What an error calls a value that is not what it should be."""
-    return f"{type(value).__name__} {value!r}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"

@@ -18,6 +18,11 @@ _PART = re.compile(r"(\w+?)\((\d+)\)(\d+)")
 Axes = tuple[str, ...]
 
 
+def is_name(name: str) -> bool:
+    """Whether an axis can have this name: what is written with it reads back."""
+    return name.isidentifier() and re.fullmatch(r"\w+", name) is not None
+
+
 @dataclass(frozen=True)
 class Part:
     """The positions of `base` from `before` to ``before * size``, as factors of its size."""

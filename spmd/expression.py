@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from .errors import ShardingError
+from .checks import told
+from .errors import ShardingError, nearest
 
 if TYPE_CHECKING:
     from .mesh import Mesh
@@ -29,6 +30,7 @@ Size = int | None
 """None where a size is symbolic."""
 Shape = tuple[Size, ...]
 
+_KINDS = ("sum", "max", "min", "prod")
 _TOKEN = re.compile(r"\s*(\.\.\.|[()\[\]1]|[A-Za-z_]\w*)")
 
 
@@ -147,9 +149,7 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
 
     `whole`, `unread` and `uncounted` may be given as one string of factors. Raises `ShardingError` when the text does not fit the shapes.
     """
-    left, arrow, right = text.partition("->")
-    if not arrow:
-        raise ShardingError(f"rule {text!r}", "it has no '->'", "Write inputs -> outputs, such as 'm k, k n -> m n'.")
+    left, right = _sides(text)
     shapes = [list(inputs), list(outputs)]
     specs = [
         [_parse(t, text) for t in side.split(",")] if side.strip() or hs else [] for side, hs in zip((left, right), shapes, strict=True)
@@ -157,6 +157,7 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
     for side, side_specs, side_shapes in zip(("inputs", "outputs"), specs, shapes, strict=True):
         if len(side_specs) != len(side_shapes):
             raise ShardingError(f"rule {text!r}", f"it has {len(side_specs)} {side}, the call has {len(side_shapes)}")
+    _check_details(text, details, len(shapes[0]))
     known: dict[str, Size] = dict(sizes or {})
     batch = max(
         (
@@ -186,7 +187,40 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
     if empty:
         details["whole"] = frozenset(details.get("whole", ())) | empty
         bound = [tuple(tuple(_filled(dim, empty) for dim in spec) for spec in side) for side in bound]
+    details["linear"] = tuple(tuple(sorted(terms)) for terms in details.get("linear", ()))
     return Rule(bound[0], bound[1], known, **details)
+
+
+def check_expression(text: object) -> None:
+    """Raise `ShardingError` for what is no expression, whatever tensors it is for."""
+    for side in _sides(text):
+        for spec in side.split(",") if side.strip() else ():
+            _parse(spec, str(text))
+
+
+def _sides(text: object) -> tuple[str, str]:
+    left, arrow, right = text.partition("->") if isinstance(text, str) else ("", "", "")
+    if not arrow:
+        what = "it has no '->'" if isinstance(text, str) else f"{told(text)} is no expression"
+        raise ShardingError(f"rule {text!r}", what, "Write inputs -> outputs, such as 'm k, k n -> m n'.")
+    return left, right
+
+
+def _check_details(text: str, details: Mapping[str, Any], inputs: int) -> None:
+    """Raise `ShardingError` for fields that no rule has, or that mean nothing for so many inputs."""
+    where = f"rule {text!r}"
+    for name in details:
+        if name not in Rule.__dataclass_fields__ or name in ("inputs", "outputs"):
+            raise ShardingError(where, f"a rule has no field {name!r}", nearest(name, Rule.__dataclass_fields__))
+    if details.get("reduce", "sum") not in (*_KINDS, None):
+        raise ShardingError(where, f"reduce is {details['reduce']!r}", f"It is one of {', '.join(_KINDS)}, or None.")
+    if details.get("zero", "") not in ("", "any", "all"):
+        raise ShardingError(where, f"zero is {details['zero']!r}", "It is 'any', 'all' or ''.")
+    linear = details.get("linear", ())
+    fits = isinstance(linear, tuple | list) and all(isinstance(terms, tuple | list) for terms in cast("Sequence[Any]", linear))
+    if not fits or not all(isinstance(i, int) and 0 <= i < inputs for terms in linear for i in terms):
+        way_out = f"It is sets of inputs, of 0 to {inputs - 1}: ((0,), (1,)) is linear in either of two, ((0, 1),) in both together."
+        raise ShardingError(where, f"linear is {linear!r}", way_out)
 
 
 @lru_cache(maxsize=1 << 12)

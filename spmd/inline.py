@@ -18,12 +18,12 @@ def inlined(mod: tvm.IRModule) -> tvm.IRModule:
     private = {n: f for n, f in functions.items() if not (f.attrs and ("global_symbol" in f.attrs or any(a in f.attrs for a in _KEPT)))}
     if not private:
         return mod
-    calls = {name: _called(f) & functions.keys() for name, f in functions.items()}
-    recursive = {name for name in private if name in _reached(name, calls)}
+    calls = {name: called(f) & functions.keys() for name, f in functions.items()}
+    recursive = {name for name in private if name in reached(name, calls)}
     wanted: Any = {n: f for n, f in private.items() if n not in recursive}
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
     for name, function in functions.items():
-        if name not in private and _called(function) & wanted.keys():
+        if name not in private and called(function) & wanted.keys():
             result.update_func(result.get_global_var(name), function.inline_functions(wanted))
     return result
 
@@ -38,7 +38,7 @@ def inline_private() -> tvm.transform.Pass:
     return run
 
 
-def _called(function: relax.Function) -> set[str]:
+def called(function: relax.Function) -> set[str]:
     """The names of the functions that `function` calls, or hands on."""
     found: set[str] = set()
 
@@ -49,7 +49,7 @@ def _called(function: relax.Function) -> set[str]:
     return found
 
 
-def _reached(start: str, calls: dict[str, set[str]]) -> set[str]:
+def reached(start: str, calls: dict[str, set[str]]) -> set[str]:
     """Every function that `start` calls, directly or not."""
     found: set[str] = set()
     waiting = set(calls[start])

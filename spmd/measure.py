@@ -12,7 +12,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from . import checks
 from .builder import Builder
+from .checks import door
 from .collectives.backend import make_backend
 from .collectives.pool import Pool, start_machines
 from .errors import ShardingError
@@ -30,6 +32,7 @@ _ROUNDS = 3
 Task = Callable[[], object]
 
 
+@door(workers=checks.whole(2, "A link needs two workers."), seconds=checks.number(above=True), name=checks.text, backend=checks.text)
 def measure(workers: int = 2, *, seconds: float = 10.0, name: str = "measured", backend: str = "threads") -> Profile:
     """Measure the CPUs of this machine, shared by so many simulated workers: products by dtype, memory, one operator, collectives.
 

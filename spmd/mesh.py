@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias, cast
 
-from .axes import Part, merged, name_of, overlap, part_of, refined
+from . import checks
+from .axes import Part, is_name, merged, name_of, overlap, part_of, refined
+from .checks import door, told
 from .errors import ShardingError
 
+MeshLike: TypeAlias = "Mesh | int | Mapping[str, int]"
 NETWORK = "network"
 """The name of the link between hosts in hardware profiles."""
 
@@ -23,30 +26,43 @@ class Mesh:
     ``Mesh(dp=2, tp=4, links={"dp": "ethernet"})``: `links` gives an axis a link of the hardware profile, by name (see `link`).
     """
 
+    @door("Write Mesh(tp=2), or Mesh(dp=2, tp=4).")
     def __init__(
         self, *, links: Mapping[str, str] | None = None, hosts: int = 1, devices: Sequence[int] | None = None, **axes: int
     ) -> None:
         if not axes:
             raise ShardingError("Mesh()", "a mesh needs at least one axis", "Write Mesh(tp=2), or pass mesh=2 to shard().")
-        for name, size in axes.items():
-            if not _is_count(size):
-                raise ShardingError("Mesh", f"axis {name!r} has size {size!r}", "An axis size is a whole number of workers, 1 or more.")
-        self.axes: dict[str, int] = dict(axes)
+        self.axes: dict[str, int] = {name: _checked_size(name, size) for name, size in axes.items()}
         self.links: dict[str, str] = _checked_links(links, self.axes)
         """Axis -> the name of what it runs over, where that is said."""
-        if not _is_count(hosts) or self.size % hosts:
+        self.hosts = checks.index(hosts) or 0
+        """The number of hosts."""
+        if self.hosts < 1 or self.size % self.hosts:
             what = f"{self.size} workers cannot stand on {hosts!r} hosts, as many on each"
             raise ShardingError("Mesh", what, "The number of hosts divides the number of workers.")
-        self.hosts = hosts
-        """The number of hosts."""
         self.devices: tuple[int, ...] = tuple(range(self.size)) if devices is None else _checked_devices(devices, self.size)
         """The number of the device that each worker runs on, by rank."""
         self._crossing: dict[str, bool] = {}
 
     @classmethod
-    def of(cls, mesh: Mesh | int) -> Mesh:
-        """`mesh` itself, or ``Mesh(tp=mesh)`` for a number of workers."""
-        return mesh if isinstance(mesh, Mesh) else cls(tp=mesh)
+    def of(cls, mesh: MeshLike) -> Mesh:
+        """`mesh` itself, ``Mesh(tp=mesh)`` for a number of workers, or ``Mesh(**mesh)`` for a dictionary of axes."""
+        return cls.taken("mesh", mesh)
+
+    @classmethod
+    def taken(cls, where: str, given: Any) -> Mesh:
+        """`of` as a check of arguments; `where` is what errors begin with."""
+        if isinstance(given, Mesh):
+            return given
+        if isinstance(given, Mapping) and all(isinstance(name, str) for name in cast("Mapping[Any, Any]", given)):
+            return cls(**cast("Mapping[str, Any]", given))
+        if (workers := checks.index(given)) is not None:
+            return cls(tp=workers)
+        shape = [checks.index(size) for size in cast("Sequence[Any]", given)] if isinstance(given, tuple | list) else []
+        names = ("tp",) if len(shape) == 1 else ("dp", "tp") if len(shape) == 2 else tuple(f"axis{i}" for i in range(len(shape)))
+        numbers = all(size is not None for size in shape)
+        meant = ", ".join(f"{name}={size if numbers else 2}" for name, size in zip(names, shape, strict=True)) or "tp=2"
+        raise ShardingError(where, f"it takes a Mesh or a number of workers, and got {told(given)}", f"Write Mesh({meant}).")
 
     @cached_property
     def _sizes(self) -> tuple[tuple[str, int], ...]:
@@ -61,7 +77,7 @@ class Mesh:
         """The number of workers along the named axes together; a name may be several joined by ``+``, or a part (see `axes`)."""
         total = 1
         for name in names:
-            if name in self.axes:
+            if isinstance(name, str) and name in self.axes:  # pyright: ignore[reportUnnecessaryIsInstance]
                 total *= self.axes[name]
             else:
                 for part in self.parts(name):
@@ -70,8 +86,8 @@ class Mesh:
 
     def coordinates(self, rank: int) -> dict[str, int]:
         """Where worker `rank` stands along each axis."""
-        if not 0 <= rank < self.size:
-            raise ShardingError(f"{self}", f"there is no worker {rank}", f"Workers are 0 to {self.size - 1}.")
+        if not isinstance(rank, int) or not 0 <= rank < self.size:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError(f"{self}", f"there is no worker {rank!r}", f"Workers are 0 to {self.size - 1}.")
         where: dict[str, int] = {}
         for name, size in reversed(self.axes.items()):
             rank, where[name] = divmod(rank, size)
@@ -129,8 +145,8 @@ class Mesh:
         """What these names mean, names joined by ``+`` one after the other."""
         found: list[Part] = []
         for name in axes:
-            for single in name.split("+"):
-                part = part_of(single, self._sizes)
+            for single in name.split("+") if isinstance(name, str) else (name,):  # pyright: ignore[reportUnnecessaryIsInstance]
+                part = part_of(single, self._sizes) if isinstance(single, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
                 if part is None:
                     what = f"there is no mesh axis {single!r}"
                     raise ShardingError(f"{self}", what, f"Its axes are {', '.join(map(repr, self.axes))}.")
@@ -139,7 +155,7 @@ class Mesh:
 
     def has(self, name: str) -> bool:
         """Whether this is the name of an axis or of a part of one."""
-        return part_of(name, self._sizes) is not None
+        return isinstance(name, str) and part_of(name, self._sizes) is not None  # pyright: ignore[reportUnnecessaryIsInstance]
 
     def canonical(self, axes: Sequence[str]) -> tuple[str, ...]:
         """`axes` with parts that continue one another put together."""
@@ -178,8 +194,15 @@ class Mesh:
         return f"Mesh({', '.join(f'{name}={value}' for name, value in {**self.axes, **self.extras()}.items())})"
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _checked_size(name: str, size: object) -> int:
+    """The size of an axis, whose name the text of a sharding can hold."""
+    if not is_name(name):
+        what = f"an axis has the name {name!r}"
+        raise ShardingError("Mesh", what, "Shardings are written with it: a name is letters, digits and _, as of a variable.")
+    found = checks.index(size)
+    if found is None or found < 1:
+        raise ShardingError("Mesh", f"axis {name!r} has size {size!r}", "An axis size is a whole number of workers, 1 or more.")
+    return found
 
 
 def _checked_links(links: Mapping[str, str] | None, axes: Mapping[str, int]) -> dict[str, str]:
@@ -187,7 +210,7 @@ def _checked_links(links: Mapping[str, str] | None, axes: Mapping[str, int]) -> 
     if links is not None and not isinstance(links, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ShardingError("Mesh", f"links is {links!r}", 'It maps axes to links: links={"dp": "network"}. No axis can have that name.')
     for name, link in (links or {}).items():
-        if name not in axes:
+        if not isinstance(name, str) or name not in axes:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ShardingError("Mesh", f"links names {name!r}, which is no axis", f"Its axes are {', '.join(map(repr, axes))}.")
         if not isinstance(link, str) or not link:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ShardingError("Mesh", f"the link of axis {name!r} is {link!r}", 'A link has a name, such as "network".')
@@ -195,9 +218,10 @@ def _checked_links(links: Mapping[str, str] | None, axes: Mapping[str, int]) -> 
 
 
 def _checked_devices(devices: Sequence[int], workers: int) -> tuple[int, ...]:
-    found = tuple(devices) if isinstance(devices, Sequence) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
-    numbers = all(isinstance(d, int) and not isinstance(d, bool) and d >= 0 for d in found)  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not numbers or len(set(found)) != workers or len(found) != workers:
+    listed = isinstance(devices, Sequence) or getattr(devices, "ndim", 0) == 1  # pyright: ignore[reportUnnecessaryIsInstance]
+    given = [checks.index(d) for d in devices] if listed else []
+    found = tuple(d for d in given if d is not None and d >= 0)
+    if len(found) != len(given) or len(set(found)) != workers or len(found) != workers:
         way_out = f"It has a device for each of {workers} workers, numbers from 0 on, no two the same."
         raise ShardingError("Mesh", f"devices is {devices!r}", way_out)
     return found

@@ -12,20 +12,43 @@ from typing import Any
 
 import tvm
 
-from .annotate import Specs, annotate
+from . import checks
+from .annotate import Specs, annotate, specs_of
+from .checks import door, told
 from .errors import ShardingError
 from .graph import Graph
 from .inline import inlined
-from .layout import Array
 from .lower import check_plan, lower_graph, partition, told_by_shards
-from .mesh import Mesh
+from .mesh import Mesh, MeshLike
 from .normal import normalized
 from .plan import Plan
-from .profile import Profile, profile_of
+from .profile import Profile, profile_of, profile_taken
 from .propagate import Cost, CostFactory, build_graph, make_plan
-from .propagate.sizes import planning_sizes
+from .propagate.sizes import check_symbols, planning_sizes
 
 _LOG = logging.getLogger("spmd")
+
+
+def _cost(_: str, given: Any) -> Any:
+    """A class of costs, or what makes one."""
+    if isinstance(given, Cost):
+        raise ShardingError("cost", f"{given!r} is made already, and for one mesh", "Pass the class, cost=MyCost.")
+    if not callable(given) or (isinstance(given, type) and not issubclass(given, Cost)):
+        raise ShardingError("cost", f"it takes a subclass of spmd.Cost, and got {told(given)}", "Pass the class, cost=MyCost.")
+    return given
+
+
+_planning = door(
+    mod=checks.module,
+    mesh=Mesh.taken,
+    specs=specs_of,
+    profile=profile_taken,
+    sizes=checks.maybe(checks.sizes),
+    divisible=checks.maybe(checks.divisible),
+    memory=checks.maybe(checks.memory),
+    cost=_cost,
+)
+"""What `shard` and `plan` are given."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +63,15 @@ class ShardedModule:
         """The workers."""
         return self.plan.mesh
 
-    def partition(self, weights: Mapping[str, Array] | Sequence[Array], rank: int | None = None) -> Any:
+    def partition(self, weights: Mapping[str, Any] | Sequence[Any], rank: int | None = None) -> Any:
         """``{name: array}`` (or a sequence in parameter order) cut into one such dict a worker, or that of worker `rank`."""
         return partition(self.plan, weights, rank)
 
 
+@_planning
 def shard(
     mod: tvm.IRModule,
-    mesh: Mesh | int,
+    mesh: MeshLike,
     specs: Specs | None = None,
     *,
     profile: Profile | str = "generic",
@@ -69,9 +93,10 @@ def shard(
         return ShardedModule(_lowered(graph, decided), decided)
 
 
+@_planning
 def plan(
     mod: tvm.IRModule,
-    mesh: Mesh | int,
+    mesh: MeshLike,
     specs: Specs | None = None,
     *,
     profile: Profile | str = "generic",
@@ -85,10 +110,11 @@ def plan(
         return _planned(mod, mesh, specs, profile, sizes, divisible, memory, cost)[1]
 
 
+@door(mod=checks.module, plan=checks.instance(Plan, "Write spmd.lower(mod, spmd.plan(mod, mesh))."))
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module."""
     with _frozen():
-        graph = build_graph(inlined(normalized(mod)), plan.divisible)
+        graph = build_graph(inlined(normalized(mod)), checks.divisible("plan.divisible", plan.divisible))
         check_plan(graph, plan)
         return _lowered(graph, plan)
 
@@ -101,7 +127,7 @@ def _lowered(graph: Graph, plan: Plan) -> tvm.IRModule:
 
 def _planned(
     mod: tvm.IRModule,
-    mesh: Mesh | int,
+    mesh: MeshLike,
     specs: Specs | None,
     profile: Profile | str,
     sizes: Mapping[str, int] | None,
@@ -110,10 +136,9 @@ def _planned(
     cost: CostFactory,
 ) -> tuple[Graph, Plan]:
     """The graph of `mod` and its plan, whose notes are logged: what is replicated for want of a rule is never silent."""
-    if not callable(cost):
-        raise ShardingError("cost", f"{cost!r} is made already, and for one mesh", "Pass the class, cost=MyCost.")
     times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
     graph = build_graph(inlined(normalized(mod)), divisible)
+    check_symbols(graph, sizes=sizes, divisible=divisible)
     annotate(graph, times.mesh, specs)
     decided = make_plan(graph, times)
     decided.divisible, decided.profile = dict(divisible or {}), times.name

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import checks
+from .checks import door, told
 from .errors import ShardingError
 from .explain import Difference, Report, branch_text, difference, explanation, known_name, report, summary, write_page
 from .mesh import Mesh
@@ -30,6 +32,13 @@ class Leaf:
 LeafTree = Leaf | tuple["LeafTree", ...]
 
 
+def output_shardings(name: str, tree: LeafTree) -> list[tuple[str, Sharding]]:
+    """The results of the function `name` as `Plan.outputs` has them."""
+    if isinstance(tree, Leaf):
+        return [(name, tree.sharding)] if tree.sharding is not None else []
+    return [pair for i, part in enumerate(tree) for pair in output_shardings(f"{name}[{i}]", part)]
+
+
 @dataclass(frozen=True)
 class Signature:
     """The parameters and the result of a function as trees of leaves; parameters from `num_input` on are weights."""
@@ -37,6 +46,8 @@ class Signature:
     params: tuple[LeafTree, ...]
     outputs: LeafTree
     num_input: int | None
+    names: tuple[str, ...] = ()
+    """Of the parameters, as the function has them: by these a call may name its arguments."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,11 @@ class TensorInfo:
     sizes: tuple[int, ...]
     dtype: str
 
+    @property
+    def wrong(self) -> str:
+        """What cannot be."""
+        return "" if len(self.shape) == len(self.sizes) else "it has a size for each dimension"
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -174,6 +190,17 @@ class Alternatives(Protocol):
         ...
 
 
+def _named(where: str, given: Any) -> str:
+    if not isinstance(given, str):
+        way_out = "Plan.params, .inputs, .outputs and .values have them."
+        raise ShardingError(where, f"it takes the name of a value, and got {told(given)}", way_out)
+    return given
+
+
+def _plan(where: str, given: Any) -> Any:
+    return checks.instance(Plan)(where, given)
+
+
 @dataclass
 class Plan:
     """Every decision, as data. `save` writes it as JSON, `load` reads it."""
@@ -210,6 +237,7 @@ class Plan:
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
     """The search that the plan came from, where it was made; it is not saved and not copied."""
 
+    @door(name=checks.maybe(_named))
     def explain(self, name: str | None = None) -> str:
         """Where a value lives, why, and what the next best choice would have cost; with no name, the whole plan in a page of text.
 
@@ -217,6 +245,7 @@ class Plan:
         """
         return summary(self) if name is None else explanation(self, name)
 
+    @door(name=_named)
     def alternatives(self, name: str) -> list[Alternative]:
         """The other shardings that a value could have, the best first, each solved again with all else free.
 
@@ -231,10 +260,12 @@ class Plan:
         """What moves, how long it takes and what each worker holds, by function; prints as tables."""
         return report(self)
 
+    @door(other=_plan)
     def diff(self, other: Plan) -> Difference:
         """What is different in `other`: shardings, collectives, predicted times; prints as text, and is false where nothing is."""
         return difference(self, other)
 
+    @door(path=checks.maybe(checks.path))
     def show(self, path: str | Path | None = None) -> Path:
         """Write the plan as one HTML page that needs nothing else, to `path` or a new temporary file, and say where it is."""
         return write_page(self, path)
@@ -256,18 +287,26 @@ class Plan:
         return dumps(self)
 
     @classmethod
+    @door(text=checks.text)
     def from_json(cls, text: str) -> Plan:
         """Read back `to_json`."""
-        return loads(cls, text)
+        made = loads(cls, text)
+        for name, table in (("choices", made.choices), ("predicted", made.predicted)):
+            if table.keys() != made.functions.keys():
+                what = f"its {name} are of the functions {list(table)}, and it is for {list(made.functions)}"
+                raise ShardingError("Plan.from_json", what, "Write the plan again with Plan.save.")
+        return made
 
+    @door(path=checks.path)
     def save(self, path: str | Path) -> None:
         """Write the plan to a file as JSON."""
         Path(path).write_text(self.to_json() + "\n")
 
     @classmethod
+    @door(path=checks.path)
     def load(cls, path: str | Path) -> Plan:
         """Read a plan from a file."""
-        return cls.from_json(Path(path).read_text())
+        return cls.from_json(checks.read("Plan.load", path))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "searched": None}

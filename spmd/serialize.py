@@ -26,7 +26,7 @@ def dumps(value: Any) -> str:
 def loads(kind: type[T], text: str) -> T:
     """The dataclass `kind` that `dumps` wrote. A field that the text lacks, as it is newer, has its default.
 
-    Raises `ShardingError` for a text that is none of it.
+    Raises `ShardingError` for a text that is none of it. What a dataclass says to be `wrong` with itself is an error, too.
     """
     try:
         raw = json.loads(text)
@@ -53,7 +53,7 @@ def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
         kind = names[kind if isinstance(kind, str) else kind.__forward_arg__]
     origin, args = get_origin(kind), get_args(kind)
     if kind is Mesh:
-        return Mesh(**raw)
+        return Mesh(**_of_type(dict, raw, "a mesh"))
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         known = _fields(kind)
         if not isinstance(raw, dict) or not {"@", *known} >= raw.keys():
@@ -63,18 +63,33 @@ def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
         if missing:
             raise ShardingError(kind.__name__, f"the text has no {missing[0]!r}", _WAY_OUT)
         names = vars(sys.modules[kind.__module__])
-        return kind(**{name: _decode(hint, raw[name], names) for name, (hint, _) in known.items() if name in raw})
+        made = kind(**{name: _decode(hint, raw[name], names) for name, (hint, _) in known.items() if name in raw})
+        if wrong := getattr(made, "wrong", ""):
+            raise ShardingError(kind.__name__, f"the text has {made!r}: {wrong}", _WAY_OUT)
+        return made
     if origin in (Union, types.UnionType):
-        return None if raw is None else _decode(_member(args, raw), raw, names)
+        return None if raw is None and type(None) in args else _decode(_member(args, raw), raw, names)
     if origin is tuple:
         if args[0] is Segment and isinstance(raw, str):
             return segments_of(raw)
+        _of_type(list, raw, "a list")
         if len(args) == 2 and args[1] is ...:
             return tuple(_decode(args[0], r, names) for r in raw)
+        if len(args) != len(raw):
+            raise ShardingError("JSON", f"{raw!r} stands where {len(args)} values go", _WAY_OUT)
         return tuple(_decode(a, r, names) for a, r in zip(args, raw, strict=True))
     if origin is dict:
-        return {k: _decode(args[1], v, names) for k, v in raw.items()}
-    return [_decode(args[0], r, names) for r in raw] if origin is list else raw
+        return {k: _decode(args[1], v, names) for k, v in _of_type(dict, raw, "an object").items()}
+    if origin is list:
+        return [_decode(args[0], r, names) for r in _of_type(list, raw, "a list")]
+    return _of_type(kind, raw, kind.__name__) if kind in (int, str, bool, float) else raw
+
+
+def _of_type(kind: type[Any], raw: Any, what: str) -> Any:
+    """`raw`, which is of this type; a whole number is a float, too, and a truth value is no number."""
+    if not isinstance(raw, (int, float) if kind is float else kind) or (isinstance(raw, bool) and kind is not bool):
+        raise ShardingError("JSON", f"{raw!r} stands where {what} goes", _WAY_OUT)
+    return raw
 
 
 @lru_cache

@@ -34,6 +34,11 @@ class Segment:
     size: int
     unit: int = 1
 
+    @property
+    def wrong(self) -> str:
+        """What no segment can have."""
+        return "" if self.size >= 0 and self.unit >= 1 else "a segment has 0 elements or more, in units of 1 or more"
+
     def local(self, workers: int) -> int:
         """The elements that each worker holds of this segment, padding included."""
         return -(-self.size // (self.unit * workers)) * self.unit
@@ -83,6 +88,11 @@ class Split:
     segments: tuple[Segment, ...]
     symbolic: bool = False
     """Whether the size is known only when the program runs: it is then counted in blocks, as many as it is said to be divisible by."""
+
+    @property
+    def wrong(self) -> str:
+        """What no split can have."""
+        return "" if self.axes and self.segments else "a split has an axis and a segment"
 
     def __hash__(self) -> int:
         return self._hash

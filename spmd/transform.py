@@ -13,7 +13,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import tvm
 
-from . import pipeline
+from . import checks, pipeline
+from .checks import door
 from .errors import ShardingError
 from .pipeline import ShardedModule
 from .plan import Plan
@@ -34,7 +35,9 @@ def _as_pass(
 
         @functools.wraps(end)
         def make(*args: _Options.args, **kwargs: _Options.kwargs) -> tvm.transform.Pass:
-            signature.bind(*args, **kwargs)  # a wrong option is an error here, not when the pass runs
+            checks.arguments(
+                name, signature, getattr(stage, "checks", {}), args, kwargs
+            )  # a wrong option is an error here, not when the pass runs
 
             @tvm.transform.module_pass(opt_level=0, name=name)
             def run(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
@@ -73,6 +76,7 @@ def Shard(_: tvm.IRModule, made: ShardedModule) -> tvm.IRModule:
     return made.mod.with_attrs({_PLAN: made.plan, _LOWERED: True})
 
 
+@door(mod=checks.module)
 def plan_of(mod: tvm.IRModule) -> Plan:
     """The plan attached to a module, by which it is lowered, or was. It is the one object that all modules share that have it: to change
     it, attach another one. Raises `ShardingError` where there is none.
@@ -82,12 +86,14 @@ def plan_of(mod: tvm.IRModule) -> Plan:
     return mod.attrs[_PLAN]
 
 
+@door(mod=checks.module, plan=checks.instance(Plan, "Write with_plan(mod, spmd.plan(mod, mesh))."))
 def with_plan(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """`mod` with this plan attached, in the place of any other; `mod` is not changed."""
     _check_whole(mod)
     return mod.with_attr(_PLAN, plan)
 
 
+@door(mod=checks.module)
 def sharded(mod: tvm.IRModule) -> ShardedModule:
     """What `spmd.shard` gives: a module that `Lower` made, and passes may have changed since, apart from its plan."""
     found = plan_of(mod)

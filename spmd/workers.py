@@ -10,13 +10,16 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from . import arguments
+from . import arguments, checks
 from .arguments import Handle
+from .arrays import weights_of
+from .checks import door, told
 from .collectives.backend import Backend, Record, make_backend
 from .collectives.pool import Pool, start_machines
 from .errors import ShardingError, nearest
 from .mesh import Mesh
 from .normal import normalized
+from .per_worker import check_whole
 from .plan import Leaf, LeafTree, Plan, Signature
 from .schedules import build, resolve
 from .sharding import Sharding
@@ -41,6 +44,18 @@ class Sharded(Protocol):
         ...
 
 
+_WHOLE = "Pass what spmd.shard() gave, which has the plan too: spmd.workers(sharded)."
+
+
+def program(where: str, given: Any) -> Any:
+    """What `workers` takes, as a check of arguments."""
+    if isinstance(given, tvm.IRModule) or (isinstance(getattr(given, "mod", None), tvm.IRModule) and hasattr(given, "plan")):
+        return given
+    way_out = _WHOLE if isinstance(given, Plan) else "Write spmd.workers(spmd.shard(mod, mesh))."
+    raise ShardingError(where, f"it takes what spmd.shard() gives, or an IRModule for one worker, and got {told(given)}", way_out)
+
+
+@door(sharded=program, backend=checks.text, timeout=checks.number(above=True, way_out="It is in seconds."))
 def workers(sharded: Sharded | tvm.IRModule, backend: str = "threads", target: Any = "llvm", timeout: float = 60.0) -> Workers:
     """Compile `sharded` once and start its workers; a plain IRModule gets one worker that holds everything.
 
@@ -58,11 +73,12 @@ class Workers:
 
     def __init__(self, sharded: Sharded | tvm.IRModule, backend: str, target: Any, timeout: float) -> None:
         if isinstance(sharded, tvm.IRModule):
+            check_whole(sharded, "workers()", _WHOLE)
             mod, self.mesh, self.signatures = normalized(sharded), Mesh(tp=1), signatures(sharded)
         else:
             mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
         self.backend = make_backend(backend, self.mesh, timeout)
-        target = resolve(target)
+        target = _resolved(target)
         self.backend.accept(target)
         executable = build(mod, target)
         self.backend.adopt(executable)
@@ -72,13 +88,13 @@ class Workers:
 
     def __getitem__(self, function: str) -> WorkerFunction:
         """The function of this name, on all workers."""
-        if function not in self.signatures:
+        if not isinstance(function, str) or function not in self.signatures:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ShardingError("workers", f"there is no function {function!r}", nearest(function, self.signatures))
         return WorkerFunction(self, function, self.signatures[function])
 
-    def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool) -> Any:
+    def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool, named: Mapping[str, Any] | None = None) -> Any:
         """Run `function` on every worker; see `WorkerFunction`."""
-        bound = arguments.Binder(function, signature, self.backend).bind(args)
+        bound = arguments.Binder(function, signature, self.backend).bind(args, named)
         mine = dict(zip(self.backend.ranks, bound, strict=True))
         results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]))
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
@@ -98,7 +114,8 @@ class Workers:
         signature = self[function].signature
         trees = signature.params[signature.num_input or 0 :]
         leaves = [leaf for tree in trees for leaf in arguments.leaves(tree)]
-        values = _in_order(weights, leaves, function) if isinstance(weights, Mapping) else list(weights)
+        weights = weights_of(f"{function}(), weights", weights, "load")
+        values = _in_order(weights, leaves, function) if isinstance(weights, Mapping) else weights
         if len(values) != len(leaves):
             raise ShardingError(f"{function}(), weights", f"it takes {len(leaves)} weights, and got {len(values)}")
         left = iter(values)
@@ -109,7 +126,7 @@ class Workers:
 
         A number, text or shape comes back from the first worker, anything else as a handle.
         """
-        function = tvm_ffi.get_global_func(name, allow_missing=True)
+        function = tvm_ffi.get_global_func(checks.text("call_packed, name", name), allow_missing=True)
         if function is None:
             raise ShardingError("call_packed", f"TVM knows no global function {name!r}")
         columns = [arguments.plain_everywhere(arg, self.backend) for arg in args]
@@ -118,7 +135,7 @@ class Workers:
 
     def trace(self, rank: int | None = None) -> tuple[Record, ...]:
         """The collectives of the last function that ran, on worker `rank`, by default the first of this process."""
-        return self._traces.get(self.backend.ranks[0] if rank is None else rank, ())
+        return self._traces.get(self.backend.ranks[0] if rank is None else checks.whole(0)("trace, rank", rank), ())
 
     def close(self) -> None:
         """Stop the workers. Handles are of no use after it."""
@@ -138,12 +155,21 @@ class WorkerFunction:
     def __init__(self, owner: Workers, name: str, signature: Signature) -> None:
         self._owner, self.name, self.signature = owner, name, signature
 
-    def __call__(self, *args: Any, keep: bool = False) -> Any:
-        """Cut `args`, run, and join the results; with `keep`, results stay on the workers as handles."""
-        return self._owner.call(self.name, self.signature, args, keep)
+    def __call__(self, *args: Any, keep: bool = False, **named: Any) -> Any:
+        """Cut the arguments, in order or by name, run, and join the results; with `keep`, results stay on the workers as handles."""
+        return self._owner.call(self.name, self.signature, args, checks.flag(f"{self.name}(), keep", keep), named)
 
     def __repr__(self) -> str:
         return f"<{self.name!r} on the workers of {self._owner.mesh}>"
+
+
+def _resolved(target: Any) -> Any:
+    try:
+        return resolve(target)
+    except ShardingError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ShardingError("workers(), target", f"{error}".rstrip("."), "") from error
 
 
 def signatures(mod: tvm.IRModule) -> dict[str, Signature]:
@@ -152,9 +178,10 @@ def signatures(mod: tvm.IRModule) -> dict[str, Signature]:
     for variable, function in mod.functions_items():
         if isinstance(function, relax.Function) and function.attrs and "global_symbol" in function.attrs:
             params = tuple(_tree(param.name, param.ty) for param in function.params)
+            names = tuple(str(param.name) for param in function.params)
             number = function.attrs.get("num_input", None)
             outputs = _tree(variable.name_hint, function.ret_ty)
-            found[variable.name_hint] = Signature(params, outputs, None if number is None else int(number))
+            found[variable.name_hint] = Signature(params, outputs, None if number is None else int(number), names)
     return found
 
 
@@ -174,11 +201,10 @@ def _load(tree: LeafTree, weights: Iterator[Any], function: str, signature: Sign
         packed = [tvm_ffi.convert([p.objects[i] for p in parts]) for i in range(len(backend.ranks))]
         return Handle(tuple(packed), backend, tree)
     weight = next(weights)
-    array = arguments.as_array(weight)
-    if array is None or tree.sharding is None:
-        what = f"it takes {arguments.described(tree)}, and got {arguments.kind_of(weight)}"
-        raise ShardingError(f"{function}(), weight {tree.name!r}", what)
-    arguments.Binder(function, signature, backend).check(tree, array.shape, array.dtype.name)
+    if tree.sharding is None:
+        what = f"it takes {arguments.described(tree)}, which is no tensor, and got {told(weight)}"
+        raise ShardingError(f"{function}(), weight {tree.name!r}", what, "Pass it to the function itself.")
+    array = arguments.Binder(function, signature, backend).array(tree, weight, "weight")
     return Handle(tuple(arguments.place(array, tree.sharding, backend, share=not tree.written)), backend, tree, array.shape)
 
 

@@ -13,6 +13,8 @@ from tvm.relax import script as _script
 from tvm.relax.frontend import nn
 from tvm.relax.script import parser as _parser
 
+from ..checks import told
+from ..errors import ShardingError
 from ..spec import P
 
 HINT = "relax.spmd.hint"
@@ -23,6 +25,11 @@ def hint(x: Any, spec: P) -> Any:
 
     The module stays runnable on one device: the operator legalizes to nothing.
     """
+    if not isinstance(spec, P):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ShardingError("spmd.hint()", f"{told(spec)} is no spmd.P", "Write spmd.hint(x, P('tp', None)).")
+    if not isinstance(x, nn.Tensor | tvm.ir.Expr):
+        way_out = "It stands inside of a model: give it a tensor of tvm.relax.frontend.nn, or a Relax expression."
+        raise ShardingError("spmd.hint()", f"it takes a value of the program, and got {told(x)}", way_out)
     if isinstance(x, nn.Tensor):
         return nn.op.wrap_nested(hint(x._expr, spec), "hint")  # pyright: ignore[reportPrivateUsage]
     return tvm.ir.Call(_OP, [x], tvm.ir.make_node("ir.DictAttrs", spec=_write(spec)))

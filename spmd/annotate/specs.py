@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
+from ..checks import told
 from ..errors import ShardingError, nearest
 from ..graph import Graph, Node, Tree, Value, leaves
 from ..mesh import Mesh
+from ..profile import Profile
 from ..sharding import Sharding
 from ..spec import Constraint, P
 from .hint import HINT, read_hint
@@ -18,6 +21,37 @@ Specs = Mapping[str, P]
 name of something, to the letter, matches nothing else. Where weights are packed in a tuple, dots in their names stand for underscores."""
 
 
+def specs_of(where: str, given: Any) -> Specs | None:
+    """Specs as they were given, as a check of arguments: a mapping from patterns to `P`."""
+    if given is None:
+        return None
+    example = "Write specs={'*.weight': P('tp', None)}."
+    if isinstance(given, str | Profile):
+        example = f"A profile is named: write profile={given.name if isinstance(given, Profile) else given!r}."
+    if not isinstance(given, Mapping):
+        raise ShardingError(where, f"it takes a mapping from names to P, and got {told(given)}", example)
+    for pattern, spec in cast("Mapping[Any, Any]", given).items():
+        if not isinstance(pattern, str):
+            raise ShardingError(where, f"{told(pattern)} stands where the name of a value goes", example)
+        if not isinstance(spec, P):
+            raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", _instead_of_spec(spec))
+    return cast("Specs", given)
+
+
+def _instead_of_spec(given: Any) -> str:
+    """What to write in the place of what is no `P`."""
+    if given is None or isinstance(given, str) or (isinstance(given, tuple | list) and _is_plain(cast("Sequence[Any]", given))):
+        entries = given if isinstance(given, tuple | list) else (given,)
+        return f"Write P({', '.join(map(repr, cast('Sequence[Any]', entries)))})."
+    if any("PartitionSpec" in str(getattr(kind, "__qualname__", "")) or kind.__module__.startswith("jax") for kind in type(given).__mro__):
+        return "spmd.annotate.importers.from_jax reads those of JAX."
+    return "Write P('tp', None)."
+
+
+def _is_plain(entries: Sequence[Any]) -> bool:
+    return all(entry is None or isinstance(entry, str) for entry in entries)
+
+
 def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
     """Record on `graph` what `specs` ask for, then the defaults: what a function takes and returns is whole, unless it has no
     `num_input` attribute, when its arguments are free.
@@ -26,9 +60,7 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
     """
     names = _Names(graph)
     ends: dict[str, tuple[str, P, Constraint]] = {}
-    for pattern, spec in dict(specs or {}).items():
-        if not isinstance(spec, P):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", "Write P('tp', None).")
+    for pattern, spec in (specs_of("specs", specs) or {}).items():
         hits, ending = names.matching(pattern)
         for name in hits:
             value = names.values[name]
@@ -73,6 +105,7 @@ class _Names:
 
     def __init__(self, graph: Graph) -> None:
         self.values, self.results = value_names(graph), result_names(graph)
+        _check_apart(graph)
         self.spelled: dict[str, list[str]] = {}
         """Weights by their names with underscores for dots, as TVM writes the names of packed ones."""
         for name in (n for n, v in self.values.items() if v.role == "weight"):
@@ -88,6 +121,25 @@ class _Names:
             inside = [n for n in known if n.rpartition(".")[2] == pattern.rpartition(".")[2]]  # right but for what stands before it
             raise ShardingError(f"specs[{pattern!r}]", "it matches no weight, input, value or result", nearest(pattern, inside or known))
         return hits, ending
+
+
+def _check_apart(graph: Graph) -> None:
+    """Raise `ShardingError` where two values, or a value and a result, have one name in specs and plans."""
+    found: dict[str, str] = {}
+    ends = [
+        (path, f"the result of {f.name!r}")
+        for f in graph.functions.values()
+        for name in (f.name, f"{f.name}.return")  # as plans have it, and as specs do
+        for path, _ in _results(name, f.result if f.result is not None else ())
+    ]
+    for path, what in [*((v.path, _kind(v)) for v in graph.values), *ends]:
+        if path in found and found[path] != what:
+            raise ShardingError(f"{path!r}", f"{found[path]} and {what} have this one name", "Rename one of them.")
+        found[path] = what
+
+
+def _kind(value: Value) -> str:
+    return f"weight {value.name!r}" if value.role == "weight" else f"{value.role} {value.name!r} of {value.function!r}"
 
 
 def _hits(pattern: str, names: Mapping[str, object], exact: bool = False) -> list[str]:

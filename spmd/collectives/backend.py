@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import tvm_ffi
 from tvm.target import Target
 
+from .. import checks
+from ..checks import door
 from ..errors import ShardingError
 from ..mesh import Mesh
 
@@ -144,15 +146,23 @@ class Backend(ABC):
         """Give back what the backend holds: called last, when no worker of this process runs."""
 
 
+def _factory(where: str, given: Any) -> Any:
+    if isinstance(given, str) and ":" not in given:
+        raise ShardingError(where, f"{given!r} names no attribute of a module", 'Write "module:attribute".')
+    return given if isinstance(given, str) else checks.function(where, given)
+
+
 Factory = Callable[[Mesh, float], Backend]
 _FACTORIES: dict[str, str | Factory] = {"threads": "spmd.collectives.threads:ThreadBackend", "pocl": "spmd.testing.pocl:PoclBackend"}
 
 
+@door(name=checks.text, factory=_factory)
 def register_backend(name: str, factory: str | Factory) -> None:
     """Make `name` known to ``spmd.workers(backend=name)``; a text ``"module:attribute"`` is imported when first used."""
     _FACTORIES[name] = factory
 
 
+@door(name=checks.text, mesh=checks.instance(Mesh, "Write Mesh(tp=2)."), timeout=checks.number(above=True))
 def make_backend(name: str, mesh: Mesh, timeout: float) -> Backend:
     """The backend `name` for the workers of `mesh`."""
     factory = _FACTORIES.get(name)
@@ -177,6 +187,7 @@ class _Current(threading.local):
 _current = _Current()
 
 
+@door(communicator=checks.maybe(checks.instance(Communicator)))
 def set_communicator(communicator: Communicator | None) -> None:
     """Make the calling thread the worker of `communicator`."""
     _current.communicator = communicator

@@ -3,46 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..layout import Array, reduce
 
 Arrays = Sequence[Array]
-
-# DLPack to NumPy stops at these: they pass as unsigned integers of their width
-_BY_BITS: dict[str, tuple[str, Any]] = {
-    name: (f"uint{np.dtype(getattr(ml_dtypes, name)).itemsize * 8}", np.dtype(getattr(ml_dtypes, name)))
-    for name in (
-        "bfloat16",
-        "float8_e3m4",
-        "float8_e4m3",
-        "float8_e4m3b11fnuz",
-        "float8_e4m3fn",
-        "float8_e4m3fnuz",
-        "float8_e5m2",
-        "float8_e5m2fnuz",
-        "float8_e8m0fnu",
-    )
-}
-
-
-def view(tensor: Any) -> Array:
-    """The memory of a TVM tensor on the CPU as an array, without a copy. Raises TypeError for packed types (int4)."""
-    dtype = tensor.dtype
-    by_bits = _BY_BITS.get(dtype)
-    if by_bits is not None:
-        return np.from_dlpack(tensor._create_view(tensor.shape, by_bits[0])).view(by_bits[1])
-    check_dtype(dtype)
-    return np.from_dlpack(tensor)
-
-
-def check_dtype(dtype: Any) -> None:
-    """Raise TypeError for packed types (int4)."""
-    if dtype.bits < 8:
-        raise TypeError(f"a collective cannot move {dtype}: its elements are packed, {dtype.bits} bits each")
 
 
 def all_reduce(xs: Arrays, outs: Arrays, kind: str) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 import tvm
 
+from ..arrays import view
 from ..errors import ShardingError
 from ..mesh import Mesh
 from .backend import Backend, CollectiveError, Communicator, Tensor
-from .combine import COMBINE, Array, view
+from .combine import COMBINE, Array
 
 
 @dataclass(slots=True)

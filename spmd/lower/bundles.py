@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ..errors import ShardingError
 from ..graph import Function, Value, leaves
 from ..plan import Plan
 from ..sharding import Sharding
+from .kept import WAY_OUT
 
 Way = tuple[str, Sharding, Sharding]
 """A conversion: the name of the value, how it is before, and after."""
@@ -21,5 +23,7 @@ def bundles_of(plan: Plan, function: Function) -> dict[Way, list[tuple[Way, Valu
     assert function.result is not None
     ends = leaves((*function.params, function.result))
     values = {v.name: v for v in (*ends, *(v for node in function.nodes for v in (*node.inputs, *node.outputs)))}
-    known = [ways for ways in found.values() if all(name in values for name, _, _ in ways)]  # that the module is another one is said later
-    return {way: [(w, values[w[0]]) for w in ways] for ways in known for way in ways}
+    for name in (name for ways in found.values() for name, _, _ in ways):
+        if name not in values:
+            raise ShardingError(f"plan for {function.name!r}", f"a bundle moves {name!r}, which the function does not have", WAY_OUT)
+    return {way: [(w, values[w[0]]) for w in ways] for ways in found.values() for way in ways}

@@ -9,22 +9,25 @@ from ..errors import ShardingError
 from ..expression import Rule
 from ..graph import Function, Graph, Value, leaves
 from ..mesh import Mesh
-from ..plan import Choice, Leaf, Plan
+from ..plan import Choice, Leaf, Plan, output_shardings
+from ..sharding import Sharding
 from ..strategy import Strategy, strategy_of
-
-_WAY_OUT = "Plan this module with spmd.plan()."
+from .bundles import bundles_of
+from .kept import WAY_OUT, check_held, kept_by
 
 
 def check_plan(graph: Graph, plan: Plan) -> None:
-    """Raise `ShardingError` unless the plan has the functions, arguments, results and operators of the graph, and each operator is
-    to run in a way that its rule allows. What is not checked again is whether there is a better plan.
+    """Raise `ShardingError` unless the plan has the functions, arguments, results, operators and values of the graph, says of each value
+    how it is kept, and runs each operator in a way that its rule allows. What is not checked again is whether there is a better plan.
     """
     if list(plan.functions) != list(graph.functions):
         what = f"it is for the functions {list(plan.functions)}, the module has {list(graph.functions)}"
-        raise ShardingError("plan", what, _WAY_OUT)
+        raise ShardingError("plan", what, WAY_OUT)
     allowed: set[Hashable] = set()
     for name, function in graph.functions.items():
         _check_signature(function, plan)
+        if name not in plan.choices:
+            raise ShardingError(f"plan for {name!r}", "it has no operators of this function", WAY_OUT)
         choices = plan.choices[name]
         for node, choice in zip(function.nodes, choices, strict=False):
             found, planned = _text(node.op, node.name, [v.path for v in node.inputs]), _text(choice.op, choice.name, choice.operands)
@@ -33,10 +36,45 @@ def check_plan(graph: Graph, plan: Plan) -> None:
             key = (node.call_class, choice.splits, choice.inputs, choice.outputs, choice.partial_through)
             if key not in allowed and not _allows(node.rule, choice, plan.mesh):
                 what = f"its rule does not allow {', '.join(map(str, choice.inputs))} -> {', '.join(map(str, choice.outputs))}"
-                raise ShardingError(f"plan for {name!r}: {node.op} {node.name!r}", what, _WAY_OUT)
+                raise ShardingError(f"plan for {name!r}: {node.op} {node.name!r}", what, WAY_OUT)
             allowed.add(key)
         if len(choices) != len(function.nodes):
             raise _differs(name, f"{len(choices)} operators", str(len(function.nodes)))
+        _check_values(function, plan)
+
+
+def _check_values(function: Function, plan: Plan) -> None:
+    """Every value is kept somehow in which a worker can hold it, and what is said of it twice is the same."""
+    where, held = f"plan for {function.name!r}", set[tuple[Sharding, int]]()
+    assert function.result is not None
+    ends = leaves((*function.params, function.result))
+    for value in dict.fromkeys([*ends, *(v for node in function.nodes for v in (*node.inputs, *node.outputs))]):
+        if value.is_tensor:
+            kept = kept_by(plan, value)
+            if (kept, value.type_class) not in held:
+                check_held(kept, value, plan.mesh, f"{where}: {value.path!r}")
+            held.add((kept, value.type_class))
+    signature = plan.functions[function.name]
+    for value, leaf in zip(leaves(tuple(function.params)), leaves(signature.params), strict=True):
+        _agree(value, leaf, kept_by(plan, value) if value.is_tensor else None, where)
+        if value.role == "input" and value.is_tensor:
+            _agree(value, leaf, plan.inputs.get(value.path), where)
+    for value, leaf in zip(leaves(function.result), leaves(signature.outputs), strict=True):
+        if value.is_tensor:
+            if leaf.sharding is None:
+                raise ShardingError(where, f"it does not say how it returns {value.name!r}", WAY_OUT)
+            check_held(leaf.sharding, value, plan.mesh, f"{where}: {value.path!r}")
+    for path, sharding in output_shardings(function.name, signature.outputs):
+        if plan.outputs.get(path) != sharding:
+            raise ShardingError(where, f"it returns {path!r} as {sharding}, and says {plan.outputs.get(path)} of it", WAY_OUT)
+    for (name, source, target), value in (member for members in bundles_of(plan, function).values() for member in members):
+        for sharding in (source, target):
+            check_held(sharding, value, plan.mesh, f"{where}: the bundle with {name!r}")
+
+
+def _agree(value: Value, leaf: Leaf, kept: Sharding | None, where: str) -> None:
+    if leaf.sharding != kept:
+        raise ShardingError(where, f"it takes {value.name!r} as {leaf.sharding}, and says {kept} of it elsewhere", WAY_OUT)
 
 
 def _check_signature(function: Function, plan: Plan) -> None:
@@ -52,7 +90,7 @@ def _check_signature(function: Function, plan: Plan) -> None:
 
 
 def _differs(function: str, planned: str, found: str) -> ShardingError:
-    return ShardingError(f"plan for {function!r}", f"it has {planned} where the module has {found}", _WAY_OUT)
+    return ShardingError(f"plan for {function!r}", f"it has {planned} where the module has {found}", WAY_OUT)
 
 
 def _described(value: Value) -> str:
@@ -70,13 +108,16 @@ def _text(op: str, name: str, operands: Sequence[str]) -> str:
 
 def _allows(rule: Rule, choice: Choice, mesh: Mesh) -> bool:
     """Whether these shardings follow from the rule: `strategy_of` gives them again."""
+    if any(split.wrong or any(s.wrong for s in split.segments) for _, split in choice.splits):
+        return False
     if any(f not in rule.sizes or (rule.sizes[f] != split.size and not split.symbolic) for f, split in choice.splits):
         return False
     terms: dict[str, tuple[int, ...]] = {}
     for i, sharding in enumerate(choice.inputs):
         for axis, _ in sharding.partial:
             terms[axis] = (*terms.get(axis, ()), i)
-    if any(given not in rule.linear for given in terms.values()):
+    linear = [tuple(sorted(given)) for given in rule.linear]
+    if any(given not in linear for given in terms.values()):
         return False
     decided = Strategy(choice.splits, choice.inputs, choice.outputs, choice.partial_through)
     return strategy_of(rule, dict(choice.splits), mesh, terms) == decided

@@ -19,6 +19,7 @@ from ..sharding import Sharding
 from .branch import Steps, emit_if, is_dataflow
 from .bundles import Way, bundles_of
 from .calls import CallLowering
+from .kept import kept_by
 from .reshard import Sending, brings_zeros, emit_step, emit_together, local_dims, mask_padding
 from .translation import Translation
 
@@ -118,10 +119,7 @@ class FunctionLowering(Translation):
             self.hold(tree, Local(made, self._kept(tree), True))
 
     def _kept(self, value: Value) -> Sharding:
-        if value.role == "weight":
-            return self.plan.params.get(value.name, Sharding(()))
-        found = self.plan.values.get(f"{value.function}.{value.name}")
-        return found if found is not None else Sharding.replicated(len(value.shape))
+        return kept_by(self.plan, value)
 
     def hold(self, value: Value, local: Local) -> None:
         """Keep the value as `local`."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import tvm
 
 from ..builder import Builder
-from ..graph import Graph
+from ..graph import Graph, leaves
+from ..per_worker import WORKERS, sign_of
 from ..plan import Plan
+from ..sharding import Sharding
 from .calls import CallLowering
 from .function import FunctionLowering
 
@@ -21,4 +23,15 @@ def lower_graph(graph: Graph, plan: Plan) -> tvm.IRModule:
     for name, function in graph.functions.items():
         FunctionLowering(builder, function, graph.module[name], plan, calls).run()
     lowered = builder.finalize()
+    for var in [lowered.get_global_var(name) for name in graph.functions if _is_split(plan, name)]:
+        if not sign_of(lowered[var]):  # what has collectives says itself that it is one worker's
+            lowered.update_func(var, lowered[var].with_attr(WORKERS, plan.mesh.size))
     return lowered.with_attrs(dict(graph.module.attrs.items())) if graph.module.attrs else lowered
+
+
+def _is_split(plan: Plan, function: str) -> bool:
+    """Whether a worker holds less of anything in a function than there is."""
+    shardings: list[Sharding] = [s for choice in plan.choices[function] for s in (*choice.inputs, *choice.outputs)]
+    signature = plan.functions[function]
+    shardings += [leaf.sharding for leaf in leaves((*signature.params, signature.outputs)) if leaf.sharding is not None]
+    return any(not s.is_replicated for s in shardings)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..arrays import array_of, weights_of
+from ..checks import index, told
 from ..errors import ShardingError, nearest
 from ..graph import leaves
 from ..layout import Array, cut
@@ -23,12 +25,12 @@ def weight_leaves(plan: Plan) -> dict[str, Leaf]:
     return found
 
 
-def partition(plan: Plan, weights: Mapping[str, Array] | Sequence[Array], rank: int | None = None) -> Any:
+def partition(plan: Plan, weights: Mapping[str, Any] | Sequence[Any], rank: int | None = None) -> Any:
     """The shards of `weights`, by name or all in parameter order: a list of dicts, one a worker, or the dict of worker `rank`.
 
     Raises `ShardingError` for a missing, unknown or misshapen weight. Padding is zero.
     """
-    wanted = weight_leaves(plan)
+    wanted, weights = weight_leaves(plan), weights_of("partition", weights, "partition")
     if not isinstance(weights, Mapping):
         if len(weights) != len(wanted):
             raise ShardingError(
@@ -38,21 +40,33 @@ def partition(plan: Plan, weights: Mapping[str, Array] | Sequence[Array], rank: 
     for name in weights:
         if name not in wanted:
             raise ShardingError("partition", f"the module has no weight {name!r}", nearest(name, wanted))
-    for name, leaf in wanted.items():
+    for name in wanted:
         if name not in weights:
             raise ShardingError("partition", f"weight {name!r} is missing", nearest(name, weights))
-        _check(leaf, weights[name])
-    ranks = range(plan.mesh.size) if rank is None else [rank]
-    shards = [{n: cut(weights[n], leaf.sharding, plan.mesh, r) for n, leaf in wanted.items() if leaf.sharding is not None} for r in ranks]
+    arrays = {name: _checked(leaf, weights[name]) for name, leaf in wanted.items()}
+    ranks = range(plan.mesh.size) if rank is None else [_worker(rank, plan)]
+    shards = [{n: cut(arrays[n], leaf.sharding, plan.mesh, r) for n, leaf in wanted.items() if leaf.sharding is not None} for r in ranks]
     return shards if rank is None else shards[0]
 
 
-def _check(leaf: Leaf, array: Array) -> None:
-    shape = leaf.shape or ()
+def _worker(rank: Any, plan: Plan) -> int:
+    found = index(rank)
+    if found is None or not 0 <= found < plan.mesh.size:
+        raise ShardingError("partition", f"there is no worker {told(rank)} in {plan.mesh}", f"Workers are 0 to {plan.mesh.size - 1}.")
+    return found
+
+
+def _checked(leaf: Leaf, weight: Any) -> Array:
+    """The weight as an array of the shape and type of its leaf."""
+    shape, array = leaf.shape or (), array_of(f"partition: weight {leaf.name!r}", weight)
+    if array is None:
+        what = f"weight {leaf.name!r} is {told(weight)}, the module has {leaf.dtype}{list(shape)}"
+        raise ShardingError("partition", what, "Pass an array of NumPy, or a tensor of PyTorch or TVM.")
     fits = len(shape) == array.ndim and all(isinstance(s, str) or s == n for s, n in zip(shape, array.shape, strict=True))
-    if not fits or str(array.dtype) != leaf.dtype:
+    if not fits or array.dtype.name != leaf.dtype:
         raise ShardingError(
             "partition",
-            f"weight {leaf.name!r} is {array.dtype}{list(array.shape)}, the module has {leaf.dtype}{list(shape)}",
+            f"weight {leaf.name!r} is {array.dtype.name}{list(array.shape)}, the module has {leaf.dtype}{list(shape)}",
             "Convert it first.",
         )
+    return array

@@ -14,6 +14,7 @@ from ..graph import Function, Graph, Tree, Value
 from ..kernel.normal import static
 from ..plan import Plan
 from ..sharding import Sharding
+from .kept import kept_by
 from .reshard import local_dims
 
 _Shapes = list[tuple[Sequence[Any], Sharding]]
@@ -52,9 +53,8 @@ def _signature(function: Function, source: relax.Function, plan: Plan) -> tuple[
             for part, field in zip(tree, ty.fields, strict=True):
                 visit(part, field)
         elif tree.is_tensor and tree.dims:
-            kept = plan.params.get(tree.name) if tree.role == "weight" else plan.values.get(f"{tree.function}.{tree.name}")
             dims = [d if (n := static(d)) is None else n for d in ty.shape.values]
-            shapes.append((dims, kept if kept is not None else Sharding.replicated(len(dims))))
+            shapes.append((dims, kept_by(plan, tree)))
         elif isinstance(ty, relax.ShapeType) and ty.values is not None:
             known.extend(ty.values)
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import tvm
 
+from .. import checks
+from ..annotate import specs_of
+from ..checks import door
 from ..errors import ShardingError
 from ..graph import Value
 from ..spec import P
-from .reading import Reading
+from .reading import Reading, axis_name
 
 
+@door(mod=checks.module, axis=axis_name)
 def data_parallel(mod: tvm.IRModule, axis: str = "dp") -> dict[str, P]:
     """The batch is split over `axis`, every worker has all weights: nothing is sent.
 
@@ -23,6 +27,7 @@ def data_parallel(mod: tvm.IRModule, axis: str = "dp") -> dict[str, P]:
     return _batch(reading, axis) | {name: P(others=None) for name in reading.weights}
 
 
+@door(mod=checks.module, axis=axis_name, specs=specs_of)
 def fsdp(mod: tvm.IRModule, axis: str = "dp", specs: Mapping[str, P] | None = None) -> dict[str, P]:
     """As `data_parallel`, but every weight is split over `axis` too, in its largest dimension: memory shrinks with the workers.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tvm
 
 from ..annotate.specs import result_names, value_names
+from ..axes import is_name
+from ..checks import told
+from ..errors import ShardingError
 from ..expression import Rule, Spec
 from ..graph import Graph, Node, Value
 from ..inline import inlined
@@ -14,6 +17,13 @@ from ..propagate import build_graph
 
 _FAR = 8
 """Operators between a weight and the product that it is for: transposes, dequantization."""
+
+
+def axis_name(where: str, given: Any) -> str:
+    """The name of a mesh axis, as a check of arguments."""
+    if not isinstance(given, str) or not is_name(given):
+        raise ShardingError(where, f"it takes the name of a mesh axis, and got {told(given)}", 'Write "tp".')
+    return given
 
 
 class Product(NamedTuple):

@@ -8,11 +8,13 @@ from typing import Any
 
 import tvm
 
+from .. import checks
+from ..checks import door
 from ..errors import ShardingError
 from ..mesh import Mesh
 from ..propagate.candidates import AxisSearch
 from ..spec import P
-from .reading import Reading
+from .reading import Reading, axis_name
 
 FUSED = ("qkv_proj", "Wqkv", "c_attn", "gate_up_proj", "in_proj", "in_proj_weight", "in_proj_bias", "w13")
 """Several weights in one: split by segments, where the program cuts them apart."""
@@ -30,6 +32,7 @@ _MOST = 3
 """Segments of a fused weight: query, key and value."""
 
 
+@door(mod=checks.module, axis=axis_name, columns=checks.texts, rows=checks.texts)
 def megatron(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str] = COLUMNS, rows: Sequence[str] = ROWS) -> dict[str, P]:
     """Attention and feed-forward weights split so that a layer has two all-reduces; embedding tables split by vocabulary.
 
@@ -40,6 +43,7 @@ def megatron(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str] = COLUM
     return _megatron(Reading(mod), axis, columns, rows)
 
 
+@door(mod=checks.module, axis=axis_name, columns=checks.texts, rows=checks.texts)
 def sequence_parallel(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str] = COLUMNS, rows: Sequence[str] = ROWS) -> dict[str, P]:
     """`megatron`, and between its blocks, what norms take and give is split along the sequence (the dimension before the last).
 

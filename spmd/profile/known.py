@@ -6,7 +6,9 @@ seconds of a kernel, memory. "network" is what a worker has for itself of the us
 
 from __future__ import annotations
 
-from ..errors import ShardingError
+from typing import Any
+
+from ..errors import ShardingError, nearest
 from .model import Link, Profile
 
 _PCIE4, _PCIE5 = Link(24e9, 20e-6), Link(48e9, 20e-6)
@@ -88,12 +90,18 @@ _PROFILES = {
 }  # fmt: skip
 
 
+def profile_taken(_: str, given: Any) -> Profile:
+    """`profile_of` as a check of arguments."""
+    return profile_of(given)
+
+
 def profile_of(profile: Profile | str) -> Profile:
     """`profile` itself, or the known one of that name."""
     if isinstance(profile, Profile):
         return profile
-    if profile not in _PROFILES:
+    if not isinstance(profile, str) or profile not in _PROFILES:  # pyright: ignore[reportUnnecessaryIsInstance]
+        near = " " + nearest(profile, _PROFILES) if isinstance(profile, str) else ""  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ShardingError(
-            "profile", f"there is no hardware profile {profile!r}", f"Known: {', '.join(_PROFILES)}; or pass a spmd.Profile."
+            "profile", f"there is no hardware profile {profile!r}", f"Known: {', '.join(_PROFILES)}; or pass a spmd.Profile.{near}"
         )
     return _PROFILES[profile]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
+from .. import checks
+from ..checks import door
 from ..errors import ShardingError, nearest
 
 
@@ -19,6 +21,9 @@ class Link:
     """Bytes per second that a worker sends to others."""
     latency: float
     """Of one collective."""
+
+    def __post_init__(self) -> None:
+        _check_rates("Link", self, ("bandwidth",), ("latency",))
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,26 @@ class Profile:
     source: str = ""
     """Where the numbers come from."""
 
+    def __post_init__(self) -> None:
+        where = "Profile"
+        _check_rates(where, self, ("flops", "memory_bandwidth", "link_bandwidth"), ("link_latency", "kernel_latency"))
+        checks.text(f"{where}, name", self.name)
+        checks.maybe(checks.number(above=True))(f"{where}, memory", self.memory)
+        checks.mapping("dtypes to rates", 'rates={"float32": 1e12}', checks.number(above=True))(f"{where}, rates", self.rates)
+        links = checks.mapping("names to links", 'links={"network": spmd.Link(25e9, 20e-6)}', checks.instance(Link))
+        links(f"{where}, links", self.links)
+
     def rate(self, dtype: str) -> float:
-        """Arithmetic per second on matrices of a dtype."""
+        """Arithmetic per second on matrices of a dtype; that of none in particular where it is empty."""
+        if dtype:
+            checks.text("Profile.rate(), dtype", dtype)
         return self.rates.get(dtype) or self.rates.get(dtype.partition("_")[0]) or self.flops
 
     def link(self, name: str = "") -> Link:
         """The link of this name; without one, that of axes that name none."""
         if not name:
             return Link(self.link_bandwidth, self.link_latency)
+        checks.text("Profile.link(), name", name)
         found = self.links.get(name) or self.links.get("*")
         if found is None:
             known = f"It has {', '.join(map(repr, self.links))}" if self.links else "It has one link, which needs no name"
@@ -66,6 +83,7 @@ class Profile:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
+    @door(text=checks.text)
     def from_json(cls, text: str) -> Profile:
         """Read back `to_json`; fields that are left out have their defaults."""
         try:
@@ -98,14 +116,23 @@ class Profile:
         given["links"] = {name: _link(name, link) for name, link in given.get("links", {}).items()}
         return cls(**given)
 
+    @door(path=checks.path)
     def save(self, path: str | Path) -> None:
         """Write the profile to a file as JSON."""
         Path(path).write_text(self.to_json() + "\n")
 
     @classmethod
+    @door(path=checks.path)
     def load(cls, path: str | Path) -> Profile:
         """Read a profile from a file."""
-        return cls.from_json(Path(path).read_text())
+        return cls.from_json(checks.read("Profile.load", path))
+
+
+def _check_rates(where: str, given: Any, above: Sequence[str], least: Sequence[str]) -> None:
+    """Raise `ShardingError` unless these are numbers: rates above 0, latencies of 0 or more."""
+    for names, check in ((above, checks.number(above=True)), (least, checks.number())):
+        for name in names:
+            check(f"{where}, {name}", getattr(given, name))
 
 
 def _link(name: str, raw: Any) -> Link:

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import tvm
 
+from .. import checks
+from ..checks import door
 from ..conversion import Step, conversion, moved_split
 from ..errors import ShardingError
 from ..graph import Node, Value
 from ..mesh import Mesh
-from ..profile import Link, Profile
+from ..profile import Link, Profile, profile_taken
 from ..sharding import Sharding, Split
 from ..strategy import Strategy
 from .sizes import PlanningSizes
@@ -59,13 +61,16 @@ class Cost(PlanningSizes):
     same seconds for the same arguments: what is alike shares its time.
     """
 
+    @door(
+        "It takes a Mesh, a Profile, and perhaps sizes and memory.",
+        mesh=checks.instance(Mesh, "Write Mesh(tp=2)."),
+        profile=profile_taken,
+        sizes=checks.maybe(checks.sizes),
+        memory=checks.maybe(checks.memory),
+    )
     def __init__(self, mesh: Mesh, profile: Profile, sizes: Mapping[str, int] | None = None, memory: float | None = None) -> None:
         super().__init__(sizes)
         self.mesh, self.profile = mesh, profile
-        if memory is not None and not memory > 0:
-            raise ShardingError(
-                "memory", f"a worker cannot have {memory!r} bytes", "Give a number of bytes, memory=24e9; math.inf is no limit."
-            )
         self.memory = profile.memory if memory is None else memory
         """Bytes that a worker may hold; None is no limit."""
         self.has_own_budget = memory is not None

@@ -14,10 +14,12 @@ from ..errors import ShardingError
 from ..expression import Rule
 from ..graph import Branch, Function, Graph, Node, Tree, Value, leaves, map_tree
 from ..kernel import KERNEL_CALLS
+from ..per_worker import WORKERS, already, is_collective
 from .divisible import Divisible, in_blocks
 from .liveness import drop_dead
+from .opaque import check_body, check_opaque, why_opaque
 from .opcalls import join_rule, op_name, rule_key, tensor_args, whole_rule
-from .rules import OpCall, Readings, kernel_rule, rule_of
+from .rules import OpCall, Readings, check_rule, kernel_rule, rule_of
 from .storage import mark_written
 from .values import Values
 
@@ -36,6 +38,7 @@ def build_graph(mod: tvm.IRModule, divisible: Divisible | None = None) -> Graph:
             "module", "it has no public Relax function", "Give a function a global_symbol (TVMScript does unless private=True)."
         )
     builder.public = {name for name, _ in public}
+    check_opaque(mod, builder.public)
     functions = {name: builder.function(name, f) for name, f in sorted(public, key=lambda item: item[0])}
     values = builder.finish(functions)
     mark_written(functions, mod, lambda: builder.number(None))
@@ -69,6 +72,8 @@ class _Builder:
             seen[param.name] += weight
             env[hash(param)] = tree
             params.append(tree)
+        if WORKERS in func.attrs:
+            raise ShardingError(f"function {name!r}", *already(f"it was sharded over {func.attrs[WORKERS]} workers"))
         made = Function(name, params, num_input)
         body = func.body
         if not isinstance(body, relax.SeqExpr):
@@ -103,6 +108,8 @@ class _Builder:
                 return self._if(binding, made, env)
             if isinstance(binding, relax.VarBinding) and not isinstance(value, relax.Function):
                 return self._alias(binding.var.name, value, made, env)
+        if isinstance(value, relax.Function):
+            check_body(value, f"function {binding.var.name!r} in {made.name!r}", "functions inside of others run whole on every worker")
         args = tensor_args(value)
         inputs = [v for arg in args for v in leaves(self._tree_of(arg, made, env)) if v.kind != "other"]
         var = binding.var
@@ -192,6 +199,8 @@ class _Builder:
         key = rule_key(name, call, args, inputs, outputs)
         known = self.rules.get(key) if key is not None else None
         if known is None:
+            if is_collective(name):
+                raise ShardingError(f"{made.name}: {var!r}", *already(f"it has the collective {name.removeprefix('relax.')}"))
             rule, why = self._rule(name, call, inputs, outputs)
             if rule is None and name in self.public and isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar):
                 raise ShardingError(
@@ -220,7 +229,10 @@ class _Builder:
         )
         found = kernel_rule(op, self.readings) if name in KERNEL_CALLS else rule_of(op)
         if found is None or isinstance(found, str):
-            return None, found or f"{name} has no rule"
+            opaque = why_opaque(self.mod, name) if isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.GlobalVar) else ""
+            return None, found or opaque or f"{name} has no rule"
+        if name not in KERNEL_CALLS:
+            check_rule(name, found, inputs, outputs)
         if self.divisible and name not in KERNEL_CALLS:
             found = in_blocks(found, (*op.input_dims, *op.output_dims), self.divisible)
         return found, ""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..graph import Graph, Node, Value, map_tree
-from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature, TensorInfo
+from ..plan import Choice, Collective, Leaf, LeafTree, Plan, Signature, TensorInfo, output_shardings
 from ..sharding import Sharding
 from .alternatives import Alternatives
 from .budget import decide_within
@@ -111,13 +111,14 @@ def _report(graph: Graph, decision: Decision) -> Plan:
             return replace(found, sharding=end) if end is not None and value.is_tensor else found
 
         params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
-        signatures[name] = Signature(params, map_tree(function.result, result) if function.result is not None else (), function.num_input)
-    outputs = {key: s for name, sig in signatures.items() for key, s in _outputs(name, sig.outputs)}
+        made_of = map_tree(function.result, result) if function.result is not None else ()
+        signatures[name] = Signature(params, made_of, function.num_input, tuple(str(p.name) for p in graph.module[name].params))
+    outputs = {key: s for name, sig in signatures.items() for key, s in output_shardings(name, sig.outputs)}
     returns = {
         key: (f, i)
         for name, f in graph.functions.items()
         for (key, _), i in zip(
-            _outputs(name, signatures[name].outputs), [i for i, (v, _, _) in enumerate(f.at_end) if v.is_tensor], strict=True
+            output_shardings(name, signatures[name].outputs), [i for i, (v, _, _) in enumerate(f.at_end) if v.is_tensor], strict=True
         )
     }
     reasons = {names[v]: v.reason for v in problem.values if v.reason}
@@ -155,9 +156,3 @@ def _tensors(cost: Cost, values: Mapping[str, Value]) -> dict[str, TensorInfo]:
         return known[value.type_class]
 
     return {n: info(v) for n, v in values.items() if v.is_tensor}
-
-
-def _outputs(name: str, tree: LeafTree) -> list[tuple[str, Sharding]]:
-    if isinstance(tree, Leaf):
-        return [(name, tree.sharding)] if tree.sharding is not None else []
-    return [pair for i, part in enumerate(tree) for pair in _outputs(f"{name}[{i}]", part)]

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import tvm
-from tvm import tirx
+import tvm_ffi
+from tvm import relax, tirx
 
-from ..errors import ShardingError
-from ..graph import Node, Value
+from ..errors import ShardingError, nearest
+from ..graph import Graph, Node, Value
 
 DEFAULT_SIZE = 64
 """What a symbolic size is taken for when nobody says."""
@@ -19,13 +20,39 @@ def planning_sizes(sizes: Mapping[str, int] | None, divisible: Mapping[str, int]
     """What symbolic sizes are taken for: what `sizes` says, else the default made divisible. Raises where the two contradict."""
     found = dict(sizes or {})
     for name, by in (divisible or {}).items():
-        if by < 1:
-            raise ShardingError("divisible", f"{name!r} is said to be divisible by {by}", "Give a whole number, 1 or more.")
         found.setdefault(name, -(-DEFAULT_SIZE // by) * by)
         if found[name] % by:
             what = f"sizes[{name!r}] is {found[name]}, and divisible[{name!r}] is {by}"
             raise ShardingError("sizes", what, "Give a size that is a multiple.")
     return found
+
+
+def symbols_of(mod: tvm.IRModule) -> list[str]:
+    """The names of all symbolic sizes in the Relax functions of a module."""
+    found: dict[str, None] = {}
+
+    def visit(var: Any) -> None:
+        if isinstance(var.ty, tvm.ir.PrimType):
+            found[str(var.name)] = None
+
+    for _, function in mod.functions_items():
+        if isinstance(function, relax.Function):
+            tvm_ffi.structural_walk(function, [((tvm.ir.Var,), visit)])
+    return list(found)
+
+
+def check_symbols(graph: Graph, **given: Mapping[str, int] | None) -> None:
+    """Raise `ShardingError` for a name in ``sizes=`` or ``divisible=`` that is that of no symbolic size."""
+    known: list[str] | None = None
+    for argument, sizes in given.items():
+        for name in sizes or {}:
+            if known is None:  # sizes that only the program knows have names too
+                unknown = [d.name for v in graph.values for d in v.dims if isinstance(d, tvm.ir.Var)]
+                known = list(dict.fromkeys([*symbols_of(graph.module), *unknown]))
+            if name not in known:
+                what = f"no symbolic size has the name {name!r}"
+                has = f"The module has {', '.join(map(repr, known[:6]))}." if known else "The module has no symbolic sizes."
+                raise ShardingError(argument, what, f"{has} {nearest(name, known)}".rstrip())
 
 
 class PlanningSizes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import tvm
@@ -36,9 +35,7 @@ class Values:
         """A value of its own, whose name is made the only one of its function."""
         tensor = isinstance(ty, relax.TensorType)
         kind = "tensor" if tensor else "object" if isinstance(ty, relax.AnyType) else "other"
-        taken = self._names.setdefault(function, {})
-        taken[name] = taken.get(name, 0) + 1
-        name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+        name = _apart(name, self._names.setdefault(function, {}))
         unknown = tensor and ty.ndim != 0 and not isinstance(ty.shape, relax.ShapeExpr)
         dims: tuple[Any, ...] = ()
         shape: Shape = ()
@@ -113,12 +110,21 @@ class Values:
 
     def finish(self) -> list[Value]:
         """Every value that is left, weights under names of their own."""
-        named: Counter[str] = Counter()
+        named: dict[str, int] = {}
         for weight in (v for v in self._all if v.role == "weight"):
-            named[weight.name] += 1
-            if named[weight.name] > 1:  # another shape in another function, or another place in a packed tuple
-                weight.name = f"{weight.name}#{named[weight.name]}"
+            weight.name = _apart(weight.name, named)  # another shape in another function, or another place in a packed tuple
         return [v for v in self._all if self.root(v) is v]
+
+
+def _apart(name: str, taken: dict[str, int]) -> str:
+    """`name`, with a number where it is taken; `taken` counts each name."""
+    taken[name] = taken.get(name, 0) + 1
+    if taken[name] == 1:
+        return name
+    while (numbered := f"{name}#{taken[name]}") in taken:
+        taken[name] += 1
+    taken[numbered] = 1
+    return numbered
 
 
 def _dim_key(dim: Any) -> object:

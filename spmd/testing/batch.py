@@ -6,14 +6,18 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tvm
 
+from .. import checks
+from ..checks import door, told
 from ..collectives import Record
+from ..errors import ShardingError
 from ..mesh import Mesh
 from ..pipeline import shard
+from ..propagate.sizes import symbols_of
 from ..workers import signatures, workers
 from .equivalence import FREE_LINKS, difference, random_arguments, traffic_difference
 from .reduction import Case, smallest
@@ -28,6 +32,13 @@ _PATIENCE = 60.0
 """Seconds for making failing programs small."""
 
 
+def _cases(where: str, given: Any) -> list[Case]:
+    if isinstance(given, str | Case) or not isinstance(given, Iterable):
+        raise ShardingError(where, f"it takes a list of Case, and got {told(given)}", "Write [Case(mod, Mesh(tp=2))].")
+    return [checks.instance(Case)(where, case) for case in cast("Iterable[Any]", given)]
+
+
+@door(cases=_cases, seed=checks.whole(0), backend=checks.text)
 def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str = "threads") -> int:
     """Check that every program gives what it gives unsharded, and that its collectives are those of its plan; returns how many functions
     were run.
@@ -41,7 +52,8 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str 
     names = [name for case in cases for name in signatures(case.mod)]
     if len(names) != len(set(names)):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two programs have a function {twice!r}: give each program names of its own (programs(prefix=...))")
+        way_out = "Give each program names of its own (programs(prefix=...))."
+        raise ShardingError("assert_all_equivalent", f"two programs have a function {twice!r}", way_out)
     failed = failures(cases, seed, backend)
     if failed:
         texts: list[str] = []
@@ -104,7 +116,7 @@ def _run(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
         expected = _Calls(mod).run(arguments)
     except Exception as error:
         raise RuntimeError(f"the program itself fails, unsharded: {error}") from error
-    sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes=sizes)
+    sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes={n: sizes[n] for n in symbols_of(mod) if n in sizes})
     traces: dict[str, tuple[Record, ...]] = {}
     found = _Calls(sharded, traces, backend).run(arguments)
     wrong: dict[int, str] = {}

@@ -10,16 +10,18 @@ import ml_dtypes
 import numpy as np
 import tvm
 
-from ..annotate import Specs
+from .. import checks
+from ..annotate import Specs, specs_of
+from ..checks import door
 from ..collectives import Record
 from ..errors import ShardingError
 from ..graph import Branch
 from ..layout import Array
-from ..mesh import Mesh
+from ..mesh import Mesh, MeshLike
 from ..pipeline import ShardedModule, shard
 from ..plan import Collective, Leaf, LeafTree, Plan, Signature
-from ..profile import Link, Profile
-from ..workers import Workers, signatures, workers
+from ..profile import Link, Profile, profile_taken
+from ..workers import Workers, program, signatures, workers
 
 Run = Callable[[Workers], Any]
 """What to do with a program: calls its functions, gives arrays (in tuples, lists, or dicts) to compare."""
@@ -33,6 +35,7 @@ _TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e
 """Largest difference relative to the largest magnitude of a result: what another order of a sum explains."""
 
 
+@door(sharded=program, run=checks.maybe(checks.function), seed=checks.whole(0), sizes=checks.maybe(checks.sizes))
 def simulate(
     sharded: ShardedModule | tvm.IRModule, run: Run | None = None, *, seed: int = 0, sizes: Mapping[str, int] | None = None
 ) -> Any:
@@ -44,9 +47,20 @@ def simulate(
         return (run or _every_function(w.signatures, seed, sizes))(w)
 
 
+@door(
+    mod=checks.module,
+    mesh=Mesh.taken,
+    specs=specs_of,
+    run=checks.maybe(checks.function),
+    profile=profile_taken,
+    seed=checks.whole(0),
+    sizes=checks.maybe(checks.sizes),
+    divisible=checks.maybe(checks.divisible),
+    tolerance=checks.maybe(checks.number()),
+)
 def assert_equivalent(
     mod: tvm.IRModule,
-    mesh: Mesh | int,
+    mesh: MeshLike,
     specs: Specs | None = None,
     *,
     run: Run | None = None,
@@ -65,7 +79,8 @@ def assert_equivalent(
     Raises `AssertionError` naming the result, the difference and the plan.
     """
     sizes = {**dict.fromkeys(_symbols(mod), 3), **(divisible or {}), **(sizes or {})}
-    sharded = shard(mod, mesh, specs, profile=profile, sizes=sizes, divisible=divisible)
+    named = {name: size for name, size in sizes.items() if name.isidentifier()}  # and not an expression such as "2 * n"
+    sharded = shard(mod, mesh, specs, profile=profile, sizes=named, divisible=divisible)
     traces: dict[str, tuple[Record, ...]] = {}
     if run is None:  # the same arguments for both, by the names that the plan gives
         expected = simulate(mod, _every_function(sharded.plan.functions, seed, sizes))
@@ -93,6 +108,7 @@ def _every_function(
     return run
 
 
+@door(params=checks.listed, function=checks.text, seed=checks.whole(0), sizes=checks.maybe(checks.sizes))
 def random_arguments(params: Sequence[LeafTree], function: str, seed: int, sizes: Mapping[str, int] | None = None) -> list[Any]:
     """Random arrays for the parameters of a function; equal names give equal arrays. Integers are 0 to 3."""
 
@@ -178,6 +194,7 @@ def _ways(planned: Sequence[Collective], branch: Branch, ran: Counter[Any]) -> l
     return ways
 
 
+@door(tolerance=checks.maybe(checks.number()), where=checks.text)
 def difference(expected: Any, found: Any, tolerance: float | None = None, where: str = "result") -> str:
     """How `found` differs from `expected`, both arrays in tuples, lists or mappings; empty where it does not.
 

@@ -14,27 +14,28 @@ from tvm import relax
 
 from ..arguments import Handle
 from ..builder import Builder
+from ..checks import door
 from ..graph import Function, Node, Value, leaves
 from ..layout import Array, cut, join
-from ..mesh import Mesh
+from ..mesh import Mesh, MeshLike
 from ..plan import Leaf, Signature
 from ..propagate import build_graph
 from ..sharding import Segment, Sharding, Split
 from ..workers import workers
+from .alone import operators_alone
 from .equivalence import difference, random_arguments
-from .oracle import Arguments, Program, Verdict, empty_plan, operator_of, strategies_of
+from .oracle import ORACLE, Arguments, Program, Verdict, empty_plan, operator_of, strategies_of
 
 
-def find_missing(
-    mod: tvm.IRModule, mesh: Mesh | int, *, arguments: Arguments | None = None, seed: int = 0, most: int = 256
-) -> list[Verdict]:
+@door(**{name: check for name, check in ORACLE.items() if name != "tolerance"})
+def find_missing(mod: tvm.IRModule, mesh: MeshLike, *, arguments: Arguments | None = None, seed: int = 0, most: int = 256) -> list[Verdict]:
     """Placements under which the operator itself, run on each shard, is right, and that its rule does not have.
 
     Tries at most `most` combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole,
     split over one dimension, or a partial sum.
     """
-    graph = build_graph(mod)
-    mesh = Mesh.of(mesh)
+    mod, _ = operators_alone(mod)
+    graph, mesh = build_graph(mod), Mesh.of(mesh)
     axis = next(iter(mesh.axes))
     builder = Builder()
     trials: dict[str, tuple[Function, tuple[Sharding, ...]]] = {}

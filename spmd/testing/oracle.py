@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import tvm
 
+from .. import checks
 from ..arguments import Handle
 from ..builder import Builder
-from ..graph import Function, Graph, Node, Value, map_tree
+from ..checks import door
+from ..errors import ShardingError
+from ..graph import Function, Graph, Node, Value, leaves, map_tree
 from ..layout import Array, cut
 from ..lower.calls import CallLowering
 from ..lower.function import FunctionLowering
-from ..mesh import Mesh
+from ..mesh import Mesh, MeshLike
 from ..plan import Choice, Leaf, LeafTree, Plan, Signature
 from ..profile import profile_of
 from ..propagate import Cost, build_graph
@@ -28,6 +31,7 @@ from ..propagate.storage import loses_writes
 from ..sharding import Segment, Sharding, Split
 from ..strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
 from ..workers import Workers, workers
+from .alone import operators_alone
 from .equivalence import difference, random_arguments
 
 Arguments = Mapping[str, Sequence[Any]]
@@ -44,7 +48,8 @@ class Verdict:
     """The sharding of each input, as text."""
     outputs: tuple[str, ...]
     status: str
-    """"right", "wrong" (another number), "error" (it cannot be lowered or run) or "missing" (right, and not in the rule)."""
+    """"right", "wrong" (another number), "error" (it cannot be lowered or run), "missing" (right, and not in the rule) or "untried" (an
+    operator that takes what is no tensor)."""
     detail: str = ""
 
     def __str__(self) -> str:
@@ -66,22 +71,35 @@ class Program:
         return self.plan.mesh
 
 
+ORACLE: Mapping[str, checks.Check] = {
+    "mod": checks.module,
+    "mesh": Mesh.taken,
+    "arguments": checks.maybe(checks.mapping("functions to their arguments", "arguments={'main': [x, w]}", checks.listed)),
+    "seed": checks.whole(0),
+    "tolerance": checks.maybe(checks.number()),
+    "most": checks.maybe(checks.whole(1)),
+}
+"""What the oracle is given."""
+
+
+@door(**ORACLE)
 def prove(
     mod: tvm.IRModule,
-    mesh: Mesh | int,
+    mesh: MeshLike,
     *,
     arguments: Arguments | None = None,
     seed: int = 0,
     tolerance: float | None = None,
     most: int | None = None,
 ) -> list[Verdict]:
-    """Try every strategy of the rule of each operator; each public function of `mod` applies one operator to its parameters.
+    """Try every strategy of the rule of each operator of `mod`.
 
+    A function of several operators is taken apart: each is tried alone, as a function ``main_lv3`` of what it takes (see `alone`).
     Inputs that a strategy takes as partial sums are split adversarially: unequal terms of both signs. All strategies of all functions
     are compiled as one module. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
     """
-    graph = build_graph(mod)
-    mesh = Mesh.of(mesh)
+    mod, untried = operators_alone(mod)
+    graph, mesh = build_graph(mod), Mesh.of(mesh)
     trials: dict[str, tuple[Function, Strategy]] = {}
     for f in graph.functions.values():
         strategies = _some(strategies_of(graph, operator_of(f), mesh), most)
@@ -104,7 +122,7 @@ def prove(
                 except Exception as error:
                     detail = f"{type(error).__name__}: {error}"
             verdicts.append(_verdict(operator_of(function), strategy, status, detail))
-    return verdicts
+    return verdicts + [Verdict("", what, (), (), "untried", why) for what, why in untried.items()]
 
 
 def _unplanned(node: Node, strategy: Strategy, mesh: Mesh, ran: Workers) -> str:
@@ -120,7 +138,8 @@ def _unplanned(node: Node, strategy: Strategy, mesh: Mesh, ran: Workers) -> str:
 def operator_of(function: Function) -> Node:
     """The only operator of a function."""
     if len(function.nodes) != 1:
-        raise ValueError(f"function {function.name!r} has {len(function.nodes)} operators, and the oracle takes functions of one")
+        what = f"it has {len(function.nodes)} operators, and the oracle takes functions of one"
+        raise ShardingError(f"function {function.name!r}", what, "Take it apart by spmd.testing.alone.")
     return function.nodes[0]
 
 
@@ -184,6 +203,8 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
     params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
     outputs: LeafTree = map_tree(function.result, leaf) if function.result is not None else ()
     plan = empty_plan(mesh, {name: Signature(params, outputs, None)})
+    for value in leaves(tuple(function.params)):  # what the operator does not take
+        kept.setdefault(value, Sharding.replicated(len(value.shape)))
     plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
     plan.params = {v.name: s for v, s in kept.items()}
     plan.choices = {name: [Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through)]}

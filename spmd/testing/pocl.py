@@ -23,8 +23,8 @@ import pyopencl as cl
 import tvm
 import tvm_ffi
 
+from ..arrays import check_dtype
 from ..collectives.backend import Communicator, Tensor
-from ..collectives.combine import check_dtype
 from ..collectives.threads import ThreadBackend
 from ..errors import ShardingError
 from ..layout import Array

@@ -11,7 +11,8 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from ..annotate import Specs
+from .. import checks
+from ..annotate import Specs, specs_of
 from ..inline import inlined
 from ..mesh import Mesh
 from ..workers import signatures
@@ -29,6 +30,12 @@ class Case:
     mesh: Mesh
     specs: Specs = field(default_factory=dict[str, Any])
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        checks.module("Case, mod", self.mod)
+        checks.instance(Mesh, "Write Mesh(tp=2).")("Case, mesh", self.mesh)
+        specs_of("Case, specs", self.specs)
+        checks.sizes("Case, sizes", self.sizes)
 
     def __str__(self) -> str:
         """The program as TVMScript, and the call that fails."""

@@ -10,6 +10,8 @@ from tvm import relax
 from tvm.relax.distributed import DeviceMesh, DTensorType
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from ... import checks
+from ...checks import door
 from ...errors import ShardingError
 from ...mesh import Mesh
 from ...spec import P
@@ -28,6 +30,7 @@ class Imported(NamedTuple):
     """What the types of parameters and results asked for."""
 
 
+@door(mod=checks.module, axes=checks.texts)
 def from_dist(mod: tvm.IRModule, axes: Sequence[str] = ("tp",)) -> Imported:
     """Read a module annotated for ``relax.distributed``; `axes` names the dimensions of its device mesh.
 

@@ -17,6 +17,8 @@ def from_jax(tree: Any) -> dict[str, P]:
     """
     specs: dict[str, P] = {}
     for name, leaf in _leaves("", tree):
+        if not name:
+            raise ShardingError("from_jax", f"{leaf!r} has no name", "Pass a tree, such as {'w': spec}.")
         if name in specs:
             raise ShardingError("from_jax", f"two leaves have the name {name!r}", "A key may hold no '.' that makes it another's.")
         specs[name] = _spec(name, leaf)
@@ -26,7 +28,7 @@ def from_jax(tree: Any) -> dict[str, P]:
 def _leaves(path: str, tree: Any) -> Iterable[tuple[str, Any]]:
     if tree is None:
         return
-    spec = getattr(tree, "spec", tree)
+    spec = tree if isinstance(tree, type) else getattr(tree, "spec", tree)
     if _is_partition_spec(spec):
         yield path, spec
     elif isinstance(tree, Mapping):
@@ -40,8 +42,8 @@ def _leaves(path: str, tree: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _is_partition_spec(x: Any) -> bool:
-    """JAX 0.4 makes it a tuple, later versions do not; the name stays."""
-    return any(t.__name__ in ("PartitionSpec", "ParsedPartitionSpec") for t in type(x).__mro__)
+    """JAX 0.4 makes it a tuple, later versions do not, and JAX 0.10 names it P; what is left open is an attribute of all of them."""
+    return any(t.__name__ in ("PartitionSpec", "ParsedPartitionSpec") or "UNCONSTRAINED" in vars(t) for t in type(x).__mro__)
 
 
 def _spec(name: str, spec: Any) -> P:

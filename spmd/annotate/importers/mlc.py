@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
+from ... import checks
+from ...checks import door, told
 from ...errors import ShardingError
 from ...spec import P
 
 
+def _pairs(where: str, given: Any) -> list[tuple[str, Any]]:
+    """Names and parameters, as a check of arguments."""
+    pairs = list(cast("Iterable[Any]", given)) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else None
+    odd = given if pairs is None else next((pair for pair in pairs if not _is_pair(pair)), None)
+    if pairs is None or odd is not None:
+        what = f"it takes the pairs (name, parameter) that export_tvm gives, and got {told(odd)}"
+        raise ShardingError(where, what, "Write mod, params = network.export_tvm({...}), and from_mlc(params).")
+    return pairs
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, tuple) and len(cast("tuple[Any, ...]", given)) == 2 and isinstance(given[0], str) and _is_parameter(given[1])
+
+
+def _is_parameter(given: Any) -> bool:
+    return hasattr(given, "shape") and isinstance(getattr(given, "attrs", None) or {}, dict)
+
+
+@door(params=_pairs, axis=checks.text, others_whole=checks.flag)
 def from_mlc(params: Iterable[tuple[str, Any]], axis: str = "tp", others_whole: bool = False) -> dict[str, P]:
     """Specs for the weights that carry a strategy; `params` are the pairs that ``export_tvm`` returns.
 

@@ -5,9 +5,9 @@ import pkgutil
 
 from .call_tir import Readings, kernel_rule
 from .helpers import static
-from .registry import OpCall, rule, rule_of
+from .registry import OpCall, check_rule, rule, rule_of
 
-__all__ = ["OpCall", "Readings", "kernel_rule", "rule", "rule_of", "static"]
+__all__ = ["OpCall", "Readings", "check_rule", "kernel_rule", "rule", "rule_of", "static"]
 
 for _family in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_family}")

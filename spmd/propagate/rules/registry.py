@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import ShardingError
-from ...expression import Rule, Shape, bind
+import tvm
+
+from ...checks import told
+from ...errors import ShardingError, nearest
+from ...expression import Rule, Shape, bind, check_expression
+from ...graph import Value
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class OpCall:
 
 RuleFunction = Callable[[OpCall], Rule | str | None]
 _RULES: dict[str, RuleFunction] = {}
+_OPERATORS: set[str] = set()
+_BIND = "Let op.bind() make it, which reads the shapes of the call."
 
 
 def rule(*names: str, expression: str | None = None) -> Callable[[RuleFunction], RuleFunction]:
@@ -49,8 +56,13 @@ def rule(*names: str, expression: str | None = None) -> Callable[[RuleFunction],
     """
     if not names:
         raise ShardingError("spmd.rule()", "it names no operator", "Write @spmd.rule('relax.my_op').")
+    for name in names:
+        _check_name(name)
+    if expression is not None:
+        check_expression(expression)
 
     def register(function: RuleFunction) -> RuleFunction:
+        _check_function(function, names[0])
         for name in names:
             _RULES[name] = function
         return function
@@ -69,4 +81,46 @@ def rule_of(op: OpCall) -> Rule | None:
     """The registered rule of this call, or None where there is none or it declines."""
     function = function_of(op.name)
     found = None if function is None else function(op)
+    if found is not None and not isinstance(found, str | Rule):  # pyright: ignore[reportUnnecessaryIsInstance]
+        way_out = "Return op.bind('m k, k n -> m n'), such a text, or None for \"replicate this call\"."
+        raise ShardingError(f"rule of {op.name!r}", f"its function gives {told(found)}", way_out)
     return op.bind(found) if isinstance(found, str) else found
+
+
+def check_rule(name: str, rule: Rule, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
+    """Raise `ShardingError` unless a rule has a spec for each tensor of its call, with a dimension for each of the tensor's."""
+    for side, specs, values in (("inputs", rule.inputs, inputs), ("outputs", rule.outputs, outputs)):
+        if len(specs) != len(values):
+            raise ShardingError(f"rule of {name!r}", f"it has {len(specs)} {side}, the call has {len(values)}", _BIND)
+        for spec, value in zip(specs, values, strict=True):
+            if value.is_tensor and len(spec) != len(value.shape):
+                what = f"{value.name!r} has {len(value.shape)} dimensions, and the rule {len(spec)} for it"
+                raise ShardingError(f"rule of {name!r}", what, _BIND)
+    lacking = next((f for f in rule.factors if f not in rule.sizes), None)
+    if lacking is not None:
+        raise ShardingError(f"rule of {name!r}", f"it has no size for factor {lacking!r}", _BIND)
+
+
+def _check_name(name: object) -> None:
+    where = "spmd.rule()"
+    if not isinstance(name, str) or not name:
+        raise ShardingError(where, f"it takes names of operators, and got {told(name)}", "Write @spmd.rule('relax.my_op').")
+    if "->" in name:
+        raise ShardingError(where, f"{name!r} stands where the name of an operator goes", f"Write spmd.rule(name, expression={name!r}).")
+    if name.startswith("relax.") and name not in _OPERATORS:
+        _OPERATORS.update(map(str, tvm.ir.Op.list_op_names()))  # which a user may have registered since
+        if name not in _OPERATORS and tvm.get_global_func(name, allow_missing=True) is None:
+            known = [n for n in _OPERATORS if n.startswith("relax.")]
+            raise ShardingError(where, f"TVM has no operator {name!r}", f"{nearest(name, sorted(known))} Or register it first.")
+
+
+def _check_function(function: object, name: str) -> None:
+    if not callable(function):
+        raise ShardingError(f"rule of {name!r}", f"it takes a function, and got {told(function)}", "Write it as a decorator.")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        what = f"its function is called with one argument, an OpCall, and takes {inspect.signature(function)}"
+        raise ShardingError(f"rule of {name!r}", what, "Write def my_rule(op): ...") from None
+    except ValueError:  # it has no signature that Python can tell
+        pass

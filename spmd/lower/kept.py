@@ -1,0 +1,47 @@
+"""How a plan keeps a value, and whether a worker can hold a tensor so."""
+
+from __future__ import annotations
+
+from ..axes import overlap
+from ..errors import ShardingError, nearest
+from ..graph import Value
+from ..mesh import Mesh
+from ..plan import Plan
+from ..sharding import Sharding, Split
+
+WAY_OUT = "Plan this module with spmd.plan()."
+
+
+def kept_by(plan: Plan, value: Value) -> Sharding:
+    """The sharding in which the plan keeps a value. Raises `ShardingError` where it says nothing of it."""
+    table = plan.params if value.role == "weight" else plan.values
+    found = table.get(value.path)
+    if found is None:
+        if not value.is_tensor and value.kind != "object":
+            return Sharding.replicated(0)
+        raise ShardingError(f"plan for {value.function!r}", f"it says nothing of {value.path!r}", f"{WAY_OUT} {nearest(value.path, table)}")
+    return found
+
+
+def check_held(sharding: Sharding, value: Value, mesh: Mesh, where: str) -> None:
+    """Raise `ShardingError` unless a worker of the mesh can hold this value in this sharding."""
+    if len(sharding.dims) != len(value.shape):
+        raise ShardingError(where, f"{sharding} is for {len(sharding.dims)} dimensions, {value.name!r} has {len(value.shape)}", WAY_OUT)
+    for split in sharding.dims:
+        if split is not None and (wrong := split.wrong or next((s.wrong for s in split.segments if s.wrong), "")):
+            raise ShardingError(where, f"{split!r} is no split: {wrong}", WAY_OUT)
+    parts = mesh.parts(*sharding.axes())
+    if any(overlap(part, other) for i, part in enumerate(parts) for other in parts[:i]):
+        raise ShardingError(where, f"{sharding} uses a mesh axis twice", WAY_OUT)
+    blocks = value.blocks or (1,) * len(value.shape)
+    for i, (split, size, block) in enumerate(zip(sharding.dims, value.shape, blocks, strict=True)):
+        if split is not None and not _fits(split, size, block, mesh):
+            raise ShardingError(where, f"{sharding} does not fit dimension {i} of {value.name!r}, of size {value.dims[i]}", WAY_OUT)
+    if sharding.normalized(mesh) != sharding:
+        raise ShardingError(where, f"{sharding} has units that say nothing", WAY_OUT)
+
+
+def _fits(split: Split, size: int | None, block: int, mesh: Mesh) -> bool:
+    if split.symbolic:
+        return size is None and len(split.segments) == 1 and block % split.size == 0 and not split.is_padded(mesh)
+    return split.size == size
