@@ -14,7 +14,7 @@ from .sharding import Sharding, Split
 
 Array = NDArray[Any]
 _JOIN: dict[str, np.ufunc] = {"sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply}
-_IDENTITY = {"sum": 0, "prod": 1}
+_IDENTITY = {"sum": -0.0, "prod": 1}
 
 
 def pieces(split: Split, mesh: Mesh, index: int) -> list[tuple[int, int, int, int]]:

@@ -251,8 +251,9 @@ def _product(piece: Piece, rule: Rule) -> int | None:
 
 
 def _summable(rule: Rule, factor: str) -> bool:
-    """Whether padding along a reduced factor can be filled so that it changes nothing: with zeros, or with what is neutral."""
-    if rule.neutral:
-        return True
+    """Whether padding along a reduced factor can be filled so that it changes nothing: with zeros, or with what is neutral.
+
+    Zeros in one factor of a product are not enough: another one may be infinite.
+    """
     holds = [any(factor in piece for dim in spec for piece in dim) for spec in rule.inputs]
-    return rule.reduce == "sum" and (rule.zero == "any" or (rule.zero == "all" and all(holds)))
+    return rule.neutral or (rule.reduce == "sum" and bool(rule.zero) and all(holds))

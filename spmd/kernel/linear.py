@@ -83,17 +83,36 @@ def _degree(expr: Any, known: Mapping[Any, _Degree | None]) -> _Degree | None:
     if parts is None:
         return None
     degrees: list[_Degree | None] = [_degree(p, known) for p in parts]
-    if isinstance(expr, tirx.Add | tirx.Sub):
+    if isinstance(expr, tirx.Add):
         return _sum(degrees[0], degrees[1])
+    if isinstance(expr, tirx.Sub):  # of floats, what is taken away from nothing turns the sign of a zero
+        return None if degrees[1] == "one" and _is_float(expr) else _sum(degrees[0], degrees[1])
     if isinstance(expr, tirx.Mul):
-        if "zero" in degrees and None not in degrees:
-            return "zero"
-        return "one" if sorted(map(str, degrees)) == ["one", "other"] else "other" if degrees == ["other", "other"] else None
-    if isinstance(expr, tirx.Div) and degrees[1] == "other" and "float" in str(expr.ty.dtype):
-        return degrees[0]
+        return _product(expr, degrees)
+    if isinstance(expr, tirx.Div) and _is_float(expr) and degrees[0] == "one":
+        return "one" if _is_factor(expr.b) and expr.b.value > 0 else None
     if isinstance(expr, tirx.Select) or _is_if(expr):
         return _sum(degrees[1], degrees[2]) if degrees[0] in ("other", "zero") else None
     return "other" if all(d in ("other", "zero") for d in degrees) else None
+
+
+def _product(expr: tirx.Mul, degrees: Sequence[_Degree | None]) -> _Degree | None:
+    if "zero" in degrees and None not in degrees:
+        return "zero"
+    if degrees == ["other", "other"]:
+        return "other"
+    if sorted(map(str, degrees)) != ["one", "other"]:
+        return None
+    return "one" if not _is_float(expr) or _is_factor(expr.a if degrees[0] == "other" else expr.b) else None
+
+
+def _is_factor(expr: Any) -> bool:
+    """Whether a part that is zero stays the same zero when it is multiplied with this: a finite number that is not negative."""
+    return isinstance(expr, tirx.FloatImm) and math.isfinite(expr.value) and math.copysign(1, expr.value) > 0
+
+
+def _is_float(expr: Any) -> bool:
+    return "float" in str(expr.ty.dtype)
 
 
 def _is_if(expr: Any) -> bool:
@@ -120,7 +139,7 @@ def _at_zero(expr: Any, known: Mapping[Any, float | None]) -> float | None:
     if isinstance(expr, tvm.ir.TensorLoad):
         return known.get(expr.source)
     if isinstance(expr, tirx.IntImm | tirx.FloatImm):
-        return float(expr.value)
+        return float(expr.value) if math.isfinite(expr.value) else None
     if isinstance(expr, tirx.Cast):
         return _at_zero(expr.value, known)
     if isinstance(expr, tirx.Add | tirx.Sub | tirx.Mul | tirx.Max | tirx.Min):

@@ -220,8 +220,8 @@ def _zero_from(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> list[int]
         if not split.is_padded(mesh) or f in rule.reduced:
             continue
         holding = [i for i, spec in enumerate(rule.inputs) if _holds(spec, {f})]
-        # "any" too asks for all that hold the factor: what else lies in the padding may be infinite, and zero times that is NaN.
-        if not holding or (rule.zero == "all" and len(holding) < len(rule.inputs)):
+        # A product too asks for all of them: what else is there may be infinite, and zero times that is NaN.
+        if not holding or len(holding) < len(rule.inputs):
             return None
         found += holding
     return found

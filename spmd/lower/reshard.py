@@ -144,7 +144,7 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
             for _, start, count, _ in pieces(split, mesh, worker):
                 valid[worker, start : start + count] = True
         mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
-        shaped = emit(relax.op.reshape(mine, [size if d == dim else 1 for d in range(len(dims))]))
+        shaped = _reshaped(emit, mine, [size if d == dim else 1 for d in range(len(dims))])
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
     return x
 
@@ -152,6 +152,7 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
 def _neutral(kind: str, dtype: str) -> Any:
     """What changes no result of the reduction `kind`."""
     import ml_dtypes
+    import numpy as np
 
     if kind in ("sum", "prod"):
         return int(kind == "prod")
@@ -159,9 +160,11 @@ def _neutral(kind: str, dtype: str) -> Any:
         return kind == "min"
     if dtype.startswith(("int", "uint")):
         return ml_dtypes.iinfo(_numpy(dtype)).max if kind == "min" else ml_dtypes.iinfo(_numpy(dtype)).min
-    # Not infinity: TVM's own reductions start from these too, and some small floats have none.
+    # Infinity where the dtype has it: numbers that are all infinite, or a kernel that starts from there, give infinity.
     limits = ml_dtypes.finfo(_numpy(dtype))
-    return limits.max if kind == "min" else limits.min
+    infinite = np.isinf(np.array(np.inf, _numpy(dtype)).astype("float32"))
+    ends = (np.inf, -np.inf) if infinite else (limits.max, limits.min)
+    return ends[0] if kind == "min" else ends[1]
 
 
 def _numpy(dtype: str) -> Any:
@@ -171,9 +174,16 @@ def _numpy(dtype: str) -> Any:
     return getattr(ml_dtypes, dtype) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
 
 
+def _reshaped(emit: Emit, x: Any, shape: Sequence[Any]) -> Any:
+    """`x` under another shape; TVM takes a size of 0 to mean that of `x` in the same place, so what has no elements is made anew."""
+    if any(isinstance(n, (int, tvm.tirx.IntImm)) and int(n) == 0 for n in shape):
+        return emit(relax.op.zeros(list(shape), str(x.ty.dtype)))
+    return emit(relax.op.reshape(x, list(shape)))
+
+
 def _own_part(emit: Emit, x: Any, dim: int, here: list[Any], size: int, axis: str, workers: int) -> Any:
     """The part of dimension `dim`, in shard order, that belongs to this worker."""
-    parts = emit(relax.op.reshape(x, [*here[:dim], workers, size, *here[dim + 1 :]]))
+    parts = _reshaped(emit, x, [*here[:dim], workers, size, *here[dim + 1 :]])
     return emit(relax.op.take(parts, emit(collectives.axis_index(axis, workers)), axis=dim))
 
 
@@ -189,7 +199,7 @@ def _shard_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, me
     if len(split.segments) == 1:
         return _padded(emit, x, dim, here, split.segments[0], workers)
     dealt = _dealt(emit, x, dim, here, split.segments, workers)
-    return emit(relax.op.reshape(dealt, [*here[:dim], workers * split.local_size(mesh), *here[dim + 1 :]]))
+    return _reshaped(emit, dealt, [*here[:dim], workers * split.local_size(mesh), *here[dim + 1 :]])
 
 
 def _dealt(emit: Emit, x: Any, dim: int, here: list[Any], segments: Sequence[Segment], workers: int) -> Any:
@@ -200,11 +210,11 @@ def _dealt(emit: Emit, x: Any, dim: int, here: list[Any], segments: Sequence[Seg
         part = emit(relax.op.strided_slice(x, [dim], [at], [at + size])) if len(found) > 1 else x
         if count > 1:
             apart = [*here[:dim], count, size // count, *here[dim + 1 :]]
-            part = _dealt(emit, emit(relax.op.reshape(part, apart)), dim + 1, apart, pattern, workers)
+            part = _dealt(emit, _reshaped(emit, part, apart), dim + 1, apart, pattern, workers)
             part = emit(relax.op.permute_dims(part, _swapped(len(apart) + 1, dim)))
         else:
             part = _padded(emit, part, dim, here, pattern[0], workers)
-        parts.append(emit(relax.op.reshape(part, [*here[:dim], workers, local, *here[dim + 1 :]])))
+        parts.append(_reshaped(emit, part, [*here[:dim], workers, local, *here[dim + 1 :]]))
         at += size
     return parts[0] if len(parts) == 1 else emit(relax.op.concat(parts, axis=dim + 1))
 
@@ -225,7 +235,7 @@ def _whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, me
     workers, segments = mesh.axis_size(*split.axes), split.segments
     if len(segments) == 1:
         return emit(relax.op.strided_slice(x, [dim], [0], [segments[0].size]))
-    x = emit(relax.op.reshape(x, [*here[:dim], workers, split.local_size(mesh), *here[dim + 1 :]]))
+    x = _reshaped(emit, x, [*here[:dim], workers, split.local_size(mesh), *here[dim + 1 :]])
     return _collected(emit, x, dim, here, segments, workers)
 
 
@@ -237,12 +247,12 @@ def _collected(emit: Emit, x: Any, dim: int, here: list[Any], segments: Sequence
         part = emit(relax.op.strided_slice(x, [dim + 1], [at], [at + local])) if len(found) > 1 else x
         if count > 1:
             apart = [*here[:dim], count, size // count, *here[dim + 1 :]]
-            part = emit(relax.op.reshape(part, [*here[:dim], workers, count, local // count, *here[dim + 1 :]]))
+            part = _reshaped(emit, part, [*here[:dim], workers, count, local // count, *here[dim + 1 :]])
             part = emit(relax.op.permute_dims(part, _swapped(len(apart) + 1, dim)))
             part = _collected(emit, part, dim + 1, apart, pattern, workers)
-            part = emit(relax.op.reshape(part, [*here[:dim], size, *here[dim + 1 :]]))
+            part = _reshaped(emit, part, [*here[:dim], size, *here[dim + 1 :]])
         else:
-            part = emit(relax.op.reshape(part, [*here[:dim], workers * local, *here[dim + 1 :]]))
+            part = _reshaped(emit, part, [*here[:dim], workers * local, *here[dim + 1 :]])
             if workers * local > size:
                 part = emit(relax.op.strided_slice(part, [dim], [0], [size]))
         parts.append(part)

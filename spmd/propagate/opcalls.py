@@ -11,6 +11,7 @@ from tvm import relax
 
 from ..expression import Dim, Rule, Shape, Size, Spec
 from ..graph import Value
+from .rules import constant_kind
 
 _PACKED = ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed")
 
@@ -47,9 +48,9 @@ def rule_key(name: str, call: Any, args: Sequence[Any], inputs: Iterable[Value],
 
 
 def _argument_key(arg: Any) -> object:
-    """What a rule can see of an argument: of tensors nothing, as their shapes are there already."""
+    """What a rule can see of an argument: of tensors what kind of a factor they are, as their shapes are there already."""
     if isinstance(arg, (tvm.ir.Var, relax.TupleGetItem, tvm.ir.GenericConst)):
-        return "" if isinstance(arg.ty, (relax.TensorType, relax.TupleType)) else hash(arg)
+        return constant_kind(arg) if isinstance(arg.ty, (relax.TensorType, relax.TupleType)) else hash(arg)
     if isinstance(arg, relax.Tuple):
         return tuple(map(_argument_key, arg.fields[:]))
     return arg.name_hint if isinstance(arg, tvm.ir.GlobalVar) else tvm_ffi.StructuralKey(arg)

@@ -9,6 +9,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.target import Target
 
+from spmd.schedules.empty import AllocateEmpty
 from spmd.schedules.memory import PlanMemory
 from spmd.schedules.mirror import MirrorIndices
 from spmd.schedules.optional import FuseGroups, Optional
@@ -64,6 +65,8 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out
             passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseProducers())]
         passes.append(GPUSchedules(step.rules) if step.info.name == "ApplyDefaultSchedule" else _tried(step))
+        if step.info.name == "FoldConstant":
+            passes.append(AllocateEmpty())
         if step.info.name == "FuseTIR":
             passes += [SingleTerms(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):

@@ -29,31 +29,33 @@ from .oracle import ORACLE, Arguments, Program, Verdict, empty_plan, operator_of
 
 @door(**{name: check for name, check in ORACLE.items() if name != "tolerance"})
 def find_missing(mod: tvm.IRModule, mesh: MeshLike, *, arguments: Arguments | None = None, seed: int = 0, most: int = 256) -> list[Verdict]:
-    """Placements under which the operator itself, run on each shard, is right, and that its rule does not have.
+    """Placements under which the operator itself, run on each shard, is right, and that its rule does not have ("missing").
 
-    Tries at most `most` combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole,
-    split over one dimension, or a partial sum.
+    A placement whose shards do not fit together is none; one for which TVM fails in another way is an "error". Tries at most `most`
+    combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole, split over one
+    dimension, or a partial sum.
     """
     mod, _ = operators_alone(mod)
     graph, mesh = build_graph(mod), Mesh.of(mesh)
     axis = next(iter(mesh.axes))
     builder = Builder()
     trials: dict[str, tuple[Function, tuple[Sharding, ...]]] = {}
+    found: list[Verdict] = []
     for function in graph.functions.values():
         node = operator_of(function)
         known = {s.inputs for s in strategies_of(graph, node, mesh)}
         options = [[Sharding.replicated(len(v.shape)), *_even_splits(v, axis, mesh)] for v in node.inputs]
         for i, placement in enumerate(itertools.islice(itertools.product(*options), most)):
-            if (
-                placement not in known
-                and any(not s.is_replicated for s in placement)
-                and _emit_local(builder, f"{function.name}__{i}", node, placement, mesh)
-            ):
-                trials[f"{function.name}__{i}"] = (function, placement)
+            if placement in known or all(s.is_replicated for s in placement):
+                continue
+            try:
+                if _emit_local(builder, f"{function.name}__{i}", node, placement, mesh):
+                    trials[f"{function.name}__{i}"] = (function, placement)
+            except Exception as error:
+                found.append(Verdict(function.name, node.op, tuple(map(str, placement)), (), "error", f"{type(error).__name__}: {error}"))
     if not trials:
-        return []
+        return found
     local = builder.finalize()
-    found: list[Verdict] = []
     with workers(mod) as one, workers(_raw_program(local, mesh)) as many:
         for name, (function, placement) in trials.items():
             node = operator_of(function)
@@ -84,7 +86,7 @@ def _even_splits(value: Value, axis: str, mesh: Mesh) -> Iterator[Sharding]:
 
 
 def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: Sequence[Sharding], mesh: Mesh) -> bool:
-    """Emit the operator itself on shards; False where it does not take their shapes."""
+    """Emit the operator itself on shards; False where it does not take their shapes, which TVM says in three ways."""
     call = node.binding.value
     if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name.startswith("relax.call_"):
         return False
@@ -106,7 +108,7 @@ def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: S
         if _is_impossible(result.ty):
             return False
         relax.transform.LegalizeOps()(scratch.finalize())  # type inference does not see all that does not fit
-    except Exception:
+    except (ValueError, AssertionError, tvm.error.InternalError):
         return False
     with builder.function(name, params):
         builder.emit_func_output(builder.emit(made))
@@ -117,7 +119,7 @@ def _is_impossible(ty: Any) -> bool:
     """Whether a size has come out negative, as where a window is larger than a shard."""
     if isinstance(ty, relax.TupleType):
         return any(_is_impossible(f) for f in ty.fields)
-    sizes = ty.shape.values if isinstance(ty, relax.TensorType) and ty.ndim else ()
+    sizes = ty.shape.values if isinstance(ty, relax.TensorType) and isinstance(ty.shape, relax.ShapeExpr) else ()
     return any(isinstance(s, tvm.tirx.IntImm) and s.value < 0 for s in sizes)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tvm
@@ -33,6 +33,7 @@ from ..strategy import Strategy, complete, partial_strategy, splits_from, strate
 from ..workers import Workers, workers
 from .alone import operators_alone
 from .equivalence import difference, random_arguments
+from .special import exact_terms, signs_of_zeros_differ, sprinkled_arguments
 
 Arguments = Mapping[str, Sequence[Any]]
 """Function -> its arguments; functions that are not there get random ones."""
@@ -91,12 +92,14 @@ def prove(
     seed: int = 0,
     tolerance: float | None = None,
     most: int | None = None,
+    special: Literal["", "infinite", "all"] = "",
 ) -> list[Verdict]:
     """Try every strategy of the rule of each operator of `mod`.
 
     A function of several operators is taken apart: each is tried alone, as a function ``main_lv3`` of what it takes (see `alone`).
     Inputs that a strategy takes as partial sums are split adversarially: unequal terms of both signs. All strategies of all functions
-    are compiled as one module. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
+    are compiled as one module. With `special` there are infinities, zeros of both signs and denormal numbers among the floats (NaN too:
+    "all"), partial sums are those of look-ups, and signs of zeros must be the same. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
     """
     mod, untried = operators_alone(mod)
     graph, mesh = build_graph(mod), Mesh.of(mesh)
@@ -109,15 +112,19 @@ def prove(
     verdicts: list[Verdict] = []
     with workers(mod) as one, workers(program) as many:
         given = {f: list((arguments or {}).get(f) or random_arguments(one.signatures[f].params, f, seed)) for f in graph.functions}
+        if special:
+            given = {f: sprinkled_arguments(values, seed, nan=special == "all") for f, values in given.items()}
         expected = {f: one[f](*given[f]) for f in graph.functions}
         for name, (function, strategy) in trials.items():
             status, detail = "error", failed.get(name, "")
             if name not in failed:
                 try:
-                    found = many[name](*_shards(many, program.plan.functions[name], given[function.name], seed))
+                    found = many[name](*_shards(many, program.plan.functions[name], given[function.name], seed, exact=bool(special)))
                     detail = difference(expected[function.name], found, tolerance) or _unplanned(
                         operator_of(function), strategy, mesh, many
                     )
+                    if special and not detail and signs_of_zeros_differ(expected[function.name], found):
+                        detail = "zeros have other signs"
                     status = "wrong" if detail else "right"
                 except Exception as error:
                     detail = f"{type(error).__name__}: {error}"
@@ -216,8 +223,9 @@ def empty_plan(mesh: Mesh, signatures: dict[str, Signature]) -> Plan:
     return Plan(mesh, {}, {}, {}, {}, signatures, {}, [], {}, {}, "none", 0)
 
 
-def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int) -> list[Any]:
-    """Arguments, with a handle of unequal terms for each that is partial."""
+def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int, *, exact: bool) -> list[Any]:
+    """Arguments, with a handle of unequal terms for each that is partial, or of the parts of a look-up."""
+    split = exact_terms if exact else _terms
 
     def place(tree: LeafTree, value: Any) -> Any:
         if not isinstance(tree, Leaf):
@@ -225,7 +233,7 @@ def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int) -
         if tree.sharding is None or not tree.sharding.partial:
             return value
         axes = tuple(axis for axis, _ in tree.sharding.partial)
-        terms = _terms(np.asarray(value), w.mesh.axis_size(*axes), seed)
+        terms = split(np.asarray(value), w.mesh.axis_size(*axes), seed)
         placed = Sharding(tree.sharding.dims)
         shards = [cut(terms[w.mesh.index(rank, axes)], placed, w.mesh, rank) for rank in range(w.mesh.size)]
         return Handle(tuple(map(tvm.runtime.tensor, shards)), w.backend, tree, np.asarray(value).shape)

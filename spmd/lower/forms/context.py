@@ -163,6 +163,10 @@ class FormContext:
             return relax.const(np.array(np.iinfo(kind).max if value > 0 else np.iinfo(kind).min, kind), dtype)
         return relax.const(np.array(value, kind), dtype)
 
+    def nothing(self, dtype: str) -> Any:
+        """What changes no sum, as a constant: of floats, the negative zero, as the positive one would turn its sign."""
+        return self.scalar(-0.0, dtype)
+
     def all_reduce(self, x: Any, kind: str) -> Any:
         """`x` reduced over the workers of the axis."""
         return self.emit(collectives.all_reduce(x, self.axis, kind, self.workers, self.node.name))

@@ -55,4 +55,4 @@ def regions_by_image(f: FormContext) -> Any:
     moved = emit(relax.op.concat([emit(relax.op.where(inside, here, zero)), kept], axis=1))
     made = emit(tvm.ir.Call(f.call.op, [images, moved], f.call.attrs))
     mask = emit(relax.op.reshape(inside, [regions.ty.shape.values[0], 1, 1, 1]))
-    return emit(relax.op.where(mask, made, f.scalar(0, str(made.ty.dtype))))
+    return emit(relax.op.where(mask, made, f.nothing(str(made.ty.dtype))))

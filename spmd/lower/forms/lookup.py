@@ -13,7 +13,7 @@ from .context import FormContext, form
 
 @form("lookup")
 def lookup(f: FormContext) -> Any:
-    """Rows that this worker does not hold count as zero; the sum over workers is the look-up."""
+    """Rows that this worker does not hold count as nothing; the sum over workers is the look-up."""
     table, emit, op = f.args[0], f.emit, f.node.op
     dim = f.dim_of(0)
     args, missing, trailing = f.args[1:], None, table.ty.ndim - dim - 1
@@ -55,7 +55,7 @@ def component(f: FormContext, indices: Any, at: int, dummy: int = 0) -> tuple[An
 
 def _zero(f: FormContext, rows: Any, missing: Any, trailing: int) -> Any:
     dtype = str(rows.ty.dtype)
-    zero = f.scalar(0, dtype)
+    zero = f.nothing(dtype)
     return zero if missing is None else f.emit(relax.op.where(_over(f, missing, trailing), f.scalar(float("nan"), dtype), zero))
 
 

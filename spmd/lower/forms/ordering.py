@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from .context import FormContext, form
+from .extremes import compared
 
 
 @form("extreme_index")
@@ -18,14 +19,22 @@ def extreme_index(f: FormContext) -> Any:
     """The best value of all, then the first place where a worker has it."""
     emit, attrs, dim = f.emit, f.call.attrs, f.dim_of(0)
     largest = f.node.op == "relax.argmax"
-    x = f.masked(f.args[0], dim, float("-inf") if largest else float("inf"))
+    axes = list(range(f.args[0].ty.ndim)) if attrs.axis is None else [dim]
+    given = compared(f, axes, largest=largest, keepdims=bool(attrs.keepdims))
+    x = given.x
     here = emit(tvm.ir.Call(f.call.op, [x], attrs))
     value = emit((relax.op.max if largest else relax.op.min)(x, attrs.axis, bool(attrs.keepdims)))
     best = f.all_reduce(value, "max" if largest else "min")
-    # Asked this way round, a NaN is a candidate, and the result a place that there is.
     worse = emit((relax.op.less if largest else relax.op.greater)(value, best))
     never = f.scalar(np.iinfo("int64").max, "int64")
-    return f.all_reduce(emit(relax.op.where(worse, never, _place(f, here, x.ty.shape.values[dim + 1 :]))), "min")
+    first = f.all_reduce(emit(relax.op.where(worse, never, _place(f, here, x.ty.shape.values[dim + 1 :]))), "min")
+    if given.last is None:
+        return first
+    # Whatever follows a NaN is better than it, and the NaN itself is the result where nothing follows.
+    zero = f.scalar(0, "int64")
+    none = emit(relax.op.logical_and(emit(relax.op.less(first, zero)), emit(relax.op.greater_equal(given.last, zero))))
+    following = emit(relax.op.minimum(emit(relax.op.add(given.last, f.scalar(1, "int64"))), f.scalar(given.end, "int64")))
+    return emit(relax.op.where(none, following, first))
 
 
 def _place(f: FormContext, here: Any, later: Sequence[Any]) -> Any:

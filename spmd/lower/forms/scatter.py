@@ -10,7 +10,7 @@ from tvm import relax
 from .context import FormContext, form
 from .lookup import component
 
-_NEUTRAL = {"sum": 0.0, "prod": 1.0, "min": float("inf"), "max": float("-inf")}
+_NEUTRAL = {"sum": -0.0, "prod": 1.0, "min": float("inf"), "max": float("-inf")}
 
 
 @form("scatter")

@@ -4,10 +4,11 @@ import importlib
 import pkgutil
 
 from .call_tir import Readings, kernel_rule
+from .factors import constant_kind
 from .helpers import static
 from .registry import OpCall, check_rule, rule, rule_of
 
-__all__ = ["OpCall", "Readings", "check_rule", "kernel_rule", "rule", "rule_of", "static"]
+__all__ = ["OpCall", "Readings", "check_rule", "constant_kind", "kernel_rule", "rule", "rule_of", "static"]
 
 for _family in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_family}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...attributes import attributes
 from ...expression import Rule
+from .factors import linear_product
 from .registry import OpCall, rule
 from .spatial import Slide, axes_of, is_blocked, numbers, size_of, spatial_axes, spell
 
@@ -42,7 +43,7 @@ def convolution(op: OpCall) -> Rule | None:
 
         details["local_attrs"] = local
     details["whole"] |= {f"{a.lower()}k" for a in slide.into} | ({"cob"} if "o" in axes_of(kernel) else set())
-    return op.bind(f"{spec}, {weight} -> {out}", zero="any", linear=((0,), (1,)), **details)
+    return op.bind(f"{spec}, {weight} -> {out}", zero="any", linear=linear_product(op, (0,), (1,)), **details)
 
 
 def _windows(op: OpCall, data: str, kernel: str, made: str, transposed: bool) -> Slide:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from ...expression import Form, Rule
+from .factors import linear_difference, linear_product
 from .helpers import axis_of, is_float, letters
 from .registry import OpCall, rule
 
@@ -32,7 +33,8 @@ def _pointwise(op: OpCall, *, zero: Literal["", "any", "all"], linear: tuple[tup
 @rule(*_relax(_UNARY_ZERO), "relax.spmd.hint", "relax.wrap_param", "relax.builtin.stop_lift_params")
 def unary_zero(op: OpCall) -> Rule:
     """Element by element; zero stays zero."""
-    return _pointwise(op, zero="all", linear=((0,),) if op.name in ("relax.negative", "relax.spmd.hint") else ())
+    linear: tuple[tuple[int, ...], ...] = ((0,),) if op.name == "relax.spmd.hint" else ()
+    return _pointwise(op, zero="all", linear=linear_difference(op, (0,)) if op.name == "relax.negative" else linear)
 
 
 @rule("relax.astype")
@@ -49,9 +51,9 @@ def pointwise(op: OpCall) -> Rule:
 
 @rule(*_relax(_QUOTIENT))
 def quotient(op: OpCall) -> Rule:
-    """Element by element; dividing floats is linear. Of integers, what stands in the padding of the divisor must not be zero."""
+    """Element by element; dividing floats by positive constants is linear. Of integers, what stands in the padding of the divisor must not be zero."""
     if is_float(op):
-        return _pointwise(op, zero="", linear=((0,),) if op.name == "relax.divide" else ())
+        return _pointwise(op, zero="", linear=linear_product(op, (0,), divides=True) if op.name == "relax.divide" else ())
     found = _pointwise(op, zero="")
     divisor = [f for dim in found.inputs[1] for piece in dim for f in piece] if len(found.inputs) > 1 else []
     return replace(found, forms=dict.fromkeys(divisor, Form("integer_quotient")))
@@ -59,12 +61,14 @@ def quotient(op: OpCall) -> Rule:
 
 @rule(*_relax(_BINARY_ZERO))
 def binary_zero(op: OpCall) -> Rule:
-    """Element by element; sums are linear in both terms together, products in either."""
+    """Element by element; sums are linear in both terms together, products in either where the other is a fit factor."""
     linear: tuple[tuple[int, ...], ...] = ()
-    if op.name in ("relax.add", "relax.subtract"):
+    if op.name == "relax.add":
         linear = ((0, 1),)
+    elif op.name == "relax.subtract":
+        linear = linear_difference(op, (0, 1))
     elif op.name == "relax.multiply":
-        linear = ((0,), (1,))
+        linear = linear_product(op, (0,), (1,))
     return _pointwise(op, zero="any" if op.name == "relax.multiply" else "all", linear=linear)
 
 

@@ -51,6 +51,11 @@ def is_float(op: OpCall) -> bool:
     return "float" in str(op.call.ty.dtype)
 
 
+def input_is_float(op: OpCall) -> bool:
+    """Whether the first input holds floats."""
+    return "float" in str(op.call.args[0].ty.dtype)
+
+
 def is_narrow(op: OpCall) -> bool:
     """Whether the first input holds floats of 8 bits, for which TVM has no roots and no exponentials."""
     return "float8" in str(op.call.args[0].ty.dtype)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from ...expression import Rule
+from .factors import linear_product
 from .registry import OpCall, rule
 
 
 @rule("relax.outer")
 def outer(op: OpCall) -> Rule:
     """Every element of one vector times every element of the other."""
-    return op.bind("a, b -> a b", zero="any", linear=((0,), (1,)))
+    return op.bind("a, b -> a b", zero="any", linear=linear_product(op, (0,), (1,)))
 
 
 @rule("relax.ewise_fma")
 def multiply_add(op: OpCall) -> Rule:
-    """``a * b + c``: linear in `c` together with either of the others."""
-    return op.bind("..., ..., ... -> ...", zero="all", linear=((0, 2), (1, 2)), work="pointwise")
+    """``a * b + c``: linear in `c` together with either of the others, if the other is a fit factor."""
+    return op.bind("..., ..., ... -> ...", zero="all", linear=linear_product(op, (0, 2), (1, 2)), work="pointwise")
 
 
 @rule("relax.einsum")
@@ -32,7 +33,9 @@ def einsum(op: OpCall) -> Rule | None:
     ins = [_named(t, len(shape) - len(t.replace("...", "")), extra) for t, shape in zip(operands, op.inputs, strict=True)]
     diagonal = {c for t in operands for c in t if c.isalpha() and t.count(c) > 1}
     text = f"{', '.join(map(' '.join, ins))} -> {' '.join(_named(result, extra, extra))}"
-    return op.bind(text, zero="any", linear=tuple((i,) for i in range(len(ins))), whole=" ".join(f"_{c}" for c in sorted(diagonal)))
+    return op.bind(
+        text, zero="any", linear=linear_product(op, *((i,) for i in range(len(ins)))), whole=" ".join(f"_{c}" for c in sorted(diagonal))
+    )
 
 
 def _named(term: str, held: int, extra: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...expression import Exchange, Form, Rule
+from .factors import linear_product
 from .helpers import is_float, letters, whole
 from .registry import OpCall, rule
 
@@ -12,7 +13,7 @@ def cross_entropy(op: OpCall) -> Rule:
     """``-sum(predictions * labels)`` over the size of the batch, the first of several dimensions: a partial sum."""
     names = letters(len(op.inputs[0]))
     text = f"{' '.join(names)}, {' '.join(names)} ->"
-    linear = ((0,), (1,)) if is_float(op) else ()
+    linear = linear_product(op, (0,), (1,)) if is_float(op) else ()
     if len(names) == 1:
         return op.bind(text, zero="any", linear=linear)
     if op.inputs[0][0] is None or not is_float(op):  # the batch must be known, or integers would be divided shard by shard

@@ -21,9 +21,10 @@ def reshape(op: OpCall) -> Rule:
     """The same elements in row-major order under another shape."""
     inputs, outputs, sizes, whole = match_shapes(op.input_dims[0], op.output_dims[0])
     shape_args = {1: 0} if op.name == "relax.reshape" else {}
-    # A squeeze that names no axis would take away dimensions of which a shard holds one element.
-    ones = [i for i, size in enumerate(op.inputs[0]) if size == 1]
-    local = (lambda _: {"axis": ones}) if op.name == "relax.squeeze" and op.attrs.axis is None else None
+    # A squeeze would take away dimensions of which a shard holds one element, if it names no axis or also those that it leaves.
+    named = range(len(op.inputs[0])) if op.name != "relax.squeeze" or op.attrs.axis is None else op.attrs.axis
+    ones = [i for i in (axis_of(a, len(op.inputs[0])) for a in named) if op.inputs[0][i] == 1]
+    local = (lambda _: {"axis": ones}) if op.name == "relax.squeeze" and None not in op.inputs[0] else None
     return Rule(
         (inputs,), (outputs,), sizes, whole=whole, zero="all", linear=_LINEAR, shape_args=shape_args, local_attrs=local, work="view"
     )
@@ -105,10 +106,12 @@ def meshgrid(op: OpCall) -> Rule:
 
 @rule("relax.tile")
 def tile(op: OpCall) -> Rule:
-    """The whole tensor over and over: merged dimensions whose major factors are new."""
+    """The whole tensor over and over: merged dimensions whose major factors are new. Nothing of it has nothing to split."""
     names, rank = letters(len(op.inputs[0]), skip="r"), len(op.outputs[0])
     counts = [int(r) for r in op.attrs.repeats]
     counts = [1] * (rank - len(counts)) + counts
+    if 0 in counts:
+        return whole(op)
     new = [""] * (rank - len(names)) + names
     out = [f"(r{i} {n})" if count > 1 else f"({n})" for i, (n, count) in enumerate(zip(new, counts, strict=True))]
 
@@ -136,6 +139,8 @@ def view(op: OpCall) -> Rule:
 def repeat(op: OpCall) -> Rule:
     """Each element `repeats` times in a row: a merged dimension whose minor factor is new."""
     shape = op.inputs[0]
+    if static(op.attrs.repeats) == 0:
+        return whole(op)
     if op.attrs.axis is None:
         names = letters(len(shape), skip="r")
         text = f"{' '.join(names)} -> ({' '.join(names)} r)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...expression import Rule
+from .factors import linear_product
 from .registry import OpCall, rule
 
 
@@ -12,4 +13,4 @@ def matmul(op: OpCall) -> Rule:
     left = "k" if len(op.inputs[0]) == 1 else "...m k"
     right = "k" if len(op.inputs[1]) == 1 else "...k n"
     out = ("...m" if left != "k" else "...") + (" n" if right != "k" else "")
-    return op.bind(f"{left}, {right} -> {out}", zero="any", linear=((0,), (1,)))
+    return op.bind(f"{left}, {right} -> {out}", zero="any", linear=linear_product(op, (0,), (1,)))

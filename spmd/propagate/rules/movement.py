@@ -189,8 +189,8 @@ def pad(op: OpCall) -> Rule:
             forms |= {f: Form("move", moves, together=tuple(p for p in pieces if p != f)) for f in pieces}
 
     def local(size: _SizeOf) -> dict[str, Any]:
-        there = [[size(f"{side}{axis}") if f"{side}{axis}" in sizes else 0 for side in "xy"] for axis in range(len(shape))]
-        width = [w for pair in there for w in pair]
+        pieces = [f"{side}{axis}" for axis in range(len(shape)) for side in "xy"]
+        width = [size(f) if f in sizes else w for f, w in zip(pieces, widths, strict=True)]
         return {"pad_width": width, "pad_value": op.attrs.pad_value, "pad_mode": mode}
 
     zeros = mode != "constant" or float(op.attrs.pad_value) == 0
@@ -201,7 +201,7 @@ def pad(op: OpCall) -> Rule:
         forms=forms,
         zero="all" if zeros else "",
         linear=_LINEAR if zeros else (),
-        local_attrs=local if not whole else None,
+        local_attrs=local,
     )
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from ...expression import Exchange, Form, Rule
 from ...mesh import Mesh
 from ...sharding import Split
-from .helpers import axis_of, letters, whole
+from .helpers import axis_of, input_is_float, letters, whole
 from .registry import OpCall, rule
 
 
 @rule("relax.argmax", "relax.argmin")
 def extreme_index(op: OpCall) -> Rule:
-    """Of one axis, or of all elements as one row; split, workers bring their best values, then the first places of the best of all."""
+    """Of one axis, or of all elements as one row; split, workers bring where the last NaN is, their best values, then the first places of the best."""
     shape = op.inputs[0]
     names = letters(len(shape))
     axes = range(len(names)) if op.attrs.axis is None else (axis_of(op.attrs.axis, len(names)),)
@@ -23,7 +23,8 @@ def extreme_index(op: OpCall) -> Rule:
     if op.attrs.axis is None and None in shape:  # a place in the flattened tensor cannot be worked out
         return op.bind(text, whole=" ".join(names), reduce=None)
     rest = " ".join(n for i, n in enumerate(names) if i not in axes)
-    form = Form("extreme_index", (Exchange("all_reduce", rest), Exchange("all_reduce", rest, "int64")))
+    places = Exchange("all_reduce", rest, "int64")
+    form = Form("extreme_index", (*[places] * input_is_float(op), Exchange("all_reduce", rest), places))
     return op.bind(text, forms={names[a]: form for a in axes}, reduce=None)
 
 

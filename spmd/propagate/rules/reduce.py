@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...expression import Exchange, Form, Rule
-from .helpers import axis_of, is_float, letters, wide
+from .helpers import axis_of, input_is_float, is_float, letters, wide
 from .helpers import whole as nothing_splits
 from .registry import OpCall, rule
 
@@ -22,9 +22,16 @@ def _text(op: OpCall) -> tuple[str, list[str], list[str]]:
 
 @rule(*_KIND)
 def reduction(op: OpCall) -> Rule:
-    """Sum, max, min and prod reduce shard by shard; padding holds what is neutral."""
+    """Sum, max, min and prod reduce shard by shard; padding holds what is neutral.
+
+    Of floats, the largest and the smallest hang on where the last NaN is, which workers tell each other first.
+    """
     total = op.name == "relax.sum"
-    return op.bind(_text(op)[0], reduce=_KIND[op.name], neutral=True, zero="all" if total else "", linear=((0,),) if total else ())
+    text, reduced, rest = _text(op)
+    if _KIND[op.name] in ("max", "min") and input_is_float(op) and all(op.bind(text).sizes[f] is not None for f in reduced):
+        form = Form("extreme", (Exchange("all_reduce", " ".join(rest), "int64"),), partial=_KIND[op.name])
+        return op.bind(text, reduce=None, forms=dict.fromkeys(reduced, form))
+    return op.bind(text, reduce=_KIND[op.name], neutral=True, zero="all" if total else "", linear=((0,),) if total else ())
 
 
 @rule("relax.mean", "relax.variance", "relax.std")
