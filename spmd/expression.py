@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,6 +80,8 @@ class Rule:
     """Factors of what the operator leaves out (the rest of a slice): no output has them, and splitting them leaves no partial."""
     uncounted: frozenset[str] = frozenset()
     """Factors that are no loop of their own and so no work: the input rows under a window that slides over the output's."""
+    nests: tuple[tuple[str, ...], ...] | None = None
+    """The loop nests that do the work, each by the factors that it runs over; None: one over all factors."""
     linear: tuple[tuple[int, ...], ...] = ()
     """Sets of inputs in which the operator is linear: all partial sums in, a partial sum out."""
     zero: Literal["", "any", "all"] = ""
@@ -115,6 +117,11 @@ class Rule:
         """The factors that no output has, though they are read."""
         out = {f for spec in self.outputs for dim in spec for piece in dim for f in piece}
         return frozenset(f for f in self.factors if f not in out and f not in self.unread)
+
+    def touching(self) -> Rule:
+        """The rule of an operator whose loops nobody knows: it is taken to touch every element of each tensor once."""
+        specs = (*self.inputs, *self.outputs)
+        return replace(self, nests=tuple(tuple(f for dim in spec for piece in dim for f in piece) for spec in specs))
 
     def joint(self) -> list[tuple[str, ...]]:
         """The factors that can only be split together: the major ones of each concatenated dimension, and those that a form needs."""

@@ -35,6 +35,7 @@ def kernel_rule(op: OpCall, readings: Readings) -> Rule | str:
         linear=kernel.linear,
         forms={f: _form(kernel, f) for f in kernel.staged},
         sparse=tuple(sorted(i for i in kernel.gathered if i < len(inputs))),
+        nests=tuple(tuple(dict.fromkeys(f for v in b.realize.block.iter_vars for f in kernel.iters[v.var])) for b in kernel.blocks),
     )
 
 
