@@ -92,7 +92,9 @@ class Rule:
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
     """Factors over which the operator is more than the same operator on each shard, and how it is then made."""
     sparse: tuple[int, ...] = ()
-    """Inputs of which only as many rows are read as the result has."""
+    """Inputs of which no more is read than one element at each point of the loops."""
+    pointers: tuple[int, ...] = ()
+    """Inputs that only tell where others are read: `zero` says nothing of what they hold."""
     shape_args: Mapping[int, int] = field(default_factory=dict[int, int])
     """Call argument number -> output number whose local shape it must be given."""
     local_attrs: Callable[[Callable[[str], int]], dict[str, Any]] | None = None

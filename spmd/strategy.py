@@ -253,5 +253,5 @@ def _summable(rule: Rule, factor: str) -> bool:
     """Whether padding along a reduced factor can be filled so that it changes nothing: with zeros, or with what is neutral."""
     if rule.neutral:
         return True
-    holds = [any(factor in piece for dim in spec for piece in dim) for spec in rule.inputs]
+    holds = [any(factor in piece for dim in spec for piece in dim) for i, spec in enumerate(rule.inputs) if i not in rule.pointers]
     return rule.reduce == "sum" and (rule.zero == "any" or (rule.zero == "all" and all(holds)))

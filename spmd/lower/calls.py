@@ -220,7 +220,7 @@ def _zero_from(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> list[int]
             continue
         holding = [i for i, spec in enumerate(rule.inputs) if _holds(spec, {f})]
         # "any" too asks for all that hold the factor: what else lies in the padding may be infinite, and zero times that is NaN.
-        if not holding or (rule.zero == "all" and len(holding) < len(rule.inputs)):
+        if not holding or (rule.zero == "all" and len(holding) < len(rule.inputs) - len(rule.pointers)):
             return None
         found += holding
     return found

@@ -125,6 +125,7 @@ class AxisSearch:
             rule.linear,
             rule.zero,
             rule.neutral,
+            rule.pointers,
             tuple(rule.forms.items()),
         )
         return self.of_class.setdefault(node.call_class, self.rules.setdefault(key, rule))

@@ -187,15 +187,15 @@ class Cost(PlanningSizes):
         return max(work.flops / self.profile.rate(work.dtype), work.bytes / self.profile.memory_bandwidth) + self.profile.kernel_latency
 
     def _work(self, node: Node, strategy: Strategy) -> Work:
-        rule, moved = node.rule, 0
+        rule, moved, points = node.rule, 0, self._points(node, dict(strategy.splits))
         shapes: list[tuple[int, ...]] = []
         for i, (value, sharding) in enumerate(zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True)):
             if value.is_tensor:
                 shapes.append(self.local_shape(self.shape(value), sharding))
-                moved += 0 if i in rule.sparse else math.prod(shapes[-1], start=self.item_bytes(value))
+                held = math.prod(shapes[-1], start=self.item_bytes(value))
+                moved += min(held, points * self.item_bytes(value)) if i in rule.sparse else held
         each = 2 if rule.reduced and not rule.sparse and rule.work != "pointwise" else 1
-        flops = float(each * self._points(node, dict(strategy.splits)))
-        return Work(rule.work, flops, moved, next((v.dtype for v in node.inputs if v.is_tensor), ""), tuple(shapes))
+        return Work(rule.work, float(each * points), moved, next((v.dtype for v in node.inputs if v.is_tensor), ""), tuple(shapes))
 
     def _checked(self, seconds: float, what: str) -> float:
         if 0 <= seconds < INFEASIBLE:
@@ -206,7 +206,7 @@ class Cost(PlanningSizes):
     def _points(self, node: Node, splits: Mapping[str, Split]) -> int:
         """The size of the local iteration space: of all loop nests together."""
         rule, sizes = node.rule, self.of_factors(node)
-        left_out = rule.uncounted | (rule.reduced if rule.sparse else frozenset())
+        left_out = rule.uncounted | (rule.reduced if rule.sparse and rule.nests is None else frozenset())
 
         def local(f: str) -> int:
             if f in splits and f in rule.symbolic:

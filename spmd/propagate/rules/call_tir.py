@@ -35,7 +35,8 @@ def kernel_rule(op: OpCall, readings: Readings) -> Rule | str:
         linear=kernel.linear,
         forms={f: _form(kernel, f) for f in kernel.staged},
         sparse=tuple(sorted(i for i in kernel.gathered if i < len(inputs))),
-        nests=tuple(tuple(dict.fromkeys(f for v in b.realize.block.iter_vars for f in kernel.iters[v.var])) for b in kernel.blocks),
+        pointers=tuple(i for i, p in enumerate(inputs) if p in kernel.pointers),
+        nests=tuple(tuple(dict.fromkeys(f for v in b.variables for f in kernel.iters[v])) for b in kernel.blocks),
     )
 
 
