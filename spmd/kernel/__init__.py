@@ -5,8 +5,24 @@ gives ``k = (a b c)`` with c = 8 and b = 4, so that w is ``n (a b)`` and s is ``
 """
 
 from .call import KERNEL_CALLS, CallKernel, kernel_key, read_call
+from .group_gemm import GroupGemm, is_group_gemm, local_group_gemm, read_group_gemm
 from .model import Block, Kernel, Staged, Unreadable
 from .reader import read_kernel
 from .stages import levels
 
-__all__ = ["KERNEL_CALLS", "Block", "CallKernel", "Kernel", "Staged", "Unreadable", "kernel_key", "levels", "read_call", "read_kernel"]
+__all__ = [
+    "KERNEL_CALLS",
+    "Block",
+    "CallKernel",
+    "GroupGemm",
+    "Kernel",
+    "Staged",
+    "Unreadable",
+    "is_group_gemm",
+    "kernel_key",
+    "levels",
+    "local_group_gemm",
+    "read_call",
+    "read_group_gemm",
+    "read_kernel",
+]
