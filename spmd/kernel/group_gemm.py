@@ -141,6 +141,7 @@ def make_group_gemm(g: GroupGemm) -> tirx.PrimFunc:
         depth=g.depth,
         tiles=tiles,
         steps=g.depth // DEPTH,
+        at="step * 32 + " if g.depth > DEPTH else "",
         unrolled='"pragma_auto_unroll_max_step": 64, "pragma_unroll_explicit": 1',
     )
     return tvm.script.from_source(text)
@@ -206,7 +207,7 @@ def main(X: T.Buffer(("B", {depth}), "{dtype}"), {params}, indptr: T.Buffer(({bo
                                                 for d in T.vectorized(1):
                                                     with T.sblock("X_shared"):
                                                         i = T.axis.spatial(8, (a * 8 + b + c + d) // 32)
-                                                        j = T.axis.spatial({depth}, step * 32 + (a * 8 + b + c + d) % 32)
+                                                        j = T.axis.spatial({depth}, {at}(a * 8 + b + c + d) % 32)
                                                         T.reads(m_offset.source[0], row[1], X[m_offset + i, j])
                                                         T.writes(X_tile[i, j])
                                                         X_tile[i, j] = T.if_then_else(m_offset + i < row[1], X[m_offset + i, j], {zero})
@@ -216,7 +217,7 @@ def main(X: T.Buffer(("B", {depth}), "{dtype}"), {params}, indptr: T.Buffer(({bo
                                                 for d in T.vectorized(1):
                                                     with T.sblock("W_shared"):
                                                         i = T.axis.spatial(128, (a * 128 + b * 16 + c + d) // 32)
-                                                        j = T.axis.spatial({depth}, step * 32 + (a * 128 + b * 16 + c + d) % 32)
+                                                        j = T.axis.spatial({depth}, {at}(a * 128 + b * 16 + c + d) % 32)
                                                         T.reads({reads})
                                                         T.writes(W_tile[i, j])
                                                         W_tile[i, j] = T.if_then_else(n_offset + i < {out}, {weight}, {zero})
