@@ -172,7 +172,8 @@ def _packed(experts: int, out: int, depth: int, dtype: str) -> tirx.PrimFunc:
                         n_offset: T.int32 = T.floormod(num_tiles, tiles) * N
                         with T.sblock("gemm"):
                             T.reads(
-                                row[1], X[m_offset : m_offset + M, :], w[e, n_offset : n_offset + N, :], scale[e, n_offset : n_offset + N, :]
+                                row[1], X[m_offset : m_offset + M, :],
+                                w[e, n_offset : n_offset + N, :], scale[e, n_offset : n_offset + N, :],
                             )
                             T.writes(o[m_offset : m_offset + M, n_offset : n_offset + N])
                             X_tile = T.sblock_alloc_buffer((M, depth), dtype, scope="shared")
