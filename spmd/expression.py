@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -84,6 +84,8 @@ class Rule:
     """Factors of what the operator leaves out (the rest of a slice): no output has them, and splitting them leaves no partial."""
     uncounted: frozenset[str] = frozenset()
     """Factors that are no loop of their own and so no work: the input rows under a window that slides over the output's."""
+    nests: tuple[tuple[str, ...], ...] | None = None
+    """The loop nests that do the work, each by the factors that it runs over; None: one over all factors."""
     linear: tuple[tuple[int, ...], ...] = ()
     """Sets of inputs in which the operator is linear: all partial sums in, a partial sum out."""
     zero: Literal["", "any", "all"] = ""
@@ -94,7 +96,9 @@ class Rule:
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
     """Factors over which the operator is more than the same operator on each shard, and how it is then made."""
     sparse: tuple[int, ...] = ()
-    """Inputs of which only as many rows are read as the result has."""
+    """Inputs of which no more is read than one element at each point of the loops."""
+    pointers: tuple[int, ...] = ()
+    """Inputs that only tell where others are read: `zero` says nothing of what they hold."""
     shape_args: Mapping[int, int] = field(default_factory=dict[int, int])
     """Call argument number -> output number whose local shape it must be given."""
     local_attrs: Callable[[Callable[[str], int]], dict[str, Any]] | None = None
@@ -119,6 +123,11 @@ class Rule:
         """The factors that no output has, though they are read."""
         out = {f for spec in self.outputs for dim in spec for piece in dim for f in piece}
         return frozenset(f for f in self.factors if f not in out and f not in self.unread)
+
+    def touching(self) -> Rule:
+        """The rule of an operator whose loops nobody knows: it is taken to touch every element of each tensor once."""
+        specs = (*self.inputs, *self.outputs)
+        return replace(self, nests=tuple(tuple(f for dim in spec for piece in dim for f in piece) for spec in specs))
 
     def joint(self) -> list[tuple[str, ...]]:
         """The factors that can only be split together: the major ones of each concatenated dimension, and those that a form needs."""

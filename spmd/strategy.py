@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, groupby
@@ -107,15 +108,39 @@ def splits_from(spec: Spec, sharding: Sharding, rule: Rule, mesh: Mesh) -> dict[
 
 
 def complete(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> dict[str, Split]:
-    """`splits`, with the factors that can only be split jointly with them split evenly too."""
+    """`splits`, with the factors that can only be split jointly with them split too: alike where they are equally long, else evenly."""
     full = dict(splits)
     for group in rule.joint():
-        some = next((splits[f] for f in group if f in splits), None)
+        given = [splits[f] for f in group if f in splits]
         for f in group:
             size = rule.sizes[f]
-            if some is not None and f not in full and size is not None:
-                full[f] = Split(some.axes, (Segment(size),)).normalized(mesh)
+            if given and f not in full and size is not None:
+                alike = next((s for s in given if s.size == size), None)
+                full[f] = alike or Split(given[0].axes, (Segment(size),)).normalized(mesh)
     return full
+
+
+def in_larger_units(spec: Spec, sharding: Sharding, rule: Rule, mesh: Mesh) -> Sharding | None:
+    """The sharding in whole units of the factors of `spec` too, where its own units cut them: heads of 80 in groups of 32 go by 160."""
+    if sharding.partial or not any(s.unit > 1 for d in sharding.dims if d for s in d.segments):
+        return None
+    dims: list[Split | None] = []
+    for dim, split in zip(spec, sharding.dims, strict=True):
+        if split is None:
+            dims.append(None)
+            continue
+        totals = [_product(piece, rule) for piece in dim]
+        if split.symbolic or [s.size for s in split.segments] != totals:
+            return None
+        units = [_unit_of(piece, segment, rule) for piece, segment in zip(dim, split.segments, strict=True)]
+        dims.append(Split(split.axes, tuple(Segment(s.size, unit) for s, unit in zip(split.segments, units, strict=True))).normalized(mesh))
+    found = Sharding(tuple(dims))
+    return found if found != sharding else None
+
+
+def _unit_of(piece: Piece, segment: Segment, rule: Rule) -> int:
+    major = next((at for at, f in enumerate(piece) if rule.sizes[f] != 1), 0)
+    return math.lcm(segment.unit, _product(piece[major + 1 :], rule) or 1)
 
 
 def _partial(kinds: Mapping[str, str], mesh: Mesh) -> tuple[tuple[str, str], ...]:
@@ -255,5 +280,5 @@ def _summable(rule: Rule, factor: str) -> bool:
 
     Zeros in one factor of a product are not enough: another one may be infinite.
     """
-    holds = [any(factor in piece for dim in spec for piece in dim) for spec in rule.inputs]
+    holds = [any(factor in piece for dim in spec for piece in dim) for i, spec in enumerate(rule.inputs) if i not in rule.pointers]
     return rule.neutral or (rule.reduce == "sum" and bool(rule.zero) and all(holds))

@@ -7,7 +7,7 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import s_tir, tirx
 
 from .model import NEUTRAL, REDUCE, Block, Store, Unreadable
 
@@ -15,7 +15,19 @@ _KINDS = {tirx.Add: "sum", tirx.Max: "max", tirx.Min: "min", tirx.Mul: "prod"}
 _INSIDE = tirx.BufferStore | tirx.SeqStmt | tirx.Bind | tirx.For | tirx.IfThenElse
 
 
-def read_block(realize: Any, top: int) -> Block:
+def holds_blocks(stmt: Any) -> bool:
+    """Whether blocks stand in a statement."""
+    found = False
+
+    def see(_: Any) -> None:
+        nonlocal found
+        found = True
+
+    tvm_ffi.structural_walk(stmt, [((s_tir.SBlockRealize,), see)])
+    return found
+
+
+def read_block(realize: Any, top: int, around: tuple[Any, ...]) -> Block:
     """The block of `realize`. Raises `Unreadable` for statements that cannot be cut."""
     block = realize.block
     careful = False
@@ -32,7 +44,7 @@ def read_block(realize: Any, top: int) -> Block:
     tvm_ffi.structural_visit(block.body, [((tvm.ir.Expr, tirx.Stmt), check)])
     if odd:
         raise Unreadable(f"block {block.name_hint!r} holds a {odd}")
-    return Block(realize, top, _stores(block), careful)
+    return Block(realize, top, _stores(block), careful, around)
 
 
 def _stores(block: Any) -> tuple[Store, ...] | None:

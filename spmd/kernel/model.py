@@ -39,11 +39,24 @@ class Block:
     """The number of the top-level statement that it stands in."""
     stores: tuple[Store, ...] | None
     careful: bool = False
-    """Whether it must not run on padding: it reads at places that it has read, or divides integers by what it has read."""
+    """Whether it must not run on padding: it divides integers by what it has read."""
+    around: tuple[Any, ...] = ()
+    """The variables of the blocks that it stands in."""
     positional: set[Any] = field(default_factory=set[Any])
     """Block variables whose position counts, beyond saying which element is meant."""
+    pointing: set[Any] = field(default_factory=set[Any])
+    """Block variables that choose the places at which it reads from what it has read: it must not run on their padding."""
     reads: list[Any] = field(default_factory=list[Any])
     writes: list[Any] = field(default_factory=list[Any])
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that it runs over, those of the blocks around it first."""
+        return [*self.around, *(v.var for v in self.realize.block.iter_vars)]
+
+    def cares(self, var: Any) -> bool:
+        """Whether a part of one of its variables is more to it than fewer elements: by its position, or its padding."""
+        return self.careful or var in self.positional or var in self.pointing
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,8 @@ class Kernel:
     """Sets of buffer parameters in which the kernel is linear."""
     gathered: frozenset[int]
     """Buffer parameters that are read at places that the kernel reads elsewhere."""
+    pointers: frozenset[Any] = frozenset()
+    """Buffer parameters that are read for nothing but such places."""
 
     @property
     def tensors(self) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from ..expression import Size
-from .blocks import read_block
+from .blocks import holds_blocks, read_block
 from .linear import keeps_zero, linear_sets
 from .model import Block, Kernel, Unreadable
 from .normal import is_true, normalized, split_parts, static, terms, variables
@@ -64,6 +64,12 @@ class _Reader:
         self.known: list[Any] = list(tensors)
         """Every buffer."""
         self.gathered: set[Any] = set()
+        self.valued: set[Any] = set()
+        """Buffers that are read for more than to know where to read others."""
+        self.inside = False
+        """Whether the walk is inside of an index."""
+        self.around: tuple[Any, ...] = ()
+        """The variables of the blocks around the walk."""
 
     def read(self) -> Kernel:
         body = self.func.body.block.body
@@ -83,7 +89,7 @@ class _Reader:
             return tuple(names[key, i] for i in range(len(chains[key])))
 
         buffers = {b: tuple((factors((b, d)),) for d in range(len(b.ty.shape))) for b in self.known}
-        iters = {v.var: factors(v.var) for b in self.blocks for v in b.realize.block.iter_vars}
+        iters = {var: factors(var) for b in self.blocks for var in b.variables}
         loops = {loop: iters[var] for var, loop in self.loop_of.items()}
         params = tuple(tuple((tuple(f for f in piece if sizes[f] != 1),) for (piece,) in buffers[p]) for p in self.tensors)
         whole = {f for key in self.whole for f in factors(key)} | {f for key in self.nodes for f in factors(key)[1:]}
@@ -93,7 +99,12 @@ class _Reader:
         given = [p for p in self.tensors if p not in self.written or p in self.in_place]
         zero = keeps_zero(self.blocks, given, self.written)
         reduce = final_reduction(allowed)
-        holding = [{f for (piece,) in spec for f in piece} for p, spec in zip(self.tensors, params, strict=True) if p not in self.written]
+        pointers = frozenset(p for p in self.tensors if p not in self.written and p not in self.valued)
+        holding = [
+            {f for (piece,) in spec for f in piece}
+            for p, spec in zip(self.tensors, params, strict=True)
+            if p not in self.written and p not in pointers
+        ]
         # The same kernel on shards will do where nothing is reduced, or a last sum to which zeros in padding add nothing; what writes
         # in place would write to padding that its caller knows to be zero.
         staged = {
@@ -104,6 +115,9 @@ class _Reader:
             or self._needs_care(f, iters)
             or (s.partial is not None and not _plain(f, s.partial, reduce, zero, holding))
         }
+        if any(b.around for b in self.blocks):  # what stands in one block is not cut into several kernels
+            whole |= staged.keys()
+            staged = {}
         return Kernel(
             self.func,
             params,
@@ -120,22 +134,25 @@ class _Reader:
             zero,
             () if self.in_place else linear_sets(self.blocks, self.tensors, self.written),
             frozenset(i for i, p in enumerate(self.tensors) if p in self.gathered),
+            pointers,
         )
 
     def _needs_care(self, factor: str, iters: dict[Any, tuple[str, ...]]) -> bool:
         """Whether some block asks for the position of this factor, or must not run on its padding."""
-        return any(factor in iters[v.var] and (b.careful or v.var in b.positional) for b in self.blocks for v in b.realize.block.iter_vars)
+        return any(factor in iters[v.var] and b.cares(v.var) for b in self.blocks for v in b.realize.block.iter_vars)
 
     def _statement(self, stmt: Any, loops: dict[Any, Any], top: int) -> None:
         """Collect leaf blocks under loops from 0."""
         if isinstance(stmt, s_tir.SBlockRealize):
-            if not stmt.block.iter_vars:
-                self.known += stmt.block.alloc_buffers
-                self._statement(stmt.block.body, loops, top)
-                return
-            self._leaf(stmt, loops, top)
+            self._bind(stmt, loops)
+            self.known += stmt.block.alloc_buffers
+            if stmt.block.iter_vars and not holds_blocks(stmt.block.body):
+                self.blocks.append(read_block(stmt, top, self.around))
+            else:
+                self._within(stmt.block, loops, top)
         elif isinstance(stmt, tirx.For):
-            if static(stmt.min) != 0 or stmt.thread_binding is not None or stmt.kind == tirx.ForKind.THREAD_BINDING:
+            bound = stmt.thread_binding is not None or stmt.kind == tirx.ForKind.THREAD_BINDING
+            if static(stmt.min) != 0 or (bound and not _around_blocks(stmt)):
                 raise Unreadable(f"its loop over {stmt.loop_var.name!r} is not a plain one from 0")
             self._statement(stmt.body, {**loops, stmt.loop_var: stmt}, top)
         elif isinstance(stmt, tirx.SeqStmt):
@@ -144,7 +161,19 @@ class _Reader:
         else:
             raise Unreadable(f"it has a {type(stmt).__name__} outside of any block")
 
-    def _leaf(self, realize: Any, loops: dict[Any, Any], top: int) -> None:
+    def _within(self, block: Any, loops: dict[Any, Any], top: int) -> None:
+        """The blocks inside of a block, whose own variables are never split."""
+        if block.init is not None:
+            raise Unreadable(f"block {block.name_hint!r} reduces over blocks inside of it")
+        before, mine = self.around, tuple(v.var for v in block.iter_vars)
+        self.around = (*before, *mine)
+        self.whole.update(mine)
+        # Threads are for the blocks around; a block inside that is bound to one has a loop of its own.
+        self._statement(block.body, {v: loop for v, loop in loops.items() if loop.thread_binding is None}, top)
+        self.around = before
+
+    def _bind(self, realize: Any, loops: dict[Any, Any]) -> None:
+        """Make the variables of a block known by the loops that they run over."""
         name = realize.block.name_hint
         if len(realize.block.match_buffers) or not is_true(realize.predicate):
             raise Unreadable(f"block {name!r} has a predicate or matched buffers")
@@ -156,8 +185,6 @@ class _Reader:
                 raise Unreadable(f"block {name!r} is bound to {value}, which is no plain loop")
             self.nodes[iter_var.var] = _Node(static(loops[value].extent), set())
             self.loop_of[iter_var.var] = value
-        self.known += realize.block.alloc_buffers
-        self.blocks.append(read_block(realize, top))
 
     def _block(self, block: Block) -> None:
         """Follow every access and value of a block."""
@@ -171,6 +198,8 @@ class _Reader:
                 visitor.visit(node.value)
             elif isinstance(node, tvm.ir.TensorLoad):
                 block.reads.append(node.source)
+                if not self.inside:
+                    self.valued.add(node.source)
                 self._access(block, node.source, node.indices, visitor)
             elif isinstance(node, tirx.FloorMod) and node.a in self.nodes and _divides(static(node.b), self.nodes[node.a].size):
                 # k % 8 looks only at the minor factors of k, which never split.
@@ -198,10 +227,12 @@ class _Reader:
             if node.size != size or not self._index(key, size, index):
                 odd.append(index)
                 self.whole.add(key)
-                before = len(block.reads)
+                before, inside = len(block.reads), self.inside
+                self.inside = True
                 visitor.visit(index)
+                self.inside = inside
                 if len(block.reads) > before:
-                    block.careful = True
+                    block.pointing.update(v for v in variables(index) if v in self.nodes)
                     self.gathered.add(buffer)
         return odd
 
@@ -295,6 +326,14 @@ class _Reader:
 def _plain(factor: str, kind: str, reduce: str | None, zero: bool, holding: list[set[str]]) -> bool:
     """Whether a last reduction needs no more than the same kernel on shards: zeros in padding add nothing to it."""
     return kind == reduce == "sum" and zero and all(factor in h for h in holding)
+
+
+def _around_blocks(loop: Any) -> bool:
+    """Whether a loop stands around a block of blocks, whose variables are never split."""
+    body = loop.body
+    while isinstance(body, tirx.For):
+        body = body.body
+    return isinstance(body, s_tir.SBlockRealize) and bool(body.block.iter_vars) and holds_blocks(body.block.body)
 
 
 def _divides(part: int | None, whole: Size) -> bool:

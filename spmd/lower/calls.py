@@ -12,7 +12,7 @@ from tvm import relax
 
 from ..expression import Rule, Spec
 from ..graph import Graph, Node
-from ..kernel import KERNEL_CALLS, CallKernel, kernel_key, read_call
+from ..kernel import KERNEL_CALLS, CallKernel, kernel_key, local_group_gemm, read_call
 from ..mesh import Mesh
 from ..plan import Choice
 from ..sharding import Split
@@ -141,7 +141,7 @@ class CallLowering:
     def _args(self, into: FunctionLowering, node: Node, choice: Choice, operands: Iterator[Any], replaced: Mapping[int, Any]) -> list[Any]:
         call, rule, splits = node.binding.value, node.rule, dict(choice.splits)
         kernels: Mapping[str, Any] = {}
-        if rule.kernels is not None and splits:
+        if rule.kernels == "paged_kv_cache" and splits:
             counts = [self._product(rule, splits, factors) for factors in rule.scalar_args.values()]
             where = f"{node.function}: {node.name!r}"
             made = local_kernels(self.source, call, counts[0], counts[1], where, lookup=into.bound.get, attrs=into.source.attrs)
@@ -166,7 +166,11 @@ class CallLowering:
             return self.global_var(var)
         key = (self._kernel_key(node), tuple(sorted(splits.items())))
         if key not in self.kernels:
-            self.kernels[key] = self.bb.add_func(local_kernel(self._read(node).kernel, splits, self.mesh), var.name_hint)
+            if node.rule.kernels == "group_gemm":
+                made = local_group_gemm(self.source[var], lambda f: self._size(node.rule, splits, f))
+            else:
+                made = local_kernel(self._read(node).kernel, splits, self.mesh)
+            self.kernels[key] = self.bb.add_func(made, var.name_hint)
         return self.kernels[key]
 
     def _kernel_key(self, node: Node) -> tuple[object, ...]:
@@ -221,7 +225,7 @@ def _zero_from(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> list[int]
             continue
         holding = [i for i, spec in enumerate(rule.inputs) if _holds(spec, {f})]
         # A product too asks for all of them: what else is there may be infinite, and zero times that is NaN.
-        if not holding or len(holding) < len(rule.inputs):
+        if not holding or len(holding) < len(rule.inputs) - len(rule.pointers):
             return None
         found += holding
     return found

@@ -14,6 +14,7 @@ from tvm import s_tir, tirx
 
 from ..expression import Dim
 from ..kernel import Block, Kernel, levels
+from ..kernel.blocks import holds_blocks
 from ..kernel.model import REDUCE
 from ..kernel.normal import static, variables
 from ..mesh import Mesh
@@ -110,7 +111,7 @@ class _Cut:
             made = next((m for b, m in blocks.items() if b.same_as(block)), None)
             if made is not None:
                 return made
-            return mutator.default_mutate(block)
+            return self._around(block, mutator.default_mutate(block)) if holds_blocks(block.body) else mutator.default_mutate(block)
 
         def on_iter(iter_var: Any, _: Any) -> Any:
             return self._iter(iter_var)
@@ -120,6 +121,24 @@ class _Cut:
 
         callbacks = [(tirx.For, on_loop), (s_tir.SBlock, on_block), (tirx.IterVar, on_iter), (tvm.ir.Var, on_var)]
         return tvm_ffi.structural_mutate(stmt, callbacks)
+
+    def _around(self, block: Any, local: Any) -> Any:
+        """A block of blocks: where it reads and writes all of a dimension, that is all of the local one."""
+
+        def regions(whole: Any, made: Any) -> list[Any]:
+            found: list[Any] = []
+            for old, new in zip(whole, made, strict=True):
+                spec = self.kernel.buffers[old.source]
+                cut = [any(f in self.splits for f in piece) for (piece,) in spec]
+                ranges = [
+                    tvm.ir.Range(0, size) if is_cut else r for is_cut, r, size in zip(cut, new.region, new.source.ty.shape, strict=True)
+                ]
+                found.append(tirx.BufferRegion(new.source, ranges))
+            return found
+
+        reads, writes = regions(block.reads, local.reads), regions(block.writes, local.writes)
+        fields = (local.name_hint, local.body, local.init, local.alloc_buffers, local.match_buffers, local.annotations)
+        return s_tir.SBlock(local.iter_vars, reads, writes, *fields)
 
     def _iter(self, iter_var: Any) -> Any:
         factors = self.kernel.iters.get(iter_var.var)
@@ -132,7 +151,7 @@ class _Cut:
         stays = any(b in self.kernel.in_place for b in block.writes)
         found = [_Place(self, v.var, f, places[f]) for f in places for v in source.iter_vars if f in self.kernel.iters[v.var]]
         reduced = [v.var for v in source.iter_vars if v.iter_type == REDUCE]
-        careful = [p for p in found if stays or block.careful or p.var in block.positional or p.var in reduced]
+        careful = [p for p in found if stays or block.cares(p.var) or p.var in reduced]
         guards = [p for p in careful if self.splits[p.factor].is_padded(self.mesh)]
         rewrite = _Rewrite(self, found, tuple(places))
         valid = reduce(tirx.all, [p.valid() for p in guards]) if guards else None

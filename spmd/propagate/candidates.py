@@ -15,7 +15,7 @@ from ..graph import Graph, Node, Value
 from ..mesh import Mesh
 from ..sharding import Segment, Sharding, Split
 from ..spec import Constraint
-from ..strategy import Strategy, complete, partial_strategy, replicate, splits_from, strategy_of
+from ..strategy import Strategy, complete, in_larger_units, partial_strategy, replicate, splits_from, strategy_of
 
 MOST = 32
 """The most shardings of one value, and strategies of one operator, that are considered."""
@@ -54,6 +54,7 @@ class AxisSearch:
         self.strategy: dict[tuple[object, ...], Strategy] = {}
         self.made: dict[tuple[object, ...], Strategy | None] = {}
         self.offers: dict[tuple[object, ...], Strategy | None] = {}
+        self.units: dict[tuple[object, ...], Sharding | None] = {}
         self.seeds: dict[int, list[Strategy]] = {}
 
     def run(self) -> Candidates:
@@ -82,6 +83,8 @@ class AxisSearch:
                 strategy = self._offer(node, is_output, at, sharding)
                 if strategy is not None:
                     self._consider(node, strategy)
+                elif (larger := self._larger(node, is_output, at, sharding)) is not None:
+                    self._propose(value, larger)
         self._obey_hints(nodes)
         return Candidates(
             {v: list(s.values()) for v, s in self.shardings.items()},
@@ -125,6 +128,7 @@ class AxisSearch:
             rule.linear,
             rule.zero,
             rule.neutral,
+            rule.pointers,
             tuple(rule.forms.items()),
         )
         return self.of_class.setdefault(node.call_class, self.rules.setdefault(key, rule))
@@ -158,6 +162,15 @@ class AxisSearch:
         if key not in self.offers:
             self.offers[key] = self._asked(rule, is_output, at, sharding)
         return self.offers[key]
+
+    def _larger(self, node: Node, is_output: bool, at: int, sharding: Sharding) -> Sharding | None:
+        """The sharding to propose where this operand cannot be held by its units."""
+        rule = self.canonical[node]
+        key = (id(rule), is_output, at, id(sharding))
+        if key not in self.units:
+            found = in_larger_units((rule.outputs if is_output else rule.inputs)[at], sharding, rule, self.mesh)
+            self.units[key] = None if found is None else self._same(found)
+        return self.units[key]
 
     def _asked(self, rule: Rule, is_output: bool, at: int, sharding: Sharding) -> Strategy | None:
         if sharding.partial:

@@ -192,15 +192,15 @@ class Cost(PlanningSizes):
         return max(work.flops / self.profile.rate(work.dtype), work.bytes / self.profile.memory_bandwidth) + self.profile.kernel_latency
 
     def _work(self, node: Node, strategy: Strategy) -> Work:
-        rule, moved = node.rule, 0
+        rule, moved, points = node.rule, 0, self._points(node, dict(strategy.splits))
         shapes: list[tuple[int, ...]] = []
         for i, (value, sharding) in enumerate(zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True)):
             if value.is_tensor:
                 shapes.append(self.local_shape(self.shape(value), sharding))
-                moved += 0 if i in rule.sparse else math.prod(shapes[-1], start=self.item_bytes(value))
+                held = math.prod(shapes[-1], start=self.item_bytes(value))
+                moved += min(held, points * self.item_bytes(value)) if i in rule.sparse else held
         each = 2 if rule.reduced and not rule.sparse and rule.work != "pointwise" else 1
-        flops = float(each * self._factor_product(node, dict(strategy.splits)))
-        return Work(rule.work, flops, moved, next((v.dtype for v in node.inputs if v.is_tensor), ""), tuple(shapes))
+        return Work(rule.work, float(each * points), moved, next((v.dtype for v in node.inputs if v.is_tensor), ""), tuple(shapes))
 
     def _checked(self, seconds: float, what: str) -> float:
         if 0 <= seconds < INFEASIBLE:
@@ -208,18 +208,18 @@ class Cost(PlanningSizes):
         way_out = "compute_time and exchange_time give seconds, 0 or more; 1000 of them keep the planner from what it can avoid."
         raise ShardingError(f"cost {type(self).__name__}", f"{what} takes {seconds!r} seconds", way_out)
 
-    def _factor_product(self, node: Node, splits: Mapping[str, Split]) -> int:
-        """The size of the local iteration space."""
-        sizes = self.of_factors(node)
-        total = 1
-        for f in node.rule.factors:
-            if f in node.rule.uncounted or (node.rule.sparse and f in node.rule.reduced):
-                continue
-            if f in splits and f in node.rule.symbolic:
-                total *= -(-sizes.get(f, 1) // self.mesh.axis_size(*splits[f].axes))
-            else:
-                total *= splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
-        return total
+    def _points(self, node: Node, splits: Mapping[str, Split]) -> int:
+        """The size of the local iteration space: of all loop nests together."""
+        rule, sizes = node.rule, self.of_factors(node)
+        left_out = rule.uncounted | (rule.reduced if rule.sparse and rule.nests is None else frozenset())
+
+        def local(f: str) -> int:
+            if f in splits and f in rule.symbolic:
+                return -(-sizes.get(f, 1) // self.mesh.axis_size(*splits[f].axes))
+            return splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
+
+        nests = (rule.factors,) if rule.nests is None else rule.nests
+        return sum(math.prod(local(f) for f in nest if f not in left_out) for nest in nests)
 
 
 CostFactory = Callable[[Mesh, Profile, Mapping[str, int] | None, float | None], Cost]

@@ -20,6 +20,7 @@ from .liveness import drop_dead
 from .opaque import check_body, check_opaque, why_opaque
 from .opcalls import join_rule, op_name, rule_key, tensor_args, whole_rule
 from .rules import OpCall, Readings, check_rule, kernel_rule, rule_of
+from .states import fit_states, state_sizes
 from .storage import mark_written
 from .values import Values
 
@@ -99,6 +100,11 @@ class _Builder:
                 node.inputs = tuple(map(self.values.root, node.inputs))
                 node.outputs = tuple(map(self.values.root, node.outputs))
                 node.joined = map_tree(node.joined, self.values.root) if node.joined is not None else None
+        sizes = state_sizes([n for f in functions.values() for n in f.nodes], self.values.root)
+        for node in (n for f in functions.values() for n in f.nodes if any(v.kind == "object" for v in (*n.inputs, *n.outputs))):
+            rule = fit_states(node, sizes)
+            if rule is not node.rule:
+                node.rule, node.call_class = rule, self.number(None)
         return self.values.finish()
 
     def _binding(self, binding: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
@@ -119,8 +125,9 @@ class _Builder:
         made.nodes.append(node)
         for specs, operands in ((node.rule.inputs, node.inputs), (node.rule.outputs, node.outputs)):
             for spec, operand in zip(specs, operands, strict=True):
-                if operand.kind == "object" and spec:
-                    self.values.tie_state(operand, node.rule.sizes[spec[0][0][0]])
+                size = node.rule.sizes[spec[0][0][0]] if operand.kind == "object" and spec else None
+                if size is not None:
+                    self.values.tie_state(operand, size)
         return tree
 
     def _alias(self, name: str, value: Any, made: Function, env: dict[int, Tree[Value]]) -> Tree[Value]:
@@ -226,6 +233,8 @@ class _Builder:
             tuple([v.dims for v in inputs]),
             tuple([v.dims for v in outputs]),
             kernel,
+            tuple([v.kind == "object" for v in inputs]),
+            tuple([v.kind == "object" for v in outputs]),
         )
         found = kernel_rule(op, self.readings) if name in KERNEL_CALLS else rule_of(op)
         if found is None or isinstance(found, str):

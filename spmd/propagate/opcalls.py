@@ -68,7 +68,7 @@ def whole_rule(inputs: Iterable[Shape], outputs: Iterable[Shape]) -> Rule:
             dims.append(((name,),))
         return tuple(dims)
 
-    return Rule(tuple(map(spec, inputs)), tuple(map(spec, outputs)), sizes, whole=frozenset(sizes), reduce=None)
+    return Rule(tuple(map(spec, inputs)), tuple(map(spec, outputs)), sizes, whole=frozenset(sizes), reduce=None).touching()
 
 
 def join_rule(shape: Shape) -> Rule:

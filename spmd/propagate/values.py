@@ -93,7 +93,7 @@ class Values:
             return tuple(self.numbered(t, f, function, f"{name}[{i}]") for i, (t, f) in enumerate(zip(tree, ty.fields, strict=True)))
         return self.new(name, function, ty, "temporary") if tree == () and isinstance(ty, relax.ShapeType | tvm.ir.PrimType) else tree
 
-    def tie_state(self, state: Value, size: Size) -> None:
+    def tie_state(self, state: Value, size: int) -> None:
         """Opaque states of one pseudo-size are sharded alike: what makes one may feed what takes one."""
         self.tie(state, self._states.setdefault(size, state))
 

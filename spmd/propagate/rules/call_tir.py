@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...expression import Exchange, Form, Rule, Spec
-from ...kernel import CallKernel, Kernel, Unreadable, kernel_key, read_call
+from ...kernel import CallKernel, GroupGemm, Kernel, Unreadable, is_group_gemm, kernel_key, read_call, read_group_gemm
 from .registry import OpCall
 
-Readings = dict[tuple[object, ...], CallKernel | str]
+Readings = dict[tuple[object, ...], CallKernel | GroupGemm | str]
 
 
 def kernel_rule(op: OpCall, readings: Readings) -> Rule | str:
@@ -16,12 +16,15 @@ def kernel_rule(op: OpCall, readings: Readings) -> Rule | str:
     key = kernel_key(op.call, op.input_dims, op.output_dims)
     if key not in readings:
         try:
-            readings[key] = read_call(op.kernel, op.call, op.input_dims, op.output_dims)
+            groups = is_group_gemm(op.call.args[0].name_hint, op.kernel)
+            readings[key] = read_group_gemm(op.kernel) if groups else read_call(op.kernel, op.call, op.input_dims, op.output_dims)
         except Unreadable as why:
             readings[key] = f"its kernel cannot be read: {why}"
     found = readings[key]
     if isinstance(found, str):
         return found
+    if isinstance(found, GroupGemm):
+        return _group_gemm(op, found)
     kernel = found.kernel
     specs = dict(zip(kernel.tensors, kernel.params, strict=True))
     inputs = kernel.tensors[: len(op.inputs)]
@@ -35,6 +38,28 @@ def kernel_rule(op: OpCall, readings: Readings) -> Rule | str:
         linear=kernel.linear,
         forms={f: _form(kernel, f) for f in kernel.staged},
         sparse=tuple(sorted(i for i in kernel.gathered if i < len(inputs))),
+        pointers=tuple(i for i, p in enumerate(inputs) if p in kernel.pointers),
+        nests=tuple(tuple(dict.fromkeys(f for v in b.variables for f in kernel.iters[v])) for b in kernel.blocks),
+    )
+
+
+def _group_gemm(op: OpCall, gemm: GroupGemm) -> Rule:
+    """The rows of each expert by its weight: features of the result split freely, those of x leave a partial sum."""
+    weight = "e n (g w), e n g" if gemm.words else "e n (g c)"
+    sizes = {"g": gemm.depth // gemm.unit, "c": gemm.unit}
+    linear = ((0,),) if gemm.words else ((0,), (1,))
+    text = f"m (g c), {weight}, p -> m n"
+    pointers = (len(op.inputs) - 1,)
+    nest = (("m", "n", "g", "c"),)
+    return op.bind(
+        text,
+        sizes=sizes,
+        whole="m e c p" + " w" * bool(gemm.words),
+        zero="any",
+        linear=linear,
+        pointers=pointers,
+        nests=nest,
+        kernels="group_gemm",
     )
 
 

@@ -35,7 +35,7 @@ def whole(op: OpCall) -> Rule:
     for shapes in (op.inputs, op.outputs):
         texts.append([" ".join(next(names) for _ in shape) for shape in shapes])
     text = f"{', '.join(texts[0])} -> {', '.join(texts[1])}"
-    return bind(text, op.inputs, op.outputs, whole=frozenset(text.replace(",", " ").replace("->", " ").split()), reduce=None)
+    return bind(text, op.inputs, op.outputs, whole=frozenset(text.replace(",", " ").replace("->", " ").split()), reduce=None).touching()
 
 
 def static(value: Any) -> int | None:

@@ -30,6 +30,9 @@ class OpCall:
     output_dims: tuple[tuple[Any, ...], ...]
     kernel: Any = None
     """The PrimFunc that a call_tir calls."""
+    input_states: tuple[bool, ...] = ()
+    """Which inputs are opaque states, such as a KV cache."""
+    output_states: tuple[bool, ...] = ()
 
     @property
     def attrs(self) -> Any:
