@@ -218,7 +218,7 @@ class _Builder:
         found = kernel_rule(op, self.readings) if name in KERNEL_CALLS else rule_of(op)
         if found is None or isinstance(found, str):
             return None, found or f"{name} has no rule"
-        if self.divisible and name not in KERNEL_CALLS:
+        if name not in KERNEL_CALLS:
             found = in_blocks(found, (*op.input_dims, *op.output_dims), self.divisible)
         return found, ""
 
