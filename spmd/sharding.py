@@ -7,7 +7,7 @@ piece. One segment is an ordinary split; unequal ones are fused weights such as 
 Of a size that is known only when the program runs, segments count something else, and all that is done with them stays the same:
 
 - `symbolic`, ``tp:8*``: they count *blocks*, of a length that nobody knows. The dimension is ``size`` blocks, each held by one worker,
-  and blocks are dealt out evenly: there is no padding.
+  and where blocks are no factor of the program's own (the 5 heads of ``(5, n)``) but a part of a size, they are dealt out evenly.
 - `repeated`, ``tp:*8``: they are a *pattern* that follows itself as often as the dimension has room for it. Each worker holds its
   part of every repetition: of ``(n, 8)`` heads seen as ``n * 8``, n times ``8 / workers``. A pattern may be padded as a dimension may.
 
@@ -138,7 +138,7 @@ class Split:
         times = size // self.size
         if self.repeated:
             return Split(self.axes, self.segments * times or (Segment(0),))
-        return Split(self.axes, tuple(Segment(s.size * times, s.unit * times if s.unit > 1 else 1) for s in self.segments))
+        return Split(self.axes, tuple(Segment(s.size * times, max(s.unit * times, 1)) for s in self.segments))
 
     def whole_size(self, local: int, mesh: Mesh) -> int:
         """The global size of a dimension of which each worker holds `local` elements."""

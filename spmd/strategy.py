@@ -201,8 +201,9 @@ def _piece_split(piece: Piece, rule: Rule, splits: Mapping[str, Split], mesh: Me
     before, between, after = _blocks(piece[:first], rule), _blocks(piece[first:last], rule), _blocks(piece[last + 1 :], rule)
     major = 1 if len(here) == 1 else between
     segments = [Segment(s.size * major * after, s.unit * after) for s in own.segments] * (1 if repeated else before)
-    made = Split(tuple(a for f in here for a in splits[f].axes), tuple(segments), symbolic, repeated)
-    return None if symbolic and (repeated or made.is_padded(mesh)) else made
+    if symbolic and repeated:
+        return None
+    return Split(tuple(a for f in here for a in splits[f].axes), tuple(segments), symbolic, repeated)
 
 
 def _factor_splits(piece: Piece, split: Split, rule: Rule, mesh: Mesh) -> dict[str, Split] | None:

@@ -156,11 +156,11 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
             for _, start, count, _ in pieces(split, mesh, worker):
                 valid[worker, start : start + count] = True
         mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
-        seen, at = _folded(here, dim, split, size) if split.repeated else (here, dim)
+        seen, at = (here, dim) if split.is_known else _folded(here, dim, split, size)
         shaped = emit(relax.op.reshape(mine, [size if d == at else 1 for d in range(len(seen))]))
-        x = emit(relax.op.reshape(x, seen)) if split.repeated else x
+        x = x if split.is_known else emit(relax.op.reshape(x, seen))
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
-        x = emit(relax.op.reshape(x, here)) if split.repeated else x
+        x = x if split.is_known else emit(relax.op.reshape(x, here))
     return x
 
 
