@@ -132,7 +132,7 @@ class Binder:
         if not fits or dtype != leaf.dtype:
             raise ShardingError(where, f"it takes {described(leaf)}, and got {dtype} {_text(shape)}")
         for size, split in zip(shape, leaf.sharding.dims if leaf.sharding is not None else (), strict=False):
-            if split is not None and split.symbolic and size % split.size:
+            if split is not None and not split.is_known and size % split.size:
                 what = f"it takes {described(leaf)} in multiples of {split.size}, and got {dtype} {_text(shape)}"
                 raise ShardingError(where, what, "Pad it, or shard with another `divisible`.")
         for name, size in zip(expected, shape, strict=True):
@@ -228,9 +228,7 @@ def names_of(tree: LeafTree) -> str:
 
 def _global_shape(shard: Sequence[int], sharding: Sharding, backend: Backend) -> Shape:
     def whole(size: int, split: Split | None) -> int:
-        if split is None:
-            return size
-        return size * backend.mesh.axis_size(*split.axes) if split.symbolic else split.size
+        return size if split is None else split.whole_size(size, backend.mesh)
 
     return tuple(whole(int(size), split) for size, split in zip(shard, sharding.dims, strict=True))
 

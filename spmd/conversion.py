@@ -83,7 +83,7 @@ def _in_common_parts(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Sh
         return tuple(name_of(part, mesh.axes[part.base]) for part in refined(mesh.parts(*axes), parts))
 
     def fine(sharding: Sharding) -> Sharding:
-        dims = tuple(d and Split(cut(d.axes), d.segments) for d in sharding.dims)
+        dims = tuple(d and d.over(cut(d.axes), d.segments) for d in sharding.dims)
         return Sharding(dims, tuple((name, kind) for axis, kind in sharding.partial for name in cut((axis,))))
 
     return fine(source), fine(target)
@@ -104,6 +104,8 @@ def _alike(source: Split | None, target: Split | None, mesh: Mesh) -> bool:
     if source is None or target is None:
         return source is target
     a, b = mesh.axis_size(*source.axes), mesh.axis_size(*target.axes)
+    if (source.symbolic, source.repeated) != (target.symbolic, target.repeated):
+        return False
     return a == b and [(s.size, s.local(a)) for s in source.segments] == [(s.size, s.local(b)) for s in target.segments]
 
 

@@ -3,6 +3,15 @@
 A dimension may be split by *segments*: seen as consecutive pieces, each split evenly, worker r holding the r-th part of every
 piece. One segment is an ordinary split; unequal ones are fused weights such as QKV (``8192|1024|1024``). A segment has a
 *unit*: workers hold whole units (a head, a quantization group), and what does not fill the last worker is padding.
+
+Of a size that is known only when the program runs, segments count something else, and all that is done with them stays the same:
+
+- `symbolic`, ``tp:8*``: they count *blocks*, of a length that nobody knows. The dimension is ``size`` blocks, each held by one worker,
+  and where blocks are no factor of the program's own (the 5 heads of ``(5, n)``) but a part of a size, they are dealt out evenly.
+- `repeated`, ``tp:*8``: they are a *pattern* that follows itself as often as the dimension has room for it. Each worker holds its
+  part of every repetition: of ``(n, 8)`` heads seen as ``n * 8``, n times ``8 / workers``. A pattern may be padded as a dimension may.
+
+`Split.at` is what either means once the size is known, a split by plain segments; every other function here commutes with it.
 """
 
 from __future__ import annotations
@@ -21,7 +30,8 @@ PARTIAL_KINDS = ("sum", "max", "min", "prod")
 _TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@{AXIS})*)")
 _ONE = r"\d+(?:~\d+)?"
 _RUN = rf"{_ONE}(?:x\d+)?|\({_ONE}(?:\|{_ONE})*\)x\d+"
-_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::(?:{_RUN})(?:\|(?:{_RUN}))*\*?)?")
+_SIZES = rf"(?:{_RUN})(?:\|(?:{_RUN}))*"
+_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::(?:\*{_SIZES}|{_SIZES}\*?))?")
 _MOST_WRITTEN = 8
 """Segments that are written one by one; more are written as runs, ``8x512``."""
 _LONGEST_PATTERN = 16
@@ -87,7 +97,9 @@ class Split:
     axes: tuple[str, ...]
     segments: tuple[Segment, ...]
     symbolic: bool = False
-    """Whether the size is known only when the program runs: it is then counted in blocks, as many as it is said to be divisible by."""
+    """Whether the size is known only when the program runs, and counted in blocks of an unknown length."""
+    repeated: bool = False
+    """Whether the segments are a pattern that is repeated an unknown number of times. Never both."""
 
     @property
     def wrong(self) -> str:
@@ -99,18 +111,27 @@ class Split:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.axes, self.segments, self.symbolic))
+        return hash((self.axes, self.segments, self.symbolic, self.repeated))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Split, (self.axes, self.segments, self.symbolic)  # the hash of a text is another one in another process
+        return Split, (self.axes, self.segments, self.symbolic, self.repeated)  # the hash of a text is another one in another process
+
+    def over(self, axes: tuple[str, ...], segments: tuple[Segment, ...]) -> Split:
+        """Other axes and segments of the same kind of size."""
+        return Split(axes, segments, self.symbolic, self.repeated)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it says the size of the dimension."""
+        return not self.symbolic and not self.repeated
 
     @property
     def size(self) -> int:
-        """The global size of the dimension."""
+        """The global size of the dimension; the number of its blocks or the size of its pattern where that is not known."""
         return sum(s.size for s in self.segments)
 
     def local_size(self, mesh: Mesh) -> int:
-        """The size that each worker holds, padding included."""
+        """The size that each worker holds, padding included; in what `size` counts."""
         return self._local_size(mesh.axis_size(*self.axes))
 
     @lru_cache(maxsize=1 << 14)  # noqa: B019  splits are few, small, and asked for all the time
@@ -132,7 +153,7 @@ class Split:
             return self if count else None
         inner, workers = mesh.axis_size(*self.axes[count:]), mesh.axis_size(*self.axes)
         segments = tuple(Segment(s.size, max(s.local(workers) * inner, 1)) for s in self.segments)
-        return Split(self.axes[:count], segments, self.symbolic).normalized(mesh)
+        return self.over(self.axes[:count], segments).normalized(mesh)
 
     def inner(self, count: int, mesh: Mesh) -> Split:
         """The split without its `count` major axes: how their workers split among them what `outer` says that they hold."""
@@ -140,45 +161,61 @@ class Split:
         if outer is None:
             return self
         workers = mesh.axis_size(*outer.axes)
-        return Split(self.axes[count:], tuple(Segment(s.local(workers)) for s in outer.segments), self.symbolic)
+        return self.over(self.axes[count:], tuple(Segment(s.local(workers)) for s in outer.segments))
 
     def is_even(self, mesh: Mesh) -> bool:
         """Whether every segment is known to fall into equal parts, whatever their unit."""
         workers = mesh.axis_size(*self.axes)
-        return not self.symbolic and all(s.unit == 1 and s.size % workers == 0 for s in self.segments)
+        return all(s.unit == 1 and s.size % workers == 0 for s in self.segments)
 
     def minor(self, count: int, mesh: Mesh) -> Split:
         """What the workers along the `count` major axes of an even split hold together: they have the same part of every piece."""
         if not count:
             return self
         pieces = mesh.axis_size(*self.axes[:count])
-        return Split(self.axes[count:], tuple(Segment(s.size // pieces) for s in self.segments for _ in range(pieces)))
+        return self.over(self.axes[count:], tuple(Segment(s.size // pieces) for s in self.segments for _ in range(pieces)))
 
     def outermost(self, count: int, mesh: Mesh) -> Split:
         """How the workers along the `count` major axes of an even split deal out among them what `minor` says that they hold."""
         rest = mesh.axis_size(*self.axes[count:])
-        return Split(self.axes[:count], tuple(Segment(s.size // rest) for s in self.segments))
+        return self.over(self.axes[:count], tuple(Segment(s.size // rest) for s in self.segments))
 
     def at(self, size: int) -> Split:
         """The split of a dimension that turns out to have this size."""
-        if not self.symbolic:
+        if self.is_known:
             return self
         if size % self.size:
             way_out = "Pass one that is, or shard with another `divisible`."
             raise ShardingError("a split of a symbolic size", f"the size {size} is no multiple of {self.size}, as was said", way_out)
-        return Split(self.axes, (Segment(size),))
+        times = size // self.size
+        if self.repeated:
+            return Split(self.axes, self.segments * times or (Segment(0),))
+        return Split(self.axes, tuple(Segment(s.size * times, max(s.unit * times, 1)) for s in self.segments))
+
+    def whole_size(self, local: int, mesh: Mesh) -> int:
+        """The global size of a dimension of which each worker holds `local` elements."""
+        return self.size if self.is_known else local // self.local_size(mesh) * self.size
+
+    def held_size(self, size: int, mesh: Mesh) -> int:
+        """What each worker holds of a dimension that turns out to have this size, rounded up where it is no multiple."""
+        return self.local_size(mesh) if self.is_known else -(-size * self.local_size(mesh) // self.size)
 
     def normalized(self, mesh: Mesh) -> Split:
-        """The same placement with the smallest units: where a segment divides evenly, its unit says nothing."""
+        """The same placement with the smallest units and pattern: where a segment divides evenly, its unit says nothing, and a pattern
+        that is another one several times over is that one.
+        """
         workers = mesh.axis_size(*self.axes)
         segments = tuple(Segment(s.size) if s.size % (s.unit * workers) == 0 else s for s in self.segments)
-        return Split(self.axes, segments, self.symbolic)
+        if self.repeated and len(segments) > 1:
+            count = len(segments)
+            period = next(p for p in range(1, count + 1) if count % p == 0 and segments[:p] * (count // p) == segments)
+            segments = segments[:period]
+        return self.over(self.axes, segments)
 
     def __str__(self) -> str:
-        if self.symbolic:
-            return f"{'+'.join(self.axes)}:{self.size}*"
-        plain = len(self.segments) == 1 and self.segments[0].unit == 1
-        return "+".join(self.axes) + ("" if plain else f":{segments_text(self.segments)}")
+        plain = self.is_known and len(self.segments) == 1 and self.segments[0].unit == 1
+        text = f"{'*' if self.repeated else ''}{segments_text(self.segments)}{'*' if self.symbolic else ''}"
+        return "+".join(self.axes) + ("" if plain else f":{text}")
 
 
 @dataclass(frozen=True)
@@ -216,7 +253,7 @@ class Sharding:
     @cached_property
     def is_symbolic(self) -> bool:
         """Whether it splits a size that is known only when the program runs."""
-        return any(d is not None and d.symbolic for d in self.dims)
+        return any(d is not None and not d.is_known for d in self.dims)
 
     def axes(self) -> tuple[str, ...]:
         """Every mesh axis that this sharding uses."""
@@ -259,8 +296,8 @@ class Sharding:
         dims: list[Split | None] = []
         for field, size in zip(fields, shape, strict=True):
             axes, _, sizes = field.partition(":")
-            symbolic = sizes.endswith("*")
-            segments = segments_of(sizes) if sizes else (Segment(size),)
-            dims.append(None if field == "-" else Split(tuple(axes.split("+")), segments, symbolic))
+            symbolic, repeated = sizes.endswith("*"), sizes.startswith("*")
+            segments = segments_of(sizes.strip("*")) if sizes else (Segment(size),)
+            dims.append(None if field == "-" else Split(tuple(axes.split("+")), segments, symbolic, repeated))
         partial = tuple((axis, kind) for kind, axis in (p.split("@") for p in match[2].split()))
         return cls(tuple(dims), partial)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -97,3 +98,60 @@ def test_what_cannot_be_is_said():
         spmd.plan(Tokens, 3, {"total.x": P("tp", None)}, divisible={"n": 4})
     with pytest.raises(ShardingError, match=r"splits dimension 0, whose size is symbolic"):
         spmd.plan(Tokens, 2, {"total.x": P("tp", None)})
+
+
+@I.ir_module
+class Parts:
+    """n rows negated twice, unfolded from n * 4 numbers, and a sum over groups."""
+
+    @R.function
+    def chain(x: R.Tensor(("n", 3), "float32")):
+        with R.dataflow():
+            y = R.negative(x)
+            z = R.negative(y)
+            R.output(z)
+        return z
+
+    @R.function
+    def unfolded(x: R.Tensor(("n * 4",), "float32"), c: R.Tensor(("n", 1), "float32")):
+        n = T.int64()
+        with R.dataflow():
+            rows = R.reshape(x, R.shape([n, 4]))
+            out = R.add(rows, c)
+            R.output(out)
+        return out
+
+    @R.function
+    def groups(x: R.Tensor(("n", 8, 6), "float32")):
+        n = T.int64()
+        with R.dataflow():
+            parts = R.reshape(x, R.shape([n, 2, 4, 6]))
+            total = R.sum(parts, axis=[2])
+            out = R.tanh(total)
+            R.output(out)
+        return out
+
+
+FOUR, GRID = Mesh(tp=4), Mesh(dp=2, tp=2)
+PARTS = [
+    (GRID, {"unfolded.x": P(("dp", "tp"))}, 2),
+    (FOUR, {"unfolded.x": P("tp"), "unfolded.return": P("tp(1)2", "tp(2)2")}, 2),
+    (FOUR, {"unfolded.x": P("tp"), "unfolded.rows": P("tp(1)2", "tp(2)2")}, 2),
+    (FOUR, {"unfolded.x": P("tp(2)2"), "unfolded.rows": P("tp(1)2", None)}, 4),
+    (FOUR, {"chain.x": P("tp", None), "chain.y": P("tp(1)2", None), "chain.return": P("tp(1)2", None)}, 8),
+    (FOUR, {"chain.x": P("tp", None), "chain.y": P("tp(1)2", None)}, 8),
+    (FOUR, {"chain.x": P("tp(1)2", None), "chain.y": P("tp", None)}, 8),
+    (FOUR, {"chain.x": P("tp(2)2", None), "chain.y": P("tp", None), "chain.return": P(("tp(2)2", "tp(1)2"), None)}, 8),
+    (GRID, {"chain.x": P(("dp", "tp"), None), "chain.y": P(("tp", "dp"), None), "chain.return": P("tp", None)}, 4),
+    (FOUR, {"groups.x": P("tp", None, None), "groups.return": P(None, "tp(1)2", None)}, 4),
+    (GRID, {"groups.x": P("dp", "tp", None), "groups.return": P(("tp", "dp"), None, None)}, 4),
+]
+
+
+@pytest.mark.parametrize("case", range(len(PARTS)))
+def test_several_axes_and_parts_of_one(case):
+    """The numbers are right, and the bytes of the plan are those that move."""
+    mesh, specs, divisible = PARTS[case]
+    (name,) = {key.partition(".")[0] for key in specs}
+    module = tvm.IRModule({gv: f for gv, f in Parts.functions_items() if gv.name_hint == name})
+    assert_equivalent(module, mesh, specs, divisible={"n": divisible}, sizes={"n": 16})

@@ -95,6 +95,61 @@ def test_partial_sums_of_narrow_floats_are_rounded_once(dtype: object) -> None:
     assert whole.tolist() == [2064.0, 2064.0]
 
 
+@st.composite
+def unknown(draw: st.DrawFn, even: bool = False) -> tuple[Split, int]:
+    """A split of a symbolic size over three axes of `GRID` in some order, by blocks or by a pattern; and a size that it fits."""
+    axes = tuple(draw(st.permutations(["a", "b", "c"])))
+    sizes = st.integers(1, 3).map(lambda n: 8 * n) if even else st.integers(1, 20)
+    segments = tuple(draw(st.lists(st.builds(Segment, sizes, st.just(1) if even else st.integers(1, 3)), min_size=1, max_size=3)))
+    repeated = draw(st.booleans())
+    split = Split(axes, segments, not repeated, repeated)
+    return split, split.size * draw(st.integers(0, 3))
+
+
+GRID = Mesh(a=2, b=2, c=2)
+
+
+def held(size: int, split: Split | None, rank: int) -> np.ndarray:
+    """The elements that a worker holds, numbered from 1."""
+    whole = np.arange(1, 1 + size)
+    return whole if split is None else layout.cut(whole, Sharding((split,)), GRID, rank)
+
+
+@given(unknown())
+def test_symbolic_sizes_are_cut_and_joined(case: tuple[Split, int]) -> None:
+    split, size = case
+    shards = [held(size, split, rank) for rank in range(GRID.size)]
+    np.testing.assert_array_equal(layout.join(shards, Sharding((split,)), GRID, (size,)), np.arange(1, 1 + size))
+    for shard in shards:
+        assert shard.size == split.held_size(size, GRID)
+        assert split.whole_size(shard.size, GRID) == size
+    again = split.normalized(GRID)
+    assert Sharding.parse(str(Sharding((again,))), (-1,)).dims == (again,)
+    if size % again.size == 0:
+        assert [held(size, again, rank).tolist() for rank in range(GRID.size)] == [s.tolist() for s in shards]
+
+
+@given(unknown(), st.integers(0, 3))
+def test_major_axes_of_a_symbolic_size_hold_what_minor_ones_split(case: tuple[Split, int], count: int) -> None:
+    split, size = case
+    outer = split.outer(count, GRID)
+    inner = split.inner(count, GRID)
+    for rank in range(GRID.size):
+        shard = held(size, outer, rank)
+        np.testing.assert_array_equal(layout.cut(shard, Sharding((inner,)), GRID, rank), held(size, split, rank))
+
+
+@given(unknown(even=True), st.integers(0, 2))
+def test_minor_axes_of_an_even_symbolic_size_hold_what_major_ones_split(case: tuple[Split, int], count: int) -> None:
+    split, size = case
+    assert split.is_even(GRID)
+    minor, outermost = split.minor(count, GRID), split.outermost(count, GRID)
+    for rank in range(GRID.size):
+        shard = held(size, minor, rank)
+        found = layout.cut(shard, Sharding((outermost,)), GRID, rank) if count else shard
+        np.testing.assert_array_equal(found, held(size, split, rank))
+
+
 SPLIT = Sharding((Split(("tp",), (Segment(4),)),))
 ERRORS = [
     (

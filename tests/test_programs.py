@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from spmd.testing import Case, assert_all_equivalent
-from spmd.testing.programs import SIZES, meshes, programs, specs
+from spmd.testing.programs import DIVISIBLE, SIZES, meshes, programs, specs
 
 ONE_SLICE = 500
 
@@ -25,7 +25,7 @@ def drawn(number, count):
         large = data.draw(st.integers(0, 9)) == 0
         mod = data.draw(programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_"))
         mesh = data.draw(meshes(6))
-        cases.append(Case(mod, mesh, data.draw(specs(mod, mesh)), SIZES))
+        cases.append(Case(mod, mesh, data.draw(specs(mod, mesh, DIVISIBLE)), SIZES, DIVISIBLE))
 
     draw()
     return cases

@@ -26,7 +26,19 @@ def local_dims(dims: Sequence[Any], sharding: Sharding, mesh: Mesh) -> list[Any]
 
 def local_dim(dim: Any, split: Split, mesh: Mesh) -> Any:
     """The local size of one dimension, of which `dim` is the size before this split."""
-    return tvm.sym.Analyzer().simplify(dim // mesh.axis_size(*split.axes)) if split.symbolic else split.local_size(mesh)
+    if split.is_known:
+        return split.local_size(mesh)
+    if split.is_padded(mesh):
+        return _simple(dim // split.size * split.local_size(mesh))
+    return _simple(dim // mesh.axis_size(*split.axes))
+
+
+def _simple(size: Any) -> Any:
+    """A size as a number or as the shortest expression that TVM finds."""
+    if isinstance(size, int):
+        return size
+    found = tvm.sym.Analyzer().simplify(size)
+    return int(found.value) if isinstance(found, tvm.tirx.IntImm) else found
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
     split = moved_split(step, into, mesh)
     x = _shard_order(emit, x, into, here, split, mesh)
     size = local_dim(here[into], split, mesh)
-    here[into] = here[into] if split.symbolic else size * workers
+    here[into] = size * workers if split.is_padded(mesh) or split.is_known else here[into]
     if step.kind == "slice":
         return _own_part(emit, x, into, here, size, axis, workers)
     if step.kind == "reduce_scatter":
@@ -134,7 +146,7 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
 
     from ..layout import pieces
 
-    dtype = str(x.ty.dtype)
+    dtype, here = str(x.ty.dtype), local_dims(dims, sharding, mesh)
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
             continue
@@ -144,8 +156,11 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
             for _, start, count, _ in pieces(split, mesh, worker):
                 valid[worker, start : start + count] = True
         mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
-        shaped = _reshaped(emit, mine, [size if d == dim else 1 for d in range(len(dims))])
+        seen, at = (here, dim) if split.is_known else _folded(here, dim, split, size)
+        shaped = _reshaped(emit, mine, [size if d == at else 1 for d in range(len(seen))])
+        x = x if split.is_known else emit(relax.op.reshape(x, seen))
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
+        x = x if split.is_known else emit(relax.op.reshape(x, here))
     return x
 
 
@@ -188,13 +203,56 @@ def _own_part(emit: Emit, x: Any, dim: int, here: list[Any], size: int, axis: st
 
 
 def _is_plain(split: Split, mesh: Mesh) -> bool:
-    return len(split.segments) == 1 and not split.is_padded(mesh)
+    return len(split.segments) == 1 and not split.is_padded(mesh) and not split.repeated
+
+
+def _folded(here: Sequence[Any], dim: int, split: Split, size: int) -> tuple[list[Any], int]:
+    """The shape with dimension `dim` of unknown size taken apart into a known `size`, what the segments count, and the rest; and where the
+    known one stands: after the number of repetitions, or before the length of a block.
+    """
+    rest = _simple(here[dim] // size)
+    apart = [rest, size] if split.repeated else [size, rest]
+    return [*here[:dim], *apart, *here[dim + 1 :]], dim + split.repeated
+
+
+def _swapped(emit: Emit, x: Any, dim: int) -> Any:
+    """Dimensions `dim` and the one after it in each other's place."""
+    order = list(range(x.ty.ndim))
+    order[dim : dim + 2] = dim + 1, dim
+    return emit(relax.op.permute_dims(x, order))
+
+
+def _unknown_in_shard_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
+    """`_shard_order` of blocks or of a pattern: of what the segments count, each block or each repetition as it is."""
+    workers, local = mesh.axis_size(*split.axes), split.local_size(mesh)
+    seen, at = _folded(here, dim, split, split.size)
+    x = _shard_order(emit, emit(relax.op.reshape(x, seen)), at, seen, Split(split.axes, split.segments), mesh)
+    if split.repeated:
+        x = emit(relax.op.reshape(x, [*seen[:at], workers, local, *seen[at + 1 :]]))
+        x = _swapped(emit, x, dim)
+    length = seen[dim if split.repeated else dim + 1] * (workers * local)
+    return emit(relax.op.reshape(x, [*here[:dim], _simple(length), *here[dim + 1 :]]))
+
+
+def _unknown_in_whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
+    """`_whole_order` of blocks or of a pattern."""
+    workers, local = mesh.axis_size(*split.axes), split.local_size(mesh)
+    seen, at = _folded(here, dim, split, local)
+    if split.repeated:
+        x = emit(relax.op.reshape(x, [*here[:dim], workers, *seen[dim:]]))
+        x = _swapped(emit, x, dim)
+    x = emit(relax.op.reshape(x, [*seen[:at], workers * local, *seen[at + 1 :]]))
+    x = _whole_order(emit, x, at, seen, Split(split.axes, split.segments), mesh)
+    length = seen[dim if split.repeated else dim + 1] * split.size
+    return emit(relax.op.reshape(x, [*here[:dim], _simple(length), *here[dim + 1 :]]))
 
 
 def _shard_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
     """Dimension `dim`, whole and in global order, as the shards of all workers one after another, zero padded."""
     if _is_plain(split, mesh):
         return x
+    if not split.is_known:
+        return _unknown_in_shard_order(emit, x, dim, here, split, mesh)
     workers = mesh.axis_size(*split.axes)
     if len(split.segments) == 1:
         return _padded(emit, x, dim, here, split.segments[0], workers)
@@ -211,7 +269,7 @@ def _dealt(emit: Emit, x: Any, dim: int, here: list[Any], segments: Sequence[Seg
         if count > 1:
             apart = [*here[:dim], count, size // count, *here[dim + 1 :]]
             part = _dealt(emit, _reshaped(emit, part, apart), dim + 1, apart, pattern, workers)
-            part = emit(relax.op.permute_dims(part, _swapped(len(apart) + 1, dim)))
+            part = _swapped(emit, part, dim)
         else:
             part = _padded(emit, part, dim, here, pattern[0], workers)
         parts.append(_reshaped(emit, part, [*here[:dim], workers, local, *here[dim + 1 :]]))
@@ -232,6 +290,8 @@ def _whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, me
     """Dimension `dim`, holding the shards of all workers one after another, in global order and without padding."""
     if _is_plain(split, mesh):
         return x
+    if not split.is_known:
+        return _unknown_in_whole_order(emit, x, dim, here, split, mesh)
     workers, segments = mesh.axis_size(*split.axes), split.segments
     if len(segments) == 1:
         return emit(relax.op.strided_slice(x, [dim], [0], [segments[0].size]))
@@ -248,7 +308,7 @@ def _collected(emit: Emit, x: Any, dim: int, here: list[Any], segments: Sequence
         if count > 1:
             apart = [*here[:dim], count, size // count, *here[dim + 1 :]]
             part = _reshaped(emit, part, [*here[:dim], workers, count, local // count, *here[dim + 1 :]])
-            part = emit(relax.op.permute_dims(part, _swapped(len(apart) + 1, dim)))
+            part = _swapped(emit, part, dim)
             part = _collected(emit, part, dim + 1, apart, pattern, workers)
             part = _reshaped(emit, part, [*here[:dim], size, *here[dim + 1 :]])
         else:
@@ -263,8 +323,3 @@ def _collected(emit: Emit, x: Any, dim: int, here: list[Any], segments: Sequence
 def _sizes(pattern: Sequence[Segment], workers: int) -> tuple[list[int], list[int]]:
     """The sizes of segments: of all of each, of what a worker holds of it."""
     return [s.size for s in pattern], [s.local(workers) for s in pattern]
-
-
-def _swapped(rank: int, dim: int) -> list[int]:
-    """The order of dimensions in which `dim` and the next one change places."""
-    return [*range(dim), dim + 1, dim, *range(dim + 2, rank)]

@@ -106,10 +106,8 @@ class Cost(PlanningSizes):
 
     def local_shape(self, shape: tuple[int, ...], sharding: Sharding) -> tuple[int, ...]:
         """What a worker holds of a tensor of the planning `shape`."""
-        return tuple([size if split is None else self._held(size, split) for size, split in zip(shape, sharding.dims, strict=True)])
-
-    def _held(self, size: int, split: Split) -> int:
-        return -(-size // self.mesh.axis_size(*split.axes)) if split.symbolic else split.local_size(self.mesh)
+        mesh = self.mesh
+        return tuple([size if split is None else split.held_size(size, mesh) for size, split in zip(shape, sharding.dims, strict=True)])
 
     def step_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         """Bytes of the tensor that each worker brings to a collective; what is scattered is padded first."""
@@ -117,11 +115,8 @@ class Cost(PlanningSizes):
         into = step.to_dim if step.kind == "all_to_all" else step.dim if step.kind == "reduce_scatter" else -1
         if into < 0 or not shape[into]:
             return held
-        before, split = step.source.dims[into], moved_split(step, into, self.mesh)
-        if split.symbolic:
-            return held
-        size = shape[into] if before is None else before.local_size(self.mesh)
-        return held // size * split.local_size(self.mesh) * self.mesh.axis_size(step.axis)
+        split = moved_split(step, into, self.mesh)
+        return held * split.local_size(self.mesh) * self.mesh.axis_size(step.axis) // split.size
 
     def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
         """The time to take a tensor of the planning `shape` from one sharding to another."""
@@ -153,13 +148,12 @@ class Cost(PlanningSizes):
         splits = dict(strategy.splits)
         found: list[Sent] = []
         for f, split in [(f, s) for f, s in strategy.splits if f in node.rule.forms][:1]:  # what is split together runs as one form
-            exchanges = node.rule.forms[f].exchanges
+            exchanges, sizes = node.rule.forms[f].exchanges, self.of_factors(node)
             for exchange in exchanges(splits, self.mesh) if callable(exchanges) else exchanges:
                 dtype = exchange.dtype or node.inputs[0].dtype
                 held = self._item_bytes(dtype)
                 for name in exchange.spec.split():
-                    local = splits[name].local_size(self.mesh) if name in splits else self.of_factors(node).get(name, 1)
-                    held *= int(name) if name.isdigit() else local
+                    held *= int(name) if name.isdigit() else self._local_factor(name, sizes, splits)
                 found.append(Sent(exchange.kind, split.axis, held, dtype))
         return found
 
@@ -212,14 +206,13 @@ class Cost(PlanningSizes):
         """The size of the local iteration space: of all loop nests together."""
         rule, sizes = node.rule, self.of_factors(node)
         left_out = rule.uncounted | (rule.reduced if rule.sparse and rule.nests is None else frozenset())
-
-        def local(f: str) -> int:
-            if f in splits and f in rule.symbolic:
-                return -(-sizes.get(f, 1) // self.mesh.axis_size(*splits[f].axes))
-            return splits[f].local_size(self.mesh) if f in splits else sizes.get(f, 1)
-
         nests = (rule.factors,) if rule.nests is None else rule.nests
-        return sum(math.prod(local(f) for f in nest if f not in left_out) for nest in nests)
+        return sum(math.prod(self._local_factor(f, sizes, splits) for f in nest if f not in left_out) for nest in nests)
+
+    def _local_factor(self, factor: str, sizes: Mapping[str, int], splits: Mapping[str, Split]) -> int:
+        """What a worker holds of a factor."""
+        size = sizes.get(factor, 1)
+        return splits[factor].held_size(size, self.mesh) if factor in splits else size
 
 
 CostFactory = Callable[[Mesh, Profile, Mapping[str, int] | None, float | None], Cost]

@@ -242,7 +242,6 @@ class _Builder:
             return None, found or opaque or f"{name} has no rule"
         if name not in KERNEL_CALLS:
             check_rule(name, found, inputs, outputs)
-        if self.divisible and name not in KERNEL_CALLS:
             found = in_blocks(found, (*op.input_dims, *op.output_dims), self.divisible)
         return found, ""
 

@@ -14,6 +14,7 @@ from .alternatives import Alternatives
 from .budget import decide_within
 from .cost import Cost, Sent
 from .decide import Decision
+from .lost import lost_splits
 from .memory import Usage
 from .sizes import DEFAULT_SIZE
 from .traffic import Traffic
@@ -80,6 +81,8 @@ def _report(graph: Graph, decision: Decision) -> Plan:
         predicted[name] = traffic.seconds()
     for what, where in replicated.items():
         notes[f"{what} ({where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"] = None
+    for function in graph.functions.values():
+        notes.update(dict.fromkeys(lost_splits(function, chosen.__getitem__, lambda n: problem.strategy(n, solution.choice), cost.mesh)))
     notes.update(dict.fromkeys(decision.notes))
     if cost.mesh.size > 1 and all(not sharding.axes() for sharding in chosen.values()):
         way_out = "pass specs, or the profile of your hardware"

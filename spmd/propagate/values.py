@@ -51,8 +51,8 @@ class Values:
         dtype = str(ty.dtype) if tensor else ""
         type_class = self._types.setdefault((dtype, *map(_dim_key, dims)), len(self._types))
         value = Value(name, function, shape, dims, dtype, kind, role, type_class)
-        if self._divisible:
-            value.blocks = tuple(divisor(d, self._divisible) for d in dims)
+        if None in shape:
+            value.blocks = tuple([divisor(d, self._divisible) for d in dims])
         self._all.append(value)
         if unknown:
             self.unknown.add(value)

@@ -105,18 +105,23 @@ def _run(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
     owner: dict[str, int] = {}
     specs: dict[str, Any] = {}
     sizes: dict[str, int] = {}
+    divisible: dict[str, int] = {}
     for i, case in enumerate(cases):
         merged.update(case.mod.functions_items())
         owner.update(dict.fromkeys(signatures(case.mod), i))
         specs.update(case.specs)
         sizes.update(case.sizes)
+        divisible.update(case.divisible)
     mod = tvm.IRModule(merged)
     arguments = {name: random_arguments(s.params, name, seed, sizes) for name, s in signatures(mod).items()}
     try:
         expected = _Calls(mod).run(arguments)
     except Exception as error:
         raise RuntimeError(f"the program itself fails, unsharded: {error}") from error
-    sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes={n: sizes[n] for n in symbols_of(mod) if n in sizes})
+    sizes = {n: sizes[n] for n in symbols_of(mod) if n in sizes}
+    sharded = shard(
+        mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes=sizes, divisible={n: d for n, d in divisible.items() if n in sizes}
+    )
     traces: dict[str, tuple[Record, ...]] = {}
     found = _Calls(sharded, traces, backend).run(arguments)
     wrong: dict[int, str] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -117,10 +119,19 @@ def random_arguments(params: Sequence[LeafTree], function: str, seed: int, sizes
             return tuple(make(part) for part in tree)
         if tree.shape is None:
             raise ShardingError(f"function {function!r}", f"its parameter {tree.name!r} is no tensor", "Say what to run with run=.")
-        shape = [s if isinstance(s, int) else (sizes or {}).get(s, 3) for s in tree.shape]
+        shape = [s if isinstance(s, int) else _size(s, sizes or {}) for s in tree.shape]
         return random_array(tree.name, shape, tree.dtype, seed)
 
     return [make(p) for p in params]
+
+
+def _size(text: str, sizes: Mapping[str, int]) -> int:
+    """The size that a symbol, or a product of some and of numbers as TVM writes it, stands for; 3 where nobody says."""
+    if text in sizes or text.isidentifier():
+        return sizes.get(text, 3)
+    terms = re.sub(r"T\.int64\((\d+)\)", r"\1", text).split(" * ")
+    known = all(term.isdigit() or term.isidentifier() for term in terms)
+    return math.prod(int(term) if term.isdigit() else sizes.get(term, 3) for term in terms) if known else 3
 
 
 def random_array(name: str, shape: Sequence[int], dtype: str, seed: int) -> Array:

@@ -6,7 +6,7 @@ It is how a rule is proven; `missing.find_missing` looks for what a rule does no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -93,6 +93,8 @@ def prove(
     tolerance: float | None = None,
     most: int | None = None,
     special: Literal["", "infinite", "all"] = "",
+    sizes: Mapping[str, int] | None = None,
+    divisible: Mapping[str, int] | None = None,
 ) -> list[Verdict]:
     """Try every strategy of the rule of each operator of `mod`.
 
@@ -102,7 +104,8 @@ def prove(
     "all"), partial sums are those of look-ups, and signs of zeros must be the same. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
     """
     mod, untried = operators_alone(mod)
-    graph, mesh = build_graph(mod), Mesh.of(mesh)
+    graph, mesh = build_graph(mod, divisible), Mesh.of(mesh)
+    cost = Cost(mesh, profile_of("generic"), sizes)
     trials: dict[str, tuple[Function, Strategy]] = {}
     for f in graph.functions.values():
         strategies = _some(strategies_of(graph, operator_of(f), mesh), most)
@@ -111,7 +114,7 @@ def prove(
     program = _lowered(graph, trials, mesh, failed)
     verdicts: list[Verdict] = []
     with workers(mod) as one, workers(program) as many:
-        given = {f: list((arguments or {}).get(f) or random_arguments(one.signatures[f].params, f, seed)) for f in graph.functions}
+        given = {f: list((arguments or {}).get(f) or random_arguments(one.signatures[f].params, f, seed, sizes)) for f in graph.functions}
         if special:
             given = {f: sprinkled_arguments(values, seed, nan=special == "all") for f, values in given.items()}
         expected = {f: one[f](*given[f]) for f in graph.functions}
@@ -121,7 +124,7 @@ def prove(
                 try:
                     found = many[name](*_shards(many, program.plan.functions[name], given[function.name], seed, exact=bool(special)))
                     detail = difference(expected[function.name], found, tolerance) or _unplanned(
-                        operator_of(function), strategy, mesh, many
+                        operator_of(function), strategy, cost, many
                     )
                     if special and not detail and signs_of_zeros_differ(expected[function.name], found):
                         detail = "zeros have other signs"
@@ -132,9 +135,9 @@ def prove(
     return verdicts + [Verdict("", what, (), (), "untried", why) for what, why in untried.items()]
 
 
-def _unplanned(node: Node, strategy: Strategy, mesh: Mesh, ran: Workers) -> str:
+def _unplanned(node: Node, strategy: Strategy, cost: Cost, ran: Workers) -> str:
     """How the collectives inside the operator differ from those that its rule foretells; empty where they are the same to the byte."""
-    planned = Counter((s.kind, s.axis, s.bytes) for s in Cost(mesh, profile_of("generic")).exchanges(node, strategy))
+    planned = Counter((s.kind, s.axis, s.bytes) for s in cost.exchanges(node, strategy))
     traced = Counter((r.kind, r.axis, r.bytes) for r in ran.trace())
     if planned == traced:
         return ""
@@ -151,16 +154,15 @@ def operator_of(function: Function) -> Node:
 
 
 def strategies_of(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
-    """What the rule offers: every factor split, two unequal segments, partial sums let through."""
+    """What the rule offers: every factor split, two unequal segments, partial sums let through; where sizes are symbolic, patterns too,
+    and parts of the axis.
+    """
     axis = next(iter(mesh.axes))
     found = dict.fromkeys(find_candidates(replace(graph, functions={node.function: graph.functions[node.function]}), mesh).strategies[node])
     for is_output, specs, values in ((False, node.rule.inputs, node.inputs), (True, node.rule.outputs, node.outputs)):
         for spec, value in zip(specs, values, strict=True):
-            for dim, size in enumerate(value.shape if value.is_tensor else ()):
-                if size is None or size < 5 or is_output:
-                    continue
-                segments = (Segment(size // 2 + 1), Segment(size - size // 2 - 1))
-                wish = Sharding(tuple(Split((axis,), segments) if d == dim else None for d in range(len(value.shape)))).normalized(mesh)
+            for dim, split in _wishes(value, axis, mesh, is_output):
+                wish = Sharding(tuple(split if d == dim else None for d in range(len(value.shape)))).normalized(mesh)
                 splits = splits_from(spec, wish, node.rule, mesh)
                 strategy = strategy_of(node.rule, complete(node.rule, splits, mesh), mesh) if splits else None
                 if strategy is not None:
@@ -168,6 +170,23 @@ def strategies_of(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
     for terms in node.rule.linear:
         found[partial_strategy(node.rule, terms, (axis,), mesh)] = None
     return [s for s in found if not loses_writes(node, s, mesh)]
+
+
+def _wishes(value: Value, axis: str, mesh: Mesh, is_output: bool) -> Iterator[tuple[int, Split]]:
+    """Dimensions of a value with splits that a rule does not think of by itself."""
+    workers = mesh.axes[axis]
+    for dim, size in enumerate(value.shape if value.is_tensor else ()):
+        if size is not None and size >= 5 and not is_output:
+            yield dim, Split((axis,), (Segment(size // 2 + 1), Segment(size - size // 2 - 1)))
+        if None not in value.shape:
+            continue
+        axes = [axis, *([f"{axis}(1)2", f"{axis}(2){workers // 2}"] if workers > 2 and workers % 2 == 0 else [])]
+        count = size if size is not None else value.blocks[dim]
+        for name in axes:
+            yield dim, Split((name,), (Segment(count),), symbolic=size is None)
+            if size is None and count > 1:
+                yield dim, Split((name,), (Segment(count),), repeated=True)
+                yield dim, Split((name,), (Segment(count - count // 3), Segment(count // 3 or 1)), repeated=True)
 
 
 def _some(strategies: list[Strategy], most: int | None) -> list[Strategy]:

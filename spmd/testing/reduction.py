@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,12 +25,13 @@ _AT_ONCE = 24
 
 @dataclass(frozen=True)
 class Case:
-    """A program with the mesh and the specs that it is sharded by, and the sizes that its symbols stand for."""
+    """A program with the mesh and the specs that it is sharded by, the sizes that its symbols stand for, and what divides them."""
 
     mod: tvm.IRModule
     mesh: Mesh
     specs: Specs = field(default_factory=dict[str, Any])
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    divisible: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
         checks.module("Case, mod", self.mod)
@@ -42,8 +44,10 @@ class Case:
         text = self.mod.script()
         if 'metadata["' in text:
             text = self.mod.script(show_meta=True)
-        used = {name: size for name, size in self.sizes.items() if name in text}
-        more = f", sizes={used}" if used else ""
+        more = ""
+        for name, said in (("sizes", self.sizes), ("divisible", self.divisible)):
+            used = {symbol: number for symbol, number in said.items() if re.search(rf"\b{symbol}\b", text)}
+            more += f", {name}={used}" if used else ""
         return f"{text}\nassert_equivalent(Module, {self.mesh}, {dict(self.specs)}{more})"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -13,6 +14,7 @@ from .helpers import static
 
 _Product = tuple[int, tuple[Any, ...]]
 """A size as a known number times symbolic terms."""
+_ONE: _Product = (1, ())
 
 
 def match_shapes(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Spec, Spec, dict[str, Size], frozenset[str]]:
@@ -72,43 +74,43 @@ class _Factors:
         elif len(big_in) == 1 and len(big_out) > 1:
             names_out = [(self.new(static(d)),) for d in big_out]
             names_in = [tuple(n for (n,) in names_out)]
-        elif all(static(d) is not None for d in (*big_in, *big_out)):
-            names_in, names_out = self._common([static(d) or 0 for d in big_in], [static(d) or 0 for d in big_out])
+        elif _equal(_product(big_in), _product(big_out)):
+            names_in, names_out = self._common([_product((d,)) for d in big_in], [_product((d,)) for d in big_out])
         else:
             names_in, names_out = [self.opaque(d) for d in big_in], [self.opaque(d) for d in big_out]
         return _place(source, names_in), _place(target, names_out)
 
     def opaque(self, size: Any) -> tuple[str, ...]:
         """A factor that stays whole."""
-        name = self.new(static(size))
+        name = self.new(static(size) if size is not None else None)
         self.whole.add(name)
         return (name,)
 
-    def _common(self, source: list[int], target: list[int]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    def _common(self, source: list[_Product], target: list[_Product]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
         """Split off greatest common factors, major first, until a pair has none; what is left stays whole."""
         ins: list[tuple[str, ...]] = [() for _ in source]
         outs: list[tuple[str, ...]] = [() for _ in target]
         left, right = list(source), list(target)
         i = j = 0
         while i < len(left) and j < len(right):
-            shared = math.gcd(left[i], right[j])
-            if shared > 1:
-                name = self.new(shared)
+            shared = _shared(left[i], right[j])
+            if shared != _ONE:
+                name = self.new(_number(shared))
                 ins[i], outs[j] = (*ins[i], name), (*outs[j], name)
-                left[i], right[j] = left[i] // shared, right[j] // shared
+                left[i], right[j] = _without(left[i], shared), _without(right[j], shared)
             # Going on is only right where one side of the pair is used up.
-            if left[i] > 1 and right[j] > 1:
+            if left[i] != _ONE and right[j] != _ONE:
                 break
-            if left[i] == 1:
+            if left[i] == _ONE:
                 i += 1
-            if j < len(right) and right[j] == 1:
+            if j < len(right) and right[j] == _ONE:
                 j += 1
         for k, rest in enumerate(left):
-            if rest > 1:
-                ins[k] = (*ins[k], *self.opaque(rest))
+            if rest != _ONE:
+                ins[k] = (*ins[k], *self.opaque(_number(rest)))
         for k, rest in enumerate(right):
-            if rest > 1:
-                outs[k] = (*outs[k], *self.opaque(rest))
+            if rest != _ONE:
+                outs[k] = (*outs[k], *self.opaque(_number(rest)))
         return ins, outs
 
 
@@ -117,7 +119,7 @@ def _place(dims: tuple[Any, ...], names: list[tuple[str, ...]]) -> list[Dim]:
     return [((),) if static(d) == 1 else (next(rest),) for d in dims]
 
 
-def _product(dims: tuple[Any, ...]) -> _Product:
+def _product(dims: Sequence[Any]) -> _Product:
     number, terms = 1, []
     for dim in dims:
         stack = [dim]
@@ -139,10 +141,28 @@ def _equal(a: _Product, b: _Product) -> bool:
 
 def _divides(a: _Product, b: _Product) -> bool:
     """Whether `b` is a multiple of `a`."""
-    rest = list(b[1])
+    return a[0] != 0 and b[0] % a[0] == 0 and len(_shared(a, b)[1]) == len(a[1])
+
+
+def _shared(a: _Product, b: _Product) -> _Product:
+    """The greatest common factor."""
+    rest, terms = list(b[1]), list[Any]()
     for term in a[1]:
         at = next((k for k, other in enumerate(rest) if tvm_ffi.structural_equal(term, other)), None)
-        if at is None:
-            return False
-        del rest[at]
-    return a[0] != 0 and b[0] % a[0] == 0
+        if at is not None:
+            terms.append(term)
+            del rest[at]
+    return math.gcd(a[0], b[0]), tuple(terms)
+
+
+def _without(a: _Product, shared: _Product) -> _Product:
+    """What is left of a product without a factor of it."""
+    rest = list(a[1])
+    for term in shared[1]:
+        del rest[next(k for k, other in enumerate(rest) if tvm_ffi.structural_equal(term, other))]
+    return a[0] // shared[0], tuple(rest)
+
+
+def _number(product: _Product) -> Size:
+    """A product as a size of a factor."""
+    return None if product[1] else product[0]

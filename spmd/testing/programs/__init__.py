@@ -6,6 +6,7 @@ whose result jumps where its argument hardly changes (comparisons, argmax and th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
@@ -17,14 +18,16 @@ from ...mesh import Mesh
 from ...plan import Leaf, LeafTree, Signature
 from ...spec import P
 from ...workers import signatures
-from .maker import SYMBOLIC, Draw
+from .maker import BLOCKS, SYMBOLIC, Draw
 from .write import write
 from .writes import STORE
 
-__all__ = ["SIZES", "meshes", "programs", "specs"]
+__all__ = ["DIVISIBLE", "SIZES", "meshes", "programs", "specs"]
 
 SIZES = {f"n{size}": size for size in SYMBOLIC}
 """What the symbols of programs stand for: `sizes` of `assert_equivalent`."""
+DIVISIBLE = {f"n{size}": by for size, by in BLOCKS.items()}
+"""By what some of them are said to be divisible: `divisible` of `assert_equivalent`."""
 
 
 @st.composite
@@ -53,26 +56,37 @@ def meshes(most: int = 4) -> st.SearchStrategy[Mesh]:
 
 
 @st.composite
-def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None) -> dict[str, P]:
-    """Specs for some of the parameters and results of a module: dimensions split over axes of `mesh`, by default ``tp``, whole or open."""
-    axes = list(mesh.axes) if mesh is not None else ["tp"]
+def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None, divisible: Mapping[str, int] | None = None) -> dict[str, P]:
+    """Specs for some of the parameters and results of a module: dimensions split over axes of `mesh`, by default ``tp``, or over parts of
+    them, whole or open. Symbolic sizes are split where `divisible` says that they can be.
+    """
     found: dict[str, P] = {}
     for name, signature in signatures(mod).items():
         for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and draw(st.integers(0, 2)) == 0:
-                entries = _entries(draw, leaf.shape, axes)
+                entries = _entries(draw, leaf.shape, mesh or Mesh(tp=1), divisible or {})
                 found[key] = P(*([None] if leaf.name.endswith(STORE) else entries[:1]), *entries[1:])
     return found
 
 
-def _entries(draw: Draw, shape: tuple[int | str, ...], axes: list[str]) -> list[Any]:
-    """One entry a dimension: each axis splits one of them, or none; two of them may split the same."""
+def _entries(draw: Draw, shape: tuple[int | str, ...], mesh: Mesh, divisible: Mapping[str, int]) -> list[Any]:
+    """One entry a dimension: each axis, or part of one, splits one of them, or none; several may split the same."""
     split: list[list[str]] = [[] for _ in shape]
+    axes = [part for axis, size in mesh.axes.items() for part in _parts(draw, axis, size)]
     for axis in draw(st.permutations(axes)):
         at = draw(st.integers(-1, len(shape) - 1))
-        if at >= 0 and isinstance(shape[at], int):
+        if at < 0:
+            continue
+        size = shape[at]
+        if isinstance(size, int) or (size in divisible and divisible[size] % mesh.axis_size(axis, *split[at]) == 0):
             split[at].append(axis)
     return [draw(st.sampled_from([None, "?"])) if not s else s[0] if len(s) == 1 else tuple(s) for s in split]
+
+
+def _parts(draw: Draw, axis: str, size: int) -> list[str]:
+    """An axis, or now and then two parts of it."""
+    major = next((n for n in (2, 3) if size % n == 0 and size > n), size)
+    return [f"{axis}(1){major}", f"{axis}({major}){size // major}"] if major < size and draw(st.integers(0, 3)) == 0 else [axis]
 
 
 def _parameters(name: str, signature: Signature) -> list[tuple[str, Leaf]]:

@@ -15,8 +15,10 @@ Draw = Callable[[Any], Any]
 Shape = list[Any]
 """Sizes; the name of the symbol where one is symbolic."""
 SIZES = [1, 2, 3, 4, 5, 6, 8, 9, 12]
-SYMBOLIC = [1, 3, 4, 7]
+SYMBOLIC = [1, 3, 4, 7, 8, 12]
 """Sizes that symbols stand for."""
+BLOCKS = {4: 2, 8: 8, 12: 12}
+"""By what some of them are said to be divisible."""
 LARGEST = 1 << 11
 """Values with more elements are not read again."""
 _LIMIT = {"float64": 1e3, "float32": 1e2, "float16": 16.0, "int32": 1e3, "int64": 1e3}
@@ -92,8 +94,12 @@ class Maker:
         return var
 
     def dims(self, shape: Sequence[Any]) -> list[Any]:
-        """`shape` with the symbol itself for its name."""
-        return [self.symbol if isinstance(s, str) else s for s in shape]
+        """`shape` with the sizes themselves for their names."""
+        known = {self.symbol.name: self.symbol} if self.symbol is not None else dict[str, Any]()
+        if any(isinstance(s, str) and s not in known for s in shape):
+            for value in (*self.params, *self.values):
+                known.update({str(d): d for d in value.ty.shape.values} if value.ty.ndim else {})
+        return [known[s] if isinstance(s, str) else s for s in shape]
 
     def axis(self, x: Any) -> int:
         """A dimension of `x` whose size is known."""

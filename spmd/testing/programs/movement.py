@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import tvm
 from hypothesis import strategies as st
 from tvm import relax
 
@@ -24,6 +25,23 @@ def reshape(m: Maker, x: Any) -> Any:
         return op.reshape(x, [*shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :]])
     major = m.choose([d for d in range(1, shape[at] + 1) if shape[at] % d == 0])
     return op.reshape(x, [*shape[:at], major, shape[at] // major, *shape[at + 1 :]])
+
+
+def merged(m: Maker, x: Any) -> Any:
+    """Two dimensions merged, or one taken apart, where sizes are symbolic."""
+    dims = list(x.ty.shape.values)
+    at = m.integer(0, len(dims) - 1)
+    size = dims[at]
+    if isinstance(size, tvm.tirx.Mul) and m.integer(0, 2):
+        dims[at : at + 1] = [size.a, size.b]
+    elif isinstance(size, tvm.tirx.IntImm) and m.integer(0, 1):
+        major = m.choose([d for d in range(1, size.value + 1) if size.value % d == 0])
+        dims[at : at + 1] = [major, size.value // major]
+    elif at + 1 < len(dims):
+        dims[at : at + 2] = [tvm.sym.Analyzer().simplify(size * dims[at + 1])]
+    else:
+        return None
+    return op.reshape(x, relax.ShapeExpr(dims))
 
 
 def permute(m: Maker, x: Any) -> Any:

@@ -25,6 +25,13 @@ def matmul(m: Maker, x: Any) -> Any:
     return op.matmul(x, other), m.bound(x) * m.bound(other) * k**0.5
 
 
+def scores(m: Maker, x: Any) -> Any:
+    """The products of all rows of each matrix of a batch."""
+    order = list(range(x.ty.ndim))
+    other = m.bb.emit(op.permute_dims(x, [*order[:-2], order[-1], order[-2]]))
+    return op.matmul(x, other), m.bound(x) ** 2 * 16
+
+
 def contraction(m: Maker, x: Any) -> Any:
     """Sums that einsum, outer and linear name."""
     shape = shape_of(x)
