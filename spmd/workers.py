@@ -15,6 +15,7 @@ from .arguments import Handle
 from .collectives.backend import Backend, Record, make_backend
 from .collectives.pool import Pool, start_machines
 from .errors import ShardingError, nearest
+from .lift import constants_by_name, constants_of
 from .mesh import Mesh
 from .plan import Leaf, LeafTree, Plan, Signature
 from .schedules import build, resolve
@@ -67,6 +68,7 @@ class Workers:
         self.backend.adopt(executable)
         self._pool = Pool(self.backend)
         self._machines = start_machines(self._pool, executable)
+        self._constants = self._loaded(mod)
         self._traces: dict[int, tuple[Record, ...]] = {}
 
     def __getitem__(self, function: str) -> WorkerFunction:
@@ -78,10 +80,18 @@ class Workers:
     def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool) -> Any:
         """Run `function` on every worker; see `WorkerFunction`."""
         bound = arguments.Binder(function, signature, self.backend).bind(args)
+        for rank, given in enumerate(bound):
+            given += [self._constants[leaf.name][rank] for leaf in signature.constants]
         mine = dict(zip(self.backend.ranks, bound, strict=True))
         results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]))
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
         return arguments.returned(signature.outputs, results, self.backend, keep)
+
+    def _loaded(self, mod: tvm.IRModule) -> dict[str, list[Any]]:
+        """What each worker of this process holds of the constants of the program, by name."""
+        leaves = {leaf.name: leaf for signature in self.signatures.values() for leaf in signature.constants}
+        arrays = {name: arguments.as_array(data) for name, data in constants_by_name(mod, self.signatures).items()}
+        return {n: arguments.place(a, leaves[n].sharding, self.backend, share=True) for n, a in arrays.items() if a is not None}
 
     def load(self, weights: Mapping[str, Any] | Sequence[Any], function: str | None = None) -> tuple[Handle, ...]:
         """Cut and place weights, by name or in order: one handle for each parameter after `num_input`.
@@ -153,7 +163,9 @@ def signatures(mod: tvm.IRModule) -> dict[str, Signature]:
             params = tuple(_tree(param.name, param.ty) for param in function.params)
             number = function.attrs.get("num_input", None)
             outputs = _tree(variable.name_hint, function.ret_ty)
-            found[variable.name_hint] = Signature(params, outputs, None if number is None else int(number))
+            own = len(params) - len(constants_of(function))
+            constants = tuple(leaf for leaf in params[own:] if isinstance(leaf, Leaf))
+            found[variable.name_hint] = Signature(params[:own], outputs, None if number is None else int(number), constants)
     return found
 
 

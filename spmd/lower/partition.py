@@ -23,10 +23,12 @@ def weight_leaves(plan: Plan) -> dict[str, Leaf]:
     return found
 
 
-def partition(plan: Plan, weights: Mapping[str, Array] | Sequence[Array], rank: int | None = None) -> Any:
+def partition(
+    plan: Plan, weights: Mapping[str, Array] | Sequence[Array], rank: int | None = None, constants: Mapping[str, Any] | None = None
+) -> Any:
     """The shards of `weights`, by name or all in parameter order: a list of dicts, one a worker, or the dict of worker `rank`.
 
-    Raises `ShardingError` for a missing, unknown or misshapen weight. Padding is zero.
+    Those of `constants`, which nobody gives, are added. Raises `ShardingError` for a missing, unknown or misshapen weight. Padding is zero.
     """
     wanted = weight_leaves(plan)
     if not isinstance(weights, Mapping):
@@ -36,6 +38,8 @@ def partition(plan: Plan, weights: Mapping[str, Array] | Sequence[Array], rank: 
             )
         weights = dict(zip(wanted, weights, strict=True))
     for name in weights:
+        if name in (constants or {}):
+            raise ShardingError("partition", f"weight {name!r} is a constant of the program", "Leave it out: its value is known.")
         if name not in wanted:
             raise ShardingError("partition", f"the module has no weight {name!r}", nearest(name, wanted))
     for name, leaf in wanted.items():
@@ -43,7 +47,9 @@ def partition(plan: Plan, weights: Mapping[str, Array] | Sequence[Array], rank: 
             raise ShardingError("partition", f"weight {name!r} is missing", nearest(name, weights))
         _check(leaf, weights[name])
     ranks = range(plan.mesh.size) if rank is None else [rank]
-    shards = [{n: cut(weights[n], leaf.sharding, plan.mesh, r) for n, leaf in wanted.items() if leaf.sharding is not None} for r in ranks]
+    values = {**weights, **(constants or {})}
+    wanted |= {leaf.name: leaf for signature in plan.functions.values() for leaf in signature.constants if leaf.name in values}
+    shards = [{n: cut(values[n], leaf.sharding, plan.mesh, r) for n, leaf in wanted.items() if leaf.sharding is not None} for r in ranks]
     return shards if rank is None else shards[0]
 
 

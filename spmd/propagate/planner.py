@@ -110,7 +110,10 @@ def _report(graph: Graph, decision: Decision) -> Plan:
             return Leaf(found.name, found.shape, found.dtype, end if end is not None and value.is_tensor else found.sharding)
 
         params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
-        signatures[name] = Signature(params, map_tree(function.result, result) if function.result is not None else (), function.num_input)
+        own = len(params) - function.constants
+        ends_in: LeafTree = map_tree(function.result, result) if function.result is not None else ()
+        constants = tuple(p for p in params[own:] if isinstance(p, Leaf))
+        signatures[name] = Signature(params[:own], ends_in, function.num_input, constants)
     outputs = {key: s for name, sig in signatures.items() for key, s in _outputs(name, sig.outputs)}
     returns = {
         key: (f, i)

@@ -15,6 +15,7 @@ from ..collectives import Record
 from ..errors import ShardingError
 from ..graph import Branch
 from ..layout import Array
+from ..lift import LIFT
 from ..mesh import Mesh
 from ..pipeline import ShardedModule, shard
 from ..plan import Collective, Leaf, LeafTree, Plan, Signature
@@ -54,18 +55,19 @@ def assert_equivalent(
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
     divisible: Mapping[str, int] | None = None,
+    lift: int = LIFT,
     tolerance: float | None = None,
 ) -> ShardedModule:
     """Check that `mod` sharded over `mesh` gives what it gives unsharded; returns the sharded module.
 
     `run` says what to do with a program, which it must for functions that take objects. Without it every function is called on
     random arguments, symbolic sizes taken from `sizes` (3 where it does not say), and the collectives that run must be those of the
-    plan, to the byte. `profile` decides placements that `specs` leave open; the default splits what it can. Integers and booleans must be
-    equal, floats within `tolerance` of the largest magnitude (by dtype: what reordering a sum explains).
+    plan, to the byte. `profile` decides placements that `specs` leave open; the default splits what it can. `lift` is as in `shard`.
+    Integers and booleans must be equal, floats within `tolerance` of the largest magnitude (by dtype: what reordering a sum explains).
     Raises `AssertionError` naming the result, the difference and the plan.
     """
     sizes = {**dict.fromkeys(_symbols(mod), 3), **(divisible or {}), **(sizes or {})}
-    sharded = shard(mod, mesh, specs, profile=profile, sizes=sizes, divisible=divisible)
+    sharded = shard(mod, mesh, specs, profile=profile, sizes=sizes, divisible=divisible, lift=lift)
     traces: dict[str, tuple[Record, ...]] = {}
     if run is None:  # the same arguments for both, by the names that the plan gives
         expected = simulate(mod, _every_function(sharded.plan.functions, seed, sizes))
