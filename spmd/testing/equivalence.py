@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tvm
 
@@ -21,6 +20,7 @@ from ..pipeline import ShardedModule, shard
 from ..plan import Collective, Leaf, LeafTree, Plan, Signature
 from ..profile import Link, Profile
 from ..workers import Workers, signatures, workers
+from .arrays import random_array
 
 Run = Callable[[Workers], Any]
 """What to do with a program: calls its functions, gives arrays (in tuples, lists, or dicts) to compare."""
@@ -107,18 +107,6 @@ def random_arguments(params: Sequence[LeafTree], function: str, seed: int, sizes
         return random_array(tree.name, shape, tree.dtype, seed)
 
     return [make(p) for p in params]
-
-
-def random_array(name: str, shape: Sequence[int], dtype: str, seed: int) -> Array:
-    """A random array that depends on `name` and `seed` alone; floats have variance one over the last dimension for rank 2 and up."""
-    rng = np.random.default_rng([seed, *name.encode()])
-    kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    if kind.kind in "iu":
-        return rng.integers(0, 4, size=shape).astype(kind)
-    if kind.kind == "b":
-        return rng.integers(0, 2, size=shape).astype(kind)
-    scale = 1 / np.sqrt(shape[-1]) if len(shape) > 1 and shape[-1] else 1.0
-    return (rng.standard_normal(shape) * scale).astype(kind)
 
 
 def _symbols(mod: tvm.IRModule) -> list[str]:

@@ -13,6 +13,7 @@ from tvm import relax
 
 from ..annotate import Specs
 from ..inline import inlined
+from ..lift import LIFT
 from ..mesh import Mesh
 from ..workers import signatures
 
@@ -23,12 +24,15 @@ _AT_ONCE = 24
 
 @dataclass(frozen=True)
 class Case:
-    """A program with the mesh and the specs that it is sharded by, and the sizes that its symbols stand for."""
+    """A program with the mesh and the specs that it is sharded by, and the sizes that its symbols stand for, and from what size on
+    its constants are weights.
+    """
 
     mod: tvm.IRModule
     mesh: Mesh
     specs: Specs = field(default_factory=dict[str, Any])
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    lift: int = LIFT
 
     def __str__(self) -> str:
         """The program as TVMScript, and the call that fails."""
@@ -36,7 +40,7 @@ class Case:
         if 'metadata["' in text:
             text = self.mod.script(show_meta=True)
         used = {name: size for name, size in self.sizes.items() if name in text}
-        more = f", sizes={used}" if used else ""
+        more = (f", sizes={used}" if used else "") + (f", lift={self.lift}" if self.lift != LIFT else "")
         return f"{text}\nassert_equivalent(Module, {self.mesh}, {dict(self.specs)}{more})"
 
     @property

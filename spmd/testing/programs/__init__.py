@@ -12,6 +12,8 @@ import tvm
 from hypothesis import strategies as st
 from tvm import relax
 
+from ...inline import inlined
+from ...lift import LIFT, lifted
 from ...mesh import Mesh
 from ...plan import Leaf, LeafTree, Signature
 from ...spec import P
@@ -29,17 +31,19 @@ SIZES = {f"n{size}": size for size in SYMBOLIC}
 def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = "f") -> tvm.IRModule:
     """Modules of 1 to `functions` public functions of 1 to about `operators` operators each, and private ones that they call.
 
-    The names of functions and of weights start with `prefix`. A symbolic size is named ``n`` and the number that it stands for.
+    Some have constants, which functions share. The names of functions and of weights start with `prefix`. A symbolic size is named ``n``
+    and the number that it stands for.
     """
     bb = relax.BlockBuilder()
     helpers: list[tuple[Any, list[Any]]] = []
+    constants: list[Any] | None = [] if draw(st.integers(0, 2)) == 0 else None
     if draw(st.integers(0, 4)) == 0:
-        params = write(draw, bb, f"{prefix}_private", 3, None, [], private=True)
+        params = write(draw, bb, f"{prefix}_private", 3, None, constants, [], private=True)
         if all(isinstance(p.ty, relax.TensorType) for p in params):
             helpers.append((next(g for g in bb.get().get_global_vars() if g.name_hint == f"{prefix}_private"), params))
     weights: list[Any] | None = [] if draw(st.integers(0, 1)) else None
     for i in range(draw(st.integers(1, functions))):
-        write(draw, bb, f"{prefix}{i}", operators, weights, helpers)
+        write(draw, bb, f"{prefix}{i}", operators, weights, constants, helpers)
     return bb.finalize()
 
 
@@ -51,11 +55,14 @@ def meshes(most: int = 4) -> st.SearchStrategy[Mesh]:
 
 
 @st.composite
-def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None) -> dict[str, P]:
-    """Specs for some of the parameters and results of a module: dimensions split over axes of `mesh`, by default ``tp``, whole or open."""
+def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None, lift: int = LIFT) -> dict[str, P]:
+    """Specs for some of the parameters and results of a module: dimensions split over axes of `mesh`, by default ``tp``, whole or open.
+
+    Constants of `lift` bytes or more are among them.
+    """
     axes = list(mesh.axes) if mesh is not None else ["tp"]
     found: dict[str, P] = {}
-    for name, signature in signatures(mod).items():
+    for name, signature in signatures(lifted(inlined(mod), lift)).items():
         for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and draw(st.integers(0, 2)) == 0:
                 found[key] = P(*_entries(draw, leaf.shape, axes))
@@ -75,7 +82,9 @@ def _entries(draw: Draw, shape: tuple[int | str, ...], axes: list[str]) -> list[
 def _parameters(name: str, signature: Signature) -> list[tuple[str, Leaf]]:
     """Parameters by the name that specs know them by: weights have their own."""
     inputs = signature.num_input if signature.num_input is not None else len(signature.params)
-    return [(p.name if i >= inputs else f"{name}.{p.name}", p) for i, p in enumerate(signature.params) if isinstance(p, Leaf)]
+    own = [(p.name if i >= inputs else f"{name}.{p.name}", p) for i, p in enumerate(signature.params) if isinstance(p, Leaf)]
+    # Integers may be equal in several programs, which are sharded as one module, and are one weight then.
+    return [*own, *((leaf.name, leaf) for leaf in signature.constants if leaf.dtype.startswith("float"))]
 
 
 def _results(path: str, tree: LeafTree) -> list[tuple[str, Leaf]]:
