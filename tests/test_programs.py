@@ -12,7 +12,7 @@ from spmd.testing import Case, assert_all_equivalent
 from spmd.testing.programs import SIZES, meshes, programs, specs
 
 ONE_SLICE = 500
-LIFT = 64
+LIFT = 16
 """The tensors of these programs are small."""
 
 

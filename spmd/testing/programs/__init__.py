@@ -36,7 +36,7 @@ def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = 
     """
     bb = relax.BlockBuilder()
     helpers: list[tuple[Any, list[Any]]] = []
-    constants: list[Any] | None = [] if draw(st.integers(0, 2)) == 0 else None
+    constants: list[Any] | None = [] if draw(st.integers(0, 1)) == 0 else None
     if draw(st.integers(0, 4)) == 0:
         params = write(draw, bb, f"{prefix}_private", 3, None, constants, [], private=True)
         if all(isinstance(p.ty, relax.TensorType) for p in params):

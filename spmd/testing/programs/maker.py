@@ -72,7 +72,7 @@ class Maker:
     def parameter(self, shape: Sequence[Any], dtype: str) -> Any:
         """A new parameter of the function, or a constant; where it has weights, one that others may have as well."""
         shape = list(shape)
-        if self.constants is not None and all(isinstance(s, int) for s in shape) and self.integer(0, 2) == 0:
+        if self.constants is not None and all(isinstance(s, int) for s in shape) and self.integer(0, 1) == 0:
             return self.constant(shape, dtype)
         if self.weights is not None:
             taken = {p.name for p in self.params}
