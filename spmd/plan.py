@@ -130,6 +130,8 @@ class Memory:
     """The function's other arguments and its temporaries when they are the most, each from when it is made until it is last read."""
     unknown: tuple[str, ...] = ()
     """Caches and other objects that are not counted, as nothing says how large they are."""
+    assumed: tuple[str, ...] = ()
+    """Symbolic sizes of weights that nobody gave, so that these are counted at the default."""
 
     @property
     def peak(self) -> int:

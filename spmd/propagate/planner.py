@@ -91,6 +91,9 @@ def _report(graph: Graph, decision: Decision) -> Plan:
     if cost.guessed and cost.has_own_budget:
         guessed = ", ".join(map(repr, cost.guessed))
         notes[f"memory was planned with {DEFAULT_SIZE} for the symbolic sizes {guessed}; give them with sizes="] = None
+    if usage.assumed and cost.memory is not None and not cost.has_own_budget:
+        assumed = ", ".join(map(repr, usage.assumed))
+        notes[f"weights are counted with {DEFAULT_SIZE} for their symbolic sizes {assumed}; give them with sizes="] = None
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
     if solution.conditioned:
