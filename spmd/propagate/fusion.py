@@ -64,9 +64,13 @@ def fused(function: Function, as_kept: AsKept) -> set[Value]:
 
 def may_be_fused(function: Function) -> set[Value]:
     """The values that are not written under some plan, and maybe others."""
-    readers = _readers(function)
-    products = (n for n in function.nodes if n.op in _TAKE_ALONG and all(_is_arithmetic(r) for r in readers.get(n.outputs[0], ())))
-    return {v for nodes in (products, filter(_is_single, function.nodes)) for n in nodes for v in n.outputs} - _ends(function)
+    readers, returned = _readers(function), _ends(function)
+
+    def takes(reader: Node, value: Value) -> bool:
+        return _is_single(reader) or reader.op in _SUMS or _makes_operand(reader, value)
+
+    nodes = [n for n in function.nodes if n.op in _TAKE_ALONG or _is_single(n)]
+    return {v for n in nodes for v in n.outputs if v not in returned and all(takes(r, v) for r in readers.get(v, ()))}
 
 
 class _Fusion:
@@ -109,9 +113,7 @@ class _Fusion:
 
     def _makes(self, reader: Node, value: Value) -> bool:
         """Whether `reader` makes the value, or is itself what a product or a look-up makes."""
-        if reader.op in _MAKES:
-            return [i for i, v in enumerate(reader.inputs) if v is value] == [_MAKES[reader.op]]
-        return len(reader.outputs) == 1 and reader.outputs[0] in self._made
+        return _makes_operand(reader, value) or (len(reader.outputs) == 1 and reader.outputs[0] in self._made)
 
     def _take_along(self, node: Node) -> None:
         """Put `node` into the kernel of those who read its result, where it is one and takes such an operator."""
@@ -148,6 +150,11 @@ def _readers(function: Function) -> dict[Value, list[Node]]:
 
 def _ends(function: Function) -> set[Value]:
     return {value for value, _, _ in function.at_end}
+
+
+def _makes_operand(reader: Node, value: Value) -> bool:
+    """Whether an operator can make the value while it reads it."""
+    return reader.op in _MAKES and [i for i, v in enumerate(reader.inputs) if v is value] == [_MAKES[reader.op]]
 
 
 def _is_arithmetic(node: Node) -> bool:
