@@ -57,20 +57,10 @@ AsKept = Callable[[Node, Value], bool]
 """Whether an operator takes, or makes, a value as it is kept, with no conversion in between."""
 
 
-def fused(function: Function, as_kept: AsKept) -> set[Value]:
-    """The values of a function that are not written under a plan."""
-    return _Fusion(function, as_kept).run()
-
-
-def may_be_fused(function: Function) -> set[Value]:
-    """The values that are not written under some plan, and maybe others."""
-    readers, returned = _readers(function), _ends(function)
-
-    def takes(reader: Node, value: Value) -> bool:
-        return _is_single(reader) or reader.op in _SUMS or _makes_operand(reader, value)
-
-    nodes = [n for n in function.nodes if n.op in _TAKE_ALONG or _is_single(n)]
-    return {v for n in nodes for v in n.outputs if v not in returned and all(takes(r, v) for r in readers.get(v, ()))}
+def fused(function: Function, as_kept: AsKept | None = None) -> set[Value]:
+    """The values of a function that are not written under a plan; without one, those of which that may be so."""
+    free = _Fusion(function, lambda node, value: True).run()
+    return free if as_kept is None else free & _Fusion(function, as_kept).run()
 
 
 class _Fusion:

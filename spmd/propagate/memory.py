@@ -17,7 +17,7 @@ from ..conversion import conversion
 from ..graph import Function, Node, Value, leaves
 from ..plan import Memory
 from ..sharding import Sharding
-from .fusion import VIEWS, fused, may_be_fused
+from .fusion import VIEWS, fused
 from .kv_bytes import create_bytes
 from .problem import Problem
 
@@ -87,7 +87,7 @@ class Timeline:
     def moment(self) -> list[Value]:
         """Values that any plan holds when this one holds the most, each in memory of its own."""
         at, spans = self.totals.index(self.peak), self._spans()
-        there = {v for v, (first, last) in spans.items() if first <= at <= last} - may_be_fused(self.function)
+        there = {v for v, (first, last) in spans.items() if first <= at <= last} - fused(self.function)
         return [v for v in spans if v in there and not any(u in there or u.role in RESIDENT for u in self._viewed(v))]
 
     def _viewed(self, value: Value) -> Iterator[Value]:

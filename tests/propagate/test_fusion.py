@@ -10,7 +10,7 @@ from spmd import P
 from spmd.annotate import annotate
 from spmd.mesh import Mesh
 from spmd.propagate import build_graph
-from spmd.propagate.fusion import fused, may_be_fused
+from spmd.propagate.fusion import fused
 from spmd.testing import FREE_LINKS
 from tests.models.mlc_llama import TINY, mlc_llama
 from tests.programs import Mlp
@@ -20,9 +20,7 @@ from tests.propagate.storage import allocated
 def fused_names(mod):
     graph = annotate(build_graph(mod), Mesh(tp=1), None)
     (function,) = graph.functions.values()
-    found = fused(function, lambda node, value: True)
-    assert found <= may_be_fused(function)
-    return {v.name for v in found}
+    return {v.name for v in fused(function)}
 
 
 @I.ir_module
