@@ -27,7 +27,7 @@ _MOST_PRICES = 12
 _BRANCHING = 4_000_000
 """Branches times entries of all tables: what is small is solved to the end."""
 _HOPELESS = 1000
-"""Branches after which, if nothing has fitted yet, nothing is said to fit: what kernels fuse has no price, so a proof may take all choices."""
+"""Branches after which no plan is looked for any more where none has fitted: what kernels fuse has no price, and a proof may take long."""
 _CLOSE = 1e-9
 _LARGE = 1e5
 """Seconds that all bytes cost where nothing but bytes counts: far above times, far below what cannot be done."""
