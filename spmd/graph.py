@@ -98,6 +98,8 @@ class Function:
     name: str
     params: list[Tree[Value]]
     num_input: int | None
+    constants: int = 0
+    """How many of the last parameters were constants of the program, and are weights."""
     nodes: list[Node] = field(default_factory=list[Node])
     result: Tree[Value] | None = None
     at_end: list[tuple[Value, Constraint | None, str]] = field(default_factory=list[tuple[Value, "Constraint | None", str]])

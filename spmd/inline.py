@@ -15,7 +15,7 @@ _KEPT = ("Codegen", "Composite")
 def inlined(mod: tvm.IRModule) -> tvm.IRModule:
     """`mod` with its private Relax functions inlined into the public ones, but for recursive ones; `mod` is not changed."""
     functions = {gv.name_hint: f for gv, f in mod.functions.items() if isinstance(f, relax.Function)}
-    private = {n: f for n, f in functions.items() if not (f.attrs and ("global_symbol" in f.attrs or any(a in f.attrs for a in _KEPT)))}
+    private = {n: f for n, f in functions.items() if not is_public(f) and not is_foreign(f)}
     if not private:
         return mod
     calls = {name: called(f) & functions.keys() for name, f in functions.items()}
@@ -26,6 +26,16 @@ def inlined(mod: tvm.IRModule) -> tvm.IRModule:
         if name not in private and called(function) & wanted.keys():
             result.update_func(result.get_global_var(name), function.inline_functions(wanted))
     return result
+
+
+def is_public(function: relax.Function) -> bool:
+    """Whether it can be called from outside."""
+    return bool(function.attrs and "global_symbol" in function.attrs)
+
+
+def is_foreign(function: relax.Function) -> bool:
+    """Whether another compiler takes it as it is."""
+    return bool(function.attrs and any(a in function.attrs for a in _KEPT))
 
 
 def inline_private() -> tvm.transform.Pass:

@@ -14,10 +14,12 @@ import tvm
 
 from . import checks
 from .annotate import Specs, annotate, specs_of
+from .arrays import host
 from .checks import door, told
 from .errors import ShardingError
 from .graph import Graph
 from .inline import inlined
+from .lift import LIFT, constants_by_name, kept_whole, lifted
 from .lower import check_plan, lower_graph, partition, told_by_shards
 from .mesh import Mesh, MeshLike
 from .normal import normalized
@@ -46,6 +48,7 @@ _planning = door(
     sizes=checks.maybe(checks.sizes),
     divisible=checks.maybe(checks.divisible),
     memory=checks.maybe(checks.memory),
+    lift=checks.whole(1),
     cost=_cost,
 )
 """What `shard` and `plan` are given."""
@@ -64,8 +67,13 @@ class ShardedModule:
         return self.plan.mesh
 
     def partition(self, weights: Mapping[str, Any] | Sequence[Any], rank: int | None = None) -> Any:
-        """``{name: array}`` (or a sequence in parameter order) cut into one such dict a worker, or that of worker `rank`."""
-        return partition(self.plan, weights, rank)
+        """``{name: array}`` (or a sequence in parameter order) cut into one such dict a worker, or that of worker `rank`.
+
+        Weights that were constants of the program are in it, too, and nobody gives them: `Signature.constants` names those that a function
+        takes after its own parameters, in order.
+        """
+        constants = {name: host(data) for name, data in constants_by_name(self.mod, self.plan.functions).items()}
+        return partition(self.plan, weights, rank, constants)
 
 
 @_planning
@@ -78,6 +86,7 @@ def shard(
     sizes: Mapping[str, int] | None = None,
     divisible: Mapping[str, int] | None = None,
     memory: float | None = None,
+    lift: int = LIFT,
     cost: CostFactory = Cost,
 ) -> ShardedModule:
     """The program that each worker of `mesh` runs, for a whole-model Relax module written for one device. `mod` is not changed.
@@ -85,11 +94,12 @@ def shard(
     `specs` maps patterns of names to `P` (see `annotate.Specs`); `profile` is the hardware whose predicted time is minimized;
     `sizes` gives symbolic sizes by name for that prediction (64 where it does not). `divisible` says by what symbolic sizes can be
     divided, by name: such dimensions may be split, and an argument that breaks the word is an error. `memory` is the most bytes that a
-    worker may hold, by default those of the profile. `cost` is a subclass of `Cost` that says what takes how long.
+    worker may hold, by default those of the profile. Constants of `lift` bytes or more are weights: they are cut, and `workers` loads them.
+    `cost` is a subclass of `Cost` that says what takes how long.
     Raises `ShardingError` for bad specs and for modules that cannot be represented.
     """
     with _frozen():
-        graph, decided = _planned(mod, mesh, specs, profile, sizes, divisible, memory, cost)
+        graph, decided = _planned(mod, mesh, specs, profile, sizes, divisible, memory, lift, cost)
         return ShardedModule(_lowered(graph, decided), decided)
 
 
@@ -103,18 +113,19 @@ def plan(
     sizes: Mapping[str, int] | None = None,
     divisible: Mapping[str, int] | None = None,
     memory: float | None = None,
+    lift: int = LIFT,
     cost: CostFactory = Cost,
 ) -> Plan:
     """The first half of `shard`: where each tensor lives, and why."""
     with _frozen():
-        return _planned(mod, mesh, specs, profile, sizes, divisible, memory, cost)[1]
+        return _planned(mod, mesh, specs, profile, sizes, divisible, memory, lift, cost)[1]
 
 
 @door(mod=checks.module, plan=checks.instance(Plan, "Write spmd.lower(mod, spmd.plan(mod, mesh))."))
 def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module."""
     with _frozen():
-        graph = build_graph(inlined(normalized(mod)), checks.divisible("plan.divisible", plan.divisible))
+        graph = build_graph(lifted(inlined(normalized(mod)), plan.lift), checks.divisible("plan.divisible", plan.divisible))
         check_plan(graph, plan)
         return _lowered(graph, plan)
 
@@ -133,15 +144,18 @@ def _planned(
     sizes: Mapping[str, int] | None,
     divisible: Mapping[str, int] | None,
     memory: float | None,
+    lift: int,
     cost: CostFactory,
 ) -> tuple[Graph, Plan]:
     """The graph of `mod` and its plan, whose notes are logged: what is replicated for want of a rule is never silent."""
     times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
-    graph = build_graph(inlined(normalized(mod)), divisible)
+    graph = build_graph(lifted(inlined(normalized(mod)), lift), divisible)
     check_symbols(graph, sizes=sizes, divisible=divisible)
     annotate(graph, times.mesh, specs)
     decided = make_plan(graph, times)
-    decided.divisible, decided.profile = dict(divisible or {}), times.name
+    decided.divisible, decided.lift, decided.profile = dict(divisible or {}), lift, times.name
+    if times.mesh.size > 1 and (whole := kept_whole(graph.module, lift)):
+        decided.notes.append(whole)
     for note in decided.notes:
         _LOG.warning(note)
     return graph, decided

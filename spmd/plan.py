@@ -11,6 +11,7 @@ from . import checks
 from .checks import door, told
 from .errors import ShardingError
 from .explain import Difference, Report, branch_text, difference, explanation, known_name, report, summary, write_page
+from .lift import LIFT
 from .mesh import Mesh
 from .serialize import dumps, loads
 from .sharding import Sharding, Split
@@ -48,6 +49,8 @@ class Signature:
     num_input: int | None
     names: tuple[str, ...] = ()
     """Of the parameters, as the function has them: by these a call may name its arguments."""
+    constants: tuple[Leaf, ...] = ()
+    """Weights that were constants of the program: the function of a worker takes them after `params`, and no caller gives them."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ class Memory:
     """The function's other arguments and its temporaries when they are the most, each from when it is made until it is last read."""
     unknown: tuple[str, ...] = ()
     """Caches and other objects that are not counted, as nothing says how large they are."""
+    assumed: tuple[str, ...] = ()
+    """Symbolic sizes of weights that nobody gave, so that these are counted at the default."""
 
     @property
     def peak(self) -> int:
@@ -227,9 +232,11 @@ class Plan:
     width: int
     """The elimination width; 2 or 3 for a language model."""
     notes: list[str] = field(default_factory=list[str])
+    """What the reader must know: operators replicated for want of a rule, a search cut short."""
     divisible: dict[str, int] = field(default_factory=dict[str, int])
     """By what symbolic sizes were said to be divisible."""
-    """What the reader must know: operators replicated for want of a rule, a search cut short."""
+    lift: int = LIFT
+    """The bytes from which on constants are weights."""
     tensors: dict[str, TensorInfo] = field(default_factory=dict[str, TensorInfo])
     """Shape and type of every tensor of `params` and `values`, by the same names."""
     memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
@@ -269,6 +276,11 @@ class Plan:
     def show(self, path: str | Path | None = None) -> Path:
         """Write the plan as one HTML page that needs nothing else, to `path` or a new temporary file, and say where it is."""
         return write_page(self, path)
+
+    @property
+    def constants(self) -> list[str]:
+        """The names of weights that were constants of the program."""
+        return list(dict.fromkeys(leaf.name for signature in self.functions.values() for leaf in signature.constants))
 
     @property
     def remarks(self) -> list[str]:

@@ -12,11 +12,12 @@ from tvm import relax
 
 from . import arguments, checks
 from .arguments import Handle
-from .arrays import weights_of
+from .arrays import host, weights_of
 from .checks import door, told
 from .collectives.backend import Backend, Record, make_backend
 from .collectives.pool import Pool, start_machines
 from .errors import ShardingError, nearest
+from .lift import constants_by_name, constants_of
 from .mesh import Mesh
 from .normal import normalized
 from .per_worker import check_whole
@@ -84,6 +85,7 @@ class Workers:
         self.backend.adopt(executable)
         self._pool = Pool(self.backend)
         self._machines = start_machines(self._pool, executable)
+        self._constants = self._loaded(mod)
         self._traces: dict[int, tuple[Record, ...]] = {}
 
     def __getitem__(self, function: str) -> WorkerFunction:
@@ -95,10 +97,20 @@ class Workers:
     def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool, named: Mapping[str, Any] | None = None) -> Any:
         """Run `function` on every worker; see `WorkerFunction`."""
         bound = arguments.Binder(function, signature, self.backend).bind(args, named)
+        for rank, given in enumerate(bound):
+            given += [self._constants[leaf.name][rank] for leaf in signature.constants]
         mine = dict(zip(self.backend.ranks, bound, strict=True))
         results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]))
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
         return arguments.returned(signature.outputs, results, self.backend, keep)
+
+    def _loaded(self, mod: tvm.IRModule) -> dict[str, list[Any]]:
+        """What each worker of this process holds of the constants of the program, by name."""
+        leaves = {leaf.name: leaf for signature in self.signatures.values() for leaf in signature.constants}
+        return {
+            name: arguments.place(host(data), leaves[name].sharding, self.backend, share=not leaves[name].written)
+            for name, data in constants_by_name(mod, self.signatures).items()
+        }
 
     def load(self, weights: Mapping[str, Any] | Sequence[Any], function: str | None = None) -> tuple[Handle, ...]:
         """Cut and place weights, by name or in order: one handle for each parameter after `num_input`.
@@ -181,7 +193,9 @@ def signatures(mod: tvm.IRModule) -> dict[str, Signature]:
             names = tuple(str(param.name) for param in function.params)
             number = function.attrs.get("num_input", None)
             outputs = _tree(variable.name_hint, function.ret_ty)
-            found[variable.name_hint] = Signature(params, outputs, None if number is None else int(number), names)
+            own = len(params) - len(constants_of(function))
+            constants = tuple(leaf for leaf in params[own:] if isinstance(leaf, Leaf))
+            found[variable.name_hint] = Signature(params[:own], outputs, None if number is None else int(number), names[:own], constants)
     return found
 
 

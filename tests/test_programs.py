@@ -12,6 +12,8 @@ from spmd.testing import Case, assert_all_equivalent
 from spmd.testing.programs import DIVISIBLE, SIZES, meshes, programs, specs
 
 ONE_SLICE = 500
+LIFT = 16
+"""The tensors of these programs are small."""
 
 
 def drawn(number, count):
@@ -25,7 +27,7 @@ def drawn(number, count):
         large = data.draw(st.integers(0, 9)) == 0
         mod = data.draw(programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_"))
         mesh = data.draw(meshes(6))
-        cases.append(Case(mod, mesh, data.draw(specs(mod, mesh, DIVISIBLE)), SIZES, DIVISIBLE))
+        cases.append(Case(mod, mesh, data.draw(specs(mod, mesh, DIVISIBLE, LIFT)), SIZES, DIVISIBLE, LIFT))
 
     draw()
     return cases

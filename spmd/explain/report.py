@@ -77,7 +77,7 @@ class Report:
         ]
         whole, local = sum(r.whole for r in self.weights), sum(r.local for r in self.weights)
         held = [
-            (name, *map(size_text, (m.weights, m.cache, m.activations, m.peak)), ", ".join(m.unknown) or "-")
+            (name, *map(size_text, (m.weights, m.cache, m.activations, m.peak)), ", ".join(m.unknown) or "-", ", ".join(m.assumed) or "-")
             for name, m in self.memory.items()
         ]
         share = f" ({local / whole:.0%})" if whole else ""
@@ -90,7 +90,9 @@ class Report:
                 ("weight", "count", "whole", "sharding", "bytes", "on a worker"),
                 tuple(weights),
             ),
-            Table("memory of a worker", ("function", "weights", "cache", "activations", "peak", "not counted"), tuple(held)),
+            Table(
+                "memory of a worker", ("function", "weights", "cache", "activations", "peak", "not counted", "sizes not given"), tuple(held)
+            ),
             Table("slowest collectives", ("value", "function", "collective", "bytes", "time", "reason"), tuple(slowest)),
         ]
         return [table for table in made if table.rows]

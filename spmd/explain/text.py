@@ -73,7 +73,8 @@ def _held(plan: Plan, name: str, sharding: Sharding) -> list[str]:
     if local != info.sizes or sharding.partial:
         every = f"each of {plan.mesh.size} workers holds {shape_text(shown)}"
     every += "".join(f", a part of the {kind} over {axis}" for axis, kind in sharding.partial)
-    return [f"  {info.dtype} {shape_text(info.shape)}, {every}: {held:,} bytes of {whole:,}"]
+    what = "a constant of the program, " if name in plan.constants else ""
+    return [f"  {info.dtype} {shape_text(info.shape)}, {what}{every}: {held:,} bytes of {whole:,}"]
 
 
 def _alternatives(plan: Plan, name: str) -> list[str]:

@@ -83,7 +83,7 @@ def _check_signature(function: Function, plan: Plan) -> None:
         raise _differs(function.name, f"num_input {planned.num_input}", str(function.num_input))
     assert function.result is not None
     here = [_described(value) for value in leaves((*function.params, function.result))]
-    there = [_planned(leaf) for leaf in leaves((*planned.params, planned.outputs))]
+    there = [_planned(leaf) for leaf in leaves((*planned.params, *planned.constants, planned.outputs))]
     for ours, theirs in zip_longest(here, there, fillvalue="nothing"):
         if ours != theirs:
             raise _differs(function.name, theirs, ours)

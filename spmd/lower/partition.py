@@ -25,10 +25,12 @@ def weight_leaves(plan: Plan) -> dict[str, Leaf]:
     return found
 
 
-def partition(plan: Plan, weights: Mapping[str, Any] | Sequence[Any], rank: int | None = None) -> Any:
+def partition(
+    plan: Plan, weights: Mapping[str, Any] | Sequence[Any], rank: int | None = None, constants: Mapping[str, Any] | None = None
+) -> Any:
     """The shards of `weights`, by name or all in parameter order: a list of dicts, one a worker, or the dict of worker `rank`.
 
-    Raises `ShardingError` for a missing, unknown or misshapen weight. Padding is zero.
+    Those of `constants`, which nobody gives, are added. Raises `ShardingError` for a missing, unknown or misshapen weight. Padding is zero.
     """
     wanted, weights = weight_leaves(plan), weights_of("partition", weights, "partition")
     if not isinstance(weights, Mapping):
@@ -38,12 +40,15 @@ def partition(plan: Plan, weights: Mapping[str, Any] | Sequence[Any], rank: int 
             )
         weights = dict(zip(wanted, weights, strict=True))
     for name in weights:
+        if name in (constants or {}):
+            raise ShardingError("partition", f"weight {name!r} is a constant of the program", "Leave it out: its value is known.")
         if name not in wanted:
             raise ShardingError("partition", f"the module has no weight {name!r}", nearest(name, wanted))
     for name in wanted:
         if name not in weights:
             raise ShardingError("partition", f"weight {name!r} is missing", nearest(name, weights))
-    arrays = {name: _checked(leaf, weights[name]) for name, leaf in wanted.items()}
+    arrays = {**{name: _checked(leaf, weights[name]) for name, leaf in wanted.items()}, **(constants or {})}
+    wanted |= {leaf.name: leaf for signature in plan.functions.values() for leaf in signature.constants if leaf.name in arrays}
     ranks = range(plan.mesh.size) if rank is None else [_worker(rank, plan)]
     shards = [{n: cut(arrays[n], leaf.sharding, plan.mesh, r) for n, leaf in wanted.items() if leaf.sharding is not None} for r in ranks]
     return shards if rank is None else shards[0]

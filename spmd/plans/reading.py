@@ -13,6 +13,7 @@ from ..errors import ShardingError
 from ..expression import Rule, Spec
 from ..graph import Graph, Node, Value
 from ..inline import inlined
+from ..lift import lifted
 from ..propagate import build_graph
 
 _FAR = 8
@@ -37,7 +38,7 @@ class Reading:
     """A module as its plans see it."""
 
     def __init__(self, mod: tvm.IRModule) -> None:
-        self.graph: Graph = build_graph(inlined(mod))
+        self.graph: Graph = build_graph(lifted(inlined(mod)))
         self.names: dict[str, Value] = value_names(self.graph)
         """All that a spec can name, but results."""
         self.results: dict[str, Value] = result_names(self.graph)

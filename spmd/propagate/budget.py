@@ -26,6 +26,8 @@ MOST_MOMENTS = 6
 _MOST_PRICES = 12
 _BRANCHING = 4_000_000
 """Branches times entries of all tables: what is small is solved to the end."""
+_HOPELESS = 1000
+"""Branches after which no plan is looked for any more where none has fitted: what kernels fuse has no price, and a proof may take long."""
 _CLOSE = 1e-9
 _LARGE = 1e5
 """Seconds that all bytes cost where nothing but bytes counts: far above times, far below what cannot be done."""
@@ -144,7 +146,7 @@ class _Fit:
             bound, _, fixed = waiting[0]
             if bound >= self._limit():
                 return bound
-            if count >= limit:
+            if count >= limit or (self.best is None and count >= _HOPELESS):
                 break
             waiting.pop(0)
             count += 1

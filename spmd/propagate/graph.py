@@ -14,6 +14,7 @@ from ..errors import ShardingError
 from ..expression import Rule
 from ..graph import Branch, Function, Graph, Node, Tree, Value, leaves, map_tree
 from ..kernel import KERNEL_CALLS
+from ..lift import constants_of
 from ..per_worker import WORKERS, already, is_collective
 from .divisible import Divisible, in_blocks
 from .liveness import drop_dead
@@ -66,16 +67,18 @@ class _Builder:
         # Keyed by hash, the identity of a variable: TVM makes a new Python object each time that one is looked at.
         env: dict[int, Tree[Value]] = {}
         params: list[Tree[Value]] = []
+        constants = len(constants_of(func))
+        inputs = len(func.params) - constants if num_input is None else min(num_input, len(func.params) - constants)
         seen: Counter[str] = Counter()
         for i, param in enumerate(func.params):
-            weight = num_input is not None and i >= num_input
+            weight = i >= inputs
             tree = self.values.param(param, name, weight, seen[param.name])
             seen[param.name] += weight
             env[hash(param)] = tree
             params.append(tree)
         if WORKERS in func.attrs:
             raise ShardingError(f"function {name!r}", *already(f"it was sharded over {func.attrs[WORKERS]} workers"))
-        made = Function(name, params, num_input)
+        made = Function(name, params, num_input, constants)
         body = func.body
         if not isinstance(body, relax.SeqExpr):
             raise ShardingError(f"function {name!r}", "its body is not normalized", "Run relax.transform.Normalize() on the module first.")

@@ -1,8 +1,8 @@
 """What a worker holds under a plan: weights, KV caches, and activations from when they are made until they are last read.
 
-Activations are counted operator by operator. What an operator takes and makes, and what conversions before and after it take and make,
-counts as there at once; what a compiler then fuses away, frees early or writes in place only makes it less. Buffers inside an operator are
-not counted.
+Activations are counted operator by operator, without what compilers fuse away (`fusion.py`). What a kernel takes and makes, and what
+conversions before and after it take and make, counts as there at once; what is freed early or written in place only makes it less. Buffers
+inside an operator are not counted.
 """
 
 from __future__ import annotations
@@ -11,22 +11,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from tvm import tirx
+
 from ..conversion import conversion
-from ..graph import Function, Value, leaves
+from ..graph import Function, Node, Value, leaves
 from ..plan import Memory
 from ..sharding import Sharding
+from .fusion import VIEWS, fused
 from .kv_bytes import create_bytes
 from .problem import Problem
 
-_SAME_MEMORY = frozenset(
-    {
-        *("relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.memory.view", "relax.permute_dims"),
-        *("relax.spmd.hint", "match_cast", "join"),
-    }
-)
-"""Operators that give a view of what they take, where a worker's part of the one is its part of the other. Compilers fuse a transpose
-into what reads it.
-"""
 RESIDENT = ("weight", "constant")
 """Roles of values that are held all the time."""
 
@@ -39,10 +33,14 @@ class Held:
     bytes: int
     first: int
     last: int
+    made_of: tuple[Held, ...] = ()
+    """Of what is never written: what it is made of whenever it is read."""
 
     def until(self, at: int) -> None:
         """Hold it for operator `at`, too."""
         self.last = max(self.last, at)
+        for held in self.made_of:
+            held.until(at)
 
 
 class Timeline:
@@ -55,6 +53,7 @@ class Timeline:
         """Values as they are kept."""
         self._copies: dict[tuple[Value, Sharding], Held] = {}
         self._views: dict[Value, Value] = {}
+        self._fused = fused(function, self._as_kept)
         self.buffers: list[Held] = []
         for value in (v for tree in function.params for v in leaves(tree)):
             if value.is_tensor and value.role not in RESIDENT:
@@ -88,7 +87,7 @@ class Timeline:
     def moment(self) -> list[Value]:
         """Values that any plan holds when this one holds the most, each in memory of its own."""
         at, spans = self.totals.index(self.peak), self._spans()
-        there = {v for v, (first, last) in spans.items() if first <= at <= last}
+        there = {v for v, (first, last) in spans.items() if first <= at <= last} - fused(self.function)
         return [v for v in spans if v in there and not any(u in there or u.role in RESIDENT for u in self._viewed(v))]
 
     def _viewed(self, value: Value) -> Iterator[Value]:
@@ -103,7 +102,7 @@ class Timeline:
         for at, node in enumerate(self.function.nodes):
             for value in (*node.inputs, *node.outputs):
                 spans[value] = (spans.get(value, (at, at))[0], max(at, spans.get(value, (at, at))[1]))
-            if node.op in _SAME_MEMORY and node.inputs and node.outputs:
+            if node.op in VIEWS and node.inputs and node.outputs:
                 self._views.setdefault(node.outputs[0], node.inputs[0])
         for value, _, _ in self.function.at_end:
             spans[value] = (spans.get(value, (self._end, 0))[0], self._end)
@@ -132,28 +131,36 @@ class Timeline:
     def _walk(self) -> None:
         for at, node in enumerate(self.function.nodes):
             strategy = self.problem.strategy(node, self._choice)
-            read: Held | None = None
-            for value, wanted in zip(node.inputs, strategy.inputs, strict=True):
-                if value.is_tensor:
-                    read = self._read(value, wanted, at)
+            read = [self._read(v, wanted, at) for v, wanted in zip(node.inputs, strategy.inputs, strict=True) if v.is_tensor]
             for value, made in zip(node.outputs, strategy.outputs, strict=True):
                 if not value.is_tensor:
                     continue
                 if value in self._own:  # the other branch made it, too
                     self._own[value].until(at)
                     continue
+                if value in self._fused:
+                    self._own[value] = Held(value, 0, at, at, tuple(read))
+                    continue
                 kept = self._kept[value]
                 if made is not kept and made != kept:
                     for step in conversion(made, kept, self.problem.cost.mesh) or ():
                         self._hold(value, step.source, at)
-                elif read is not None and node.op in _SAME_MEMORY and read.bytes == self._bytes(value, kept):
-                    self._own[value] = read
+                elif read and node.op in VIEWS and not read[-1].made_of and read[-1].bytes == self._bytes(value, kept):
+                    self._own[value] = read[-1]
                     continue
                 self._own[value] = self._hold(value, kept, at)
         for value, wanted, _ in self.function.at_end:
             if value.is_tensor:
                 end = self._kept[value] if wanted is None else self.problem.at_end(value, wanted, self._choice)
                 self._read(value, end, self._end)
+
+    def _as_kept(self, node: Node, value: Value) -> bool:
+        """Whether an operator takes or makes the value as it is kept, and is the same operator on a shard."""
+        strategy, kept = self.problem.strategy(node, self._choice), self._kept[value]
+        if any(factor in node.rule.forms for factor, _ in strategy.splits):
+            return False
+        pairs = zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True)
+        return all(sharding is kept or sharding == kept for v, sharding in pairs if v is value)
 
     def _bytes(self, value: Value, sharding: Sharding) -> int:
         cost = self.problem.cost
@@ -179,6 +186,13 @@ class Usage:
         return sum(n for v, n in self.residents.items() if v.is_tensor)
 
     @cached_property
+    def assumed(self) -> tuple[str, ...]:
+        """The symbolic sizes of weights that nobody gave."""
+        dims = [dim for v in self.residents if v.is_tensor for dim in v.dims if not isinstance(dim, int)]
+        names = [var.name for dim in dims for var in tirx.analysis.undefined_vars(dim)]
+        return tuple(dict.fromkeys(name for name in names if name not in self.problem.cost.sizes))
+
+    @cached_property
     def cache(self) -> int:
         """Bytes of the KV caches whose size is known."""
         return sum(n for v, n in self.residents.items() if not v.is_tensor)
@@ -195,7 +209,8 @@ class Usage:
 
     def of(self, function: str) -> Memory:
         """What is held while a function runs."""
-        return Memory(self.weights, self.cache, self.timelines[function].peak, tuple(v.name for v in self.unknown))
+        unknown = tuple(v.name for v in self.unknown)
+        return Memory(self.weights, self.cache, self.timelines[function].peak, unknown, self.assumed)
 
 
 def resident_bytes(problem: Problem, value: Value, sharding: Sharding, caches: Mapping[Value, int]) -> int:

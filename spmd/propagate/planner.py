@@ -95,6 +95,9 @@ def _report(graph: Graph, decision: Decision) -> Plan:
     if cost.guessed and cost.has_own_budget:
         guessed = ", ".join(map(repr, cost.guessed))
         notes[f"memory was planned with {DEFAULT_SIZE} for the symbolic sizes {guessed}; give them with sizes="] = None
+    if usage.assumed and cost.memory is not None and not cost.has_own_budget:
+        assumed = ", ".join(map(repr, usage.assumed))
+        notes[f"weights are counted with {DEFAULT_SIZE} for their symbolic sizes {assumed}; give them with sizes="] = None
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
     if solution.conditioned:
@@ -114,8 +117,11 @@ def _report(graph: Graph, decision: Decision) -> Plan:
             return replace(found, sharding=end) if end is not None and value.is_tensor else found
 
         params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
-        made_of = map_tree(function.result, result) if function.result is not None else ()
-        signatures[name] = Signature(params, made_of, function.num_input, tuple(str(p.name) for p in graph.module[name].params))
+        own = len(params) - function.constants
+        ends_in: LeafTree = map_tree(function.result, result) if function.result is not None else ()
+        constants = tuple(p for p in params[own:] if isinstance(p, Leaf))
+        given = tuple(str(p.name) for p in graph.module[name].params[:own])
+        signatures[name] = Signature(params[:own], ends_in, function.num_input, given, constants)
     outputs = {key: s for name, sig in signatures.items() for key, s in output_shardings(name, sig.outputs)}
     returns = {
         key: (f, i)

@@ -8,6 +8,8 @@ from ..errors import ShardingError
 from .memory import Usage
 
 _SHOWN = 5
+_MUCH = 0.1
+"""What part of the memory constants that are whole must be to be spoken of."""
 _ALIKE = 0.99
 """What is said to be needed at least is said only where it is less than what the leanest plan found needs."""
 
@@ -27,11 +29,14 @@ def nothing_fits(usage: Usage, budget: float, least: float | None) -> ShardingEr
     at_least = f", any needs more than {gigabytes(least)}" if least is not None and budget < least < _ALIKE * memory.peak else ""
     parts = f"weights {gigabytes(memory.weights)}, KV cache {gigabytes(memory.cache)}, activations {gigabytes(memory.activations)}"
     largest = ", ".join(f"{name} {gigabytes(count)}" for name, count in largest_residents(usage)[:_SHOWN])
+    constants = sum(count for value, count in usage.residents.items() if value.role == "constant")
+    whole = f"; {gigabytes(constants)} of it are constants that stay in the program, whole: make them arguments, or `lift` less, "
+    whole = f"{whole}to have them cut" if constants > _MUCH * memory.peak else ""
     return ShardingError(
         f"{usage.worst}, memory of a worker",
         f"{what} into {gigabytes(budget)}{at_least}: the leanest found needs {gigabytes(memory.peak)} ({parts}), most of it for {largest}",
         f"Use more workers than the {usage.problem.cost.mesh.size} of {usage.problem.cost.mesh}, memory={memory.peak} or more, "
-        "smaller sizes=, or looser specs.",
+        f"smaller sizes=, or looser specs{whole}.",
     )
 
 

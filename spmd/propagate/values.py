@@ -25,6 +25,7 @@ class Values:
         self.unknown: set[Value] = set()
         """Temporaries whose shape is known only when the program runs."""
         self._all: list[Value] = []
+        self._constants: dict[tuple[str, int], Value] = {}
         self._weights: dict[tuple[Any, ...], Value] = {}
         self._states: dict[Size, Value] = {}
         self._types: dict[tuple[object, ...], int] = {}
@@ -59,9 +60,12 @@ class Values:
         return value
 
     def constant(self, expr: Any, function: str) -> Value:
-        """The value of a constant."""
-        value = self.new("constant", function, expr.ty, "constant")
-        value.data, value.wanted, value.reason = expr, Constraint.exactly(Sharding.replicated(len(value.shape))), "constants are whole"
+        """The value of a constant that stays in the program; the same one wherever a function reads it."""
+        value = self._constants.get((function, hash(expr)))
+        if value is None:
+            value = self._constants[function, hash(expr)] = self.new("constant", function, expr.ty, "constant")
+            value.data, value.wanted = expr, Constraint.exactly(Sharding.replicated(len(value.shape)))
+            value.reason = "constants of less than `lift` bytes stay in the program, and are whole"
         return value
 
     def param(self, param: Any, function: str, weight: bool, before: int) -> Tree[Value]:

@@ -44,8 +44,8 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str 
     were run.
 
     The sharded programs run on `backend`: "threads", or "pocl" for the schedules and the code of GPUs; unsharded ones run on the CPU.
-    Cases with the same mesh are run as one module, for which the names of their functions must differ. Raises `AssertionError` with
-    each kind of failure, and the smallest program found that has it, to be pasted into a test.
+    Cases with the same mesh and `lift` are run as one module, for which the names of their functions must differ. Raises
+    `AssertionError` with each kind of failure, and the smallest program found that has it, to be pasted into a test.
     """
     __tracebackhide__ = True
     cases = list(cases)
@@ -74,9 +74,9 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str 
 
 def failures(cases: Sequence[Case], seed: int = 0, backend: str = "threads") -> dict[int, str]:
     """What is wrong, by the number of the case."""
-    groups: dict[Mesh, list[int]] = {}
+    groups: dict[tuple[Mesh, int], list[int]] = {}
     for i, case in enumerate(cases):
-        groups.setdefault(case.mesh, []).append(i)
+        groups.setdefault((case.mesh, case.lift), []).append(i)
     found: dict[int, str] = {}
     for members in groups.values():
         found.update({members[i]: text for i, text in _narrowed([cases[i] for i in members], seed, backend).items()})
@@ -89,7 +89,7 @@ def kind_of(problem: str) -> str:
 
 
 def _narrowed(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
-    """Of one mesh. What cannot be planned or compiled is looked for in halves."""
+    """Of one mesh and `lift`. What cannot be planned or compiled is looked for in halves."""
     try:
         return _run(cases, seed, backend)
     except Exception as error:
@@ -119,9 +119,8 @@ def _run(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
     except Exception as error:
         raise RuntimeError(f"the program itself fails, unsharded: {error}") from error
     sizes = {n: sizes[n] for n in symbols_of(mod) if n in sizes}
-    sharded = shard(
-        mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes=sizes, divisible={n: d for n, d in divisible.items() if n in sizes}
-    )
+    divisible = {n: d for n, d in divisible.items() if n in sizes}
+    sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes=sizes, divisible=divisible, lift=cases[0].lift)
     traces: dict[str, tuple[Record, ...]] = {}
     found = _Calls(sharded, traces, backend).run(arguments)
     wrong: dict[int, str] = {}

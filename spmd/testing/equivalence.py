@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tvm
 
@@ -19,11 +18,13 @@ from ..collectives import Record
 from ..errors import ShardingError
 from ..graph import Branch
 from ..layout import Array
+from ..lift import LIFT
 from ..mesh import Mesh, MeshLike
 from ..pipeline import ShardedModule, shard
 from ..plan import Collective, Leaf, LeafTree, Plan, Signature
 from ..profile import Link, Profile, profile_taken
 from ..workers import Workers, program, signatures, workers
+from .arrays import random_array
 
 Run = Callable[[Workers], Any]
 """What to do with a program: calls its functions, gives arrays (in tuples, lists, or dicts) to compare."""
@@ -70,19 +71,20 @@ def assert_equivalent(
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
     divisible: Mapping[str, int] | None = None,
+    lift: int = LIFT,
     tolerance: float | None = None,
 ) -> ShardedModule:
     """Check that `mod` sharded over `mesh` gives what it gives unsharded; returns the sharded module.
 
     `run` says what to do with a program, which it must for functions that take objects. Without it every function is called on
     random arguments, symbolic sizes taken from `sizes` (3 where it does not say), and the collectives that run must be those of the
-    plan, to the byte. `profile` decides placements that `specs` leave open; the default splits what it can. Integers and booleans must be
-    equal, floats within `tolerance` of the largest magnitude (by dtype: what reordering a sum explains).
+    plan, to the byte. `profile` decides placements that `specs` leave open; the default splits what it can. `lift` is as in `shard`.
+    Integers and booleans must be equal, floats within `tolerance` of the largest magnitude (by dtype: what reordering a sum explains).
     Raises `AssertionError` naming the result, the difference and the plan.
     """
     sizes = {**dict.fromkeys(_symbols(mod), 3), **(divisible or {}), **(sizes or {})}
     named = {name: size for name, size in sizes.items() if name.isidentifier()}  # and not an expression such as "2 * n"
-    sharded = shard(mod, mesh, specs, profile=profile, sizes=named, divisible=divisible)
+    sharded = shard(mod, mesh, specs, profile=profile, sizes=named, divisible=divisible, lift=lift)
     traces: dict[str, tuple[Record, ...]] = {}
     if run is None:  # the same arguments for both, by the names that the plan gives
         expected = simulate(mod, _every_function(sharded.plan.functions, seed, sizes))
@@ -132,18 +134,6 @@ def _size(text: str, sizes: Mapping[str, int]) -> int:
     terms = re.sub(r"T\.int64\((\d+)\)", r"\1", text).split(" * ")
     known = all(term.isdigit() or term.isidentifier() for term in terms)
     return math.prod(int(term) if term.isdigit() else sizes.get(term, 3) for term in terms) if known else 3
-
-
-def random_array(name: str, shape: Sequence[int], dtype: str, seed: int) -> Array:
-    """A random array that depends on `name` and `seed` alone; floats have variance one over the last dimension for rank 2 and up."""
-    rng = np.random.default_rng([seed, *name.encode()])
-    kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    if kind.kind in "iu":
-        return rng.integers(0, 4, size=shape).astype(kind)
-    if kind.kind == "b":
-        return rng.integers(0, 2, size=shape).astype(kind)
-    scale = 1 / np.sqrt(shape[-1]) if len(shape) > 1 and shape[-1] else 1.0
-    return (rng.standard_normal(shape) * scale).astype(kind)
 
 
 def _symbols(mod: tvm.IRModule) -> list[str]:

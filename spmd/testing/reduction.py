@@ -15,6 +15,7 @@ from tvm import relax
 from .. import checks
 from ..annotate import Specs, specs_of
 from ..inline import inlined
+from ..lift import LIFT
 from ..mesh import Mesh
 from ..workers import signatures
 
@@ -25,13 +26,16 @@ _AT_ONCE = 24
 
 @dataclass(frozen=True)
 class Case:
-    """A program with the mesh and the specs that it is sharded by, the sizes that its symbols stand for, and what divides them."""
+    """A program with the mesh and the specs that it is sharded by, the sizes that its symbols stand for, what divides them, and from what
+    size on its constants are weights.
+    """
 
     mod: tvm.IRModule
     mesh: Mesh
     specs: Specs = field(default_factory=dict[str, Any])
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     divisible: Mapping[str, int] = field(default_factory=dict[str, int])
+    lift: int = LIFT
 
     def __post_init__(self) -> None:
         checks.module("Case, mod", self.mod)
@@ -44,10 +48,10 @@ class Case:
         text = self.mod.script()
         if 'metadata["' in text:
             text = self.mod.script(show_meta=True)
-        more = ""
-        for name, said in (("sizes", self.sizes), ("divisible", self.divisible)):
+        more = f", lift={self.lift}" if self.lift != LIFT else ""
+        for name, said in (("divisible", self.divisible), ("sizes", self.sizes)):
             used = {symbol: number for symbol, number in said.items() if re.search(rf"\b{symbol}\b", text)}
-            more += f", {name}={used}" if used else ""
+            more = (f", {name}={used}" if used else "") + more
         return f"{text}\nassert_equivalent(Module, {self.mesh}, {dict(self.specs)}{more})"
 
     @property

@@ -75,7 +75,7 @@ def test_the_text_needs_no_library(mlp, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_rich)
     text = str(mlp.report())
     assert text.startswith(TEXT)
-    assert "memory of a worker\nfunction  weights  cache  activations    peak  not counted\n" in text
+    assert "memory of a worker\nfunction  weights  cache  activations    peak  not counted  sizes not given\n" in text
     assert "slowest collectives\nvalue  function  collective  bytes    time  reason\n" in text
 
 

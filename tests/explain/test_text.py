@@ -209,7 +209,7 @@ def test_every_name_of_a_plan_can_be_explained():
     plan = spmd.plan(Odd, 2)
     for name in {**plan.values, **plan.params, **plan.inputs, **plan.outputs}:
         assert plan.explain(name).startswith(f"{name}: [")
-    assert "because constants are whole" in plan.explain("main.constant")
+    assert "because constants of less than `lift` bytes stay in the program, and are whole" in plan.explain("main.constant")
     assert plan.explain("same").splitlines()[0] == "same: [-]"
     assert str(plan.report()) and str(plan.diff(spmd.plan(Odd, 3))).startswith("mesh: Mesh(tp=2) -> Mesh(tp=3)")
 

@@ -87,7 +87,7 @@ def test_the_fastest_plan_that_fits_is_found(module, profile):
         assert found.solution.cost == pytest.approx(best, rel=1e-6)
         assert found.solution.gap == 0
         assert Usage(found.problem, found.solution.choice).peak <= budget
-    with pytest.raises(ShardingError, match="no plan fits into"):
+    with pytest.raises(ShardingError, match=r"no plan (fits|was found that fits) into"):
         decide_within(build_graph(module), cost_of(memory=budgets[0] - 1, profile=profile))
 
 
@@ -138,7 +138,7 @@ def test_the_plan_says_what_the_budget_costs():
     plan = spmd.plan(Mlp, 2, profile=LAZY, memory=4500)
     assert peak(plan) <= 4500
     (note,) = plan.notes
-    assert note.startswith("the fastest plan needs 5.38 kB a worker, and 4.50 kB are there: this one needs ")
+    assert note.startswith("the fastest plan needs 5.12 kB a worker, and 4.50 kB are there: this one needs ")
     assert note.endswith(" us, not 0.0 us")
 
 
@@ -173,7 +173,7 @@ def test_nothing_fits_names_the_largest():
 
 
 def test_layers_that_are_alike_are_named_together():
-    with pytest.raises(ShardingError, match=r"most of it for w\* \(2 of them\) 2\.05 kB, main\.active \d+ bytes"):
+    with pytest.raises(ShardingError, match=r"most of it for w\* \(2 of them\) 2\.05 kB, main\.up \d+ bytes, main\.active \d+ bytes"):
         spmd.plan(Mlp, 2, memory=2000)
 
 

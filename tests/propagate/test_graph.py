@@ -196,8 +196,8 @@ def test_constants_are_values_that_stay_whole():
     graph = build_graph(Constants)
     constants = [v for v in graph.values if v.role == "constant"]
     assert [(v.shape, str(v.wanted), v.reason) for v in constants] == [
-        ((2,), "[-]", "constants are whole"),
-        ((), "[]", "constants are whole"),
+        ((2,), "[-]", "constants of less than `lift` bytes stay in the program, and are whole"),
+        ((), "[]", "constants of less than `lift` bytes stay in the program, and are whole"),
     ]
     assert len({v.name for v in constants}) == 2
     for specs in ({"main.x": P("tp", None)}, {"main.x": P(None, "tp"), "main.y": P(None, "tp")}):

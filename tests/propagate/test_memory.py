@@ -41,7 +41,8 @@ def test_weights_and_activations_of_a_split_mlp():
 
 
 def test_one_worker_holds_everything():
-    assert spmd.plan(Mlp, 1).memory == {"main": Memory(weights=4096, cache=0, activations=256 + 512 + 512)}
+    """The first product goes with what reads it, so only two of the three values are written."""
+    assert spmd.plan(Mlp, 1).memory == {"main": Memory(weights=4096, cache=0, activations=256 + 512 + 256)}
 
 
 def test_views_share_the_memory_of_what_they_show():
@@ -92,6 +93,18 @@ def test_a_cache_of_unknown_size_is_named_and_not_counted():
     assert plan.memory["decode"].cache == 0 and plan.memory["decode"].unknown == ("paged_kv_cache",)
     assert any("the memory of 'paged_kv_cache' is not counted, as nothing says how large it is" in note for note in plan.notes)
     assert not any("is not counted" in note for note in spmd.plan(mlc_llama(TINY)[0], 2).notes)
+
+
+def test_sizes_of_weights_that_are_not_given_are_named():
+    """A vocabulary of 64 is a guess, and the plan says so."""
+    mod = mlc_llama(TINY, "q4f16_1")[0]
+    guessed, given = (spmd.plan(mod, 2, sizes=sizes).memory["decode"] for sizes in (None, {"vocab_size": 32000}))
+    assert guessed.assumed == ("vocab_size",) and given.assumed == ()
+    rows = 2 * (128 // 8 * 4 + 128 // 32 * 2)  # of the table and of the head, packed values and scales
+    assert given.weights - guessed.weights == (32000 - 64) * rows
+    note = "weights are counted with 64 for their symbolic sizes 'vocab_size'; give them with sizes="
+    assert note in spmd.plan(mod, 2, profile="h100").notes
+    assert note not in spmd.plan(mod, 2).notes
 
 
 def test_memory_is_saved_with_the_plan():

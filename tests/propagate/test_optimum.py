@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from spmd import Mesh
 from spmd.annotate import annotate
 from spmd.inline import inlined
+from spmd.lift import lifted
 from spmd.profile import Profile
 from spmd.propagate import Cost, build_graph
 from spmd.propagate.cost import INFEASIBLE
@@ -37,7 +38,7 @@ def test_random_programs_are_planned_at_the_optimum(mesh, data):
     logging.disable(logging.WARNING)
     module = data.draw(programs(functions=2, operators=4))
     cost = Cost(mesh, SLOW_WORKERS, SIZES)
-    graph = build_graph(inlined(module))
+    graph = build_graph(lifted(inlined(module)))
     annotate(graph, mesh, data.draw(specs(module, mesh)))
     decision = decide(graph, cost)
     problem, solution = decision.problem, decision.solution

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from ...builder import Builder
+from ...inline import inlined
+from ...lift import LIFT, lifted
 from ...mesh import Mesh
 from ...plan import Leaf, LeafTree, Signature
 from ...spec import P
@@ -34,17 +36,19 @@ DIVISIBLE = {f"n{size}": by for size, by in BLOCKS.items()}
 def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = "f") -> tvm.IRModule:
     """Modules of 1 to `functions` public functions of 1 to about `operators` operators each, and private ones that they call.
 
-    The names of functions and of weights start with `prefix`. A symbolic size is named ``n`` and the number that it stands for.
+    Some have constants, which functions share. The names of functions and of weights start with `prefix`. A symbolic size is named ``n``
+    and the number that it stands for.
     """
     bb = Builder()
     helpers: list[tuple[Any, list[Any]]] = []
+    constants: list[Any] | None = [] if draw(st.integers(0, 1)) == 0 else None
     if draw(st.integers(0, 4)) == 0:
-        params = write(draw, bb, f"{prefix}_private", 3, None, [], private=True)
+        params = write(draw, bb, f"{prefix}_private", 3, None, constants, [], private=True)
         if all(isinstance(p.ty, relax.TensorType) for p in params):
             helpers.append((next(g for g in bb.get().get_global_vars() if g.name_hint == f"{prefix}_private"), params))
     weights: list[Any] | None = [] if draw(st.integers(0, 1)) else None
     for i in range(draw(st.integers(1, functions))):
-        write(draw, bb, f"{prefix}{i}", operators, weights, helpers)
+        write(draw, bb, f"{prefix}{i}", operators, weights, constants, helpers)
     return bb.finalize()
 
 
@@ -56,12 +60,14 @@ def meshes(most: int = 4) -> st.SearchStrategy[Mesh]:
 
 
 @st.composite
-def specs(draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None, divisible: Mapping[str, int] | None = None) -> dict[str, P]:
+def specs(
+    draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None, divisible: Mapping[str, int] | None = None, lift: int = LIFT
+) -> dict[str, P]:
     """Specs for some of the parameters and results of a module: dimensions split over axes of `mesh`, by default ``tp``, or over parts of
-    them, whole or open. Symbolic sizes are split where `divisible` says that they can be.
+    them, whole or open. Symbolic sizes are split where `divisible` says that they can be; constants of `lift` bytes or more are weights.
     """
     found: dict[str, P] = {}
-    for name, signature in signatures(mod).items():
+    for name, signature in signatures(lifted(inlined(mod), lift)).items():
         for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and draw(st.integers(0, 2)) == 0:
                 entries = _entries(draw, leaf.shape, mesh or Mesh(tp=1), divisible or {})
@@ -92,7 +98,9 @@ def _parts(draw: Draw, axis: str, size: int) -> list[str]:
 def _parameters(name: str, signature: Signature) -> list[tuple[str, Leaf]]:
     """Parameters by the name that specs know them by: weights have their own."""
     inputs = signature.num_input if signature.num_input is not None else len(signature.params)
-    return [(p.name if i >= inputs else f"{name}.{p.name}", p) for i, p in enumerate(signature.params) if isinstance(p, Leaf)]
+    own = [(p.name if i >= inputs else f"{name}.{p.name}", p) for i, p in enumerate(signature.params) if isinstance(p, Leaf)]
+    # Integers may be equal in several programs, which are sharded as one module, and are one weight then.
+    return [*own, *((leaf.name, leaf) for leaf in signature.constants if leaf.dtype.startswith("float"))]
 
 
 def _results(path: str, tree: LeafTree) -> list[tuple[str, Leaf]]:

@@ -11,6 +11,8 @@ import tvm
 from hypothesis import strategies as st
 from tvm import relax
 
+from ..arrays import random_array
+
 Draw = Callable[[Any], Any]
 Shape = list[Any]
 """Sizes; the name of the symbol where one is symbolic."""
@@ -37,6 +39,8 @@ class Maker:
     symbol: Any = None
     weights: list[Any] | None = None
     """Parameters that other functions of the program have as weights; None where this one has no weights."""
+    constants: list[Any] | None = None
+    """Tensors that other functions of the program have as constants; None where this one has none."""
     helpers: list[tuple[Any, list[Any]]] = field(default_factory=list[tuple[Any, list[Any]]])
     """Private functions, with their parameters."""
     values: list[Any] = field(default_factory=list[Any])
@@ -68,8 +72,12 @@ class Maker:
         return found if found is not None else self.parameter(shape, dtype)
 
     def parameter(self, shape: Sequence[Any], dtype: str, kind: str = "") -> Any:
-        """A new parameter of the function; where it has weights, one that others may have as well. Its name ends in `kind`."""
+        """A new parameter of the function, or a constant; where it has weights, one that others may have as well. One of a `kind` is no
+        constant, and its name ends so.
+        """
         shape = list(shape)
+        if self.constants is not None and not kind and all(isinstance(s, int) for s in shape) and self.integer(0, 1) == 0:
+            return self.constant(shape, dtype)
         if self.weights is not None:
             taken = {p.name for p in self.params}
             known = all(isinstance(s, int) for s in shape)
@@ -85,6 +93,22 @@ class Maker:
         self.params.append(var)
         self.know(var, exact=True)
         return var
+
+    def constant(self, shape: Shape, dtype: str) -> Any:
+        """A constant tensor, or a variable that is bound to one; now and then one that is there already, or one that is equal to it."""
+        assert self.constants is not None
+        like = [c for c in self.constants if shape_of(c) == shape and dtype_of(c) == dtype]
+        if like and self.integer(0, 1):
+            made = self.choose([like[0], relax.const(like[0].value.numpy(), dtype)])
+        else:
+            made = relax.const(random_array(f"{self.name}_c{len(self.constants)}", shape, dtype, 0), dtype)
+        self.constants.append(made)
+        if self.integer(0, 3) == 0:
+            kind = relax.DataflowVar if self.bb.current_block_is_dataflow() else relax.Var
+            var = kind(f"c{len(self.constants)}", made.ty)
+            self.bb.emit_normalized(relax.VarBinding(var, made))
+            made = var
+        return self.know(made, exact=True)
 
     def know(self, var: Any, bound: float | None = None, exact: bool = False) -> Any:
         """Note the magnitude of a value, by default that of a parameter; returns it."""

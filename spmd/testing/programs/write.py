@@ -88,10 +88,19 @@ _OPERATORS = [
 _WITH_BRANCHES = [*_OPERATORS, *4 * [_Operator(control.branch, "f")]]
 
 
-def write(draw: Draw, bb: relax.BlockBuilder, name: str, most: int, weights: list[Any] | None, helpers: Any, private: bool = False) -> Any:
+def write(
+    draw: Draw,
+    bb: relax.BlockBuilder,
+    name: str,
+    most: int,
+    weights: list[Any] | None,
+    constants: list[Any] | None,
+    helpers: Any,
+    private: bool = False,
+) -> Any:
     """One function of 1 to `most` operators; it returns what nothing else reads. Gives its variable and its parameters' types.
 
-    With `weights`, all parameters but the first few are weights, which join that list.
+    With `weights`, all parameters but the first few are weights, which join that list; with `constants`, some of them are constants.
     """
     dtype = draw(st.sampled_from(["float64"] * 6 + ["float32"] * 2 + ["float16"])) if not private else "float64"
     symbolic = not private and draw(st.integers(0, 7)) == 0
@@ -100,7 +109,7 @@ def write(draw: Draw, bb: relax.BlockBuilder, name: str, most: int, weights: lis
         maker.symbol = tvm.tirx.Var(f"n{draw(st.sampled_from(SYMBOLIC))}", "int64")
     first = [_parameter(maker, symbolic and i == 0) for i in range(draw(st.integers(1, 2)))]
     given = len(maker.params)
-    maker.weights = weights
+    maker.weights, maker.constants = weights, constants
     branches = not private and draw(st.integers(0, 5)) == 0
     attrs = {"num_input": given} if weights is not None else None
     maker.values += [v for v in first if not isinstance(v.ty, relax.TupleType)]
@@ -150,8 +159,8 @@ def _body(maker: Maker, most: int, operators: list[_Operator], first: list[Any])
             continue
         expr, bound = made if isinstance(made, tuple) else (made, None)
         inputs: list[Any] = []
-        tvm_ffi.structural_walk(expr, (tvm.ir.Var, inputs.append))
-        inputs = [v for v in inputs if isinstance(v.ty, relax.TensorType)]
+        tvm_ffi.structural_walk(expr, ((tvm.ir.Var, tvm.ir.GenericConst), inputs.append))
+        inputs = [v for v in inputs if isinstance(v.ty, relax.TensorType) and (isinstance(v, tvm.ir.Var) or v.ty.ndim > 0)]
         bound = bound if bound is not None else maker.bound(*inputs) if inputs else 4.0
         exact = operator.exact and all(hash(v) in maker.exact for v in inputs)
         maker.read |= {hash(v) for v in inputs}
