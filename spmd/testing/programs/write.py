@@ -81,6 +81,9 @@ _OPERATORS = [
     _Operator(network.layer, "f", 2, symbolic=True),
     _Operator(control.call, "f"),
     _Operator(control.kernel, "f"),
+    _Operator(control.small_kernel, "f"),
+    _Operator(control.small_kernel, "fi"),
+    _Operator(control.packed, "fib", 0, exact=True),
 ]
 _WITH_BRANCHES = [*_OPERATORS, *4 * [_Operator(control.branch, "f")]]
 
@@ -115,7 +118,7 @@ def write(draw: Draw, bb: relax.BlockBuilder, name: str, most: int, weights: lis
 
 
 def _parameter(maker: Maker, symbolic: bool) -> Any:
-    """A first parameter: floats, integers or booleans, or a tuple of two."""
+    """A first parameter: floats, integers or booleans, or a tuple of some, in which there may be others."""
     draw = maker.draw
     shape = [draw(st.sampled_from(SIZES)) for _ in range(draw(st.sampled_from([1, 2, 2, 3, 3, 4, 4])))]
     while count(shape) > LARGEST // 4:
@@ -125,6 +128,8 @@ def _parameter(maker: Maker, symbolic: bool) -> Any:
     dtype = draw(st.sampled_from([maker.dtype] * 4 + ["int32", "int64", "bool"]))
     if not symbolic and draw(st.integers(0, 9)) == 0:
         types = [relax.TensorType(shape, maker.dtype), relax.TensorType(shape[:1], "int32")]
+        if draw(st.booleans()):
+            types = [relax.TupleType([types[1], relax.TupleType([types[0], types[0]])]), types[0]]
         var = relax.Var(f"p{len(maker.params)}", relax.TupleType(types))
         maker.params.append(var)
         return var
