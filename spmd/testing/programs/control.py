@@ -68,6 +68,17 @@ def small_kernel(m: Maker, x: Any) -> Any:
     return op.call_tir(kernel, [x], out_ty=relax.TensorType([int(s) for s in computed.shape], dtype_of(x))), 2 * m.bound(x)
 
 
+def made_on_the_way(m: Maker, x: Any) -> Any:
+    """A product whose right operand such kernels make, with a transpose or arithmetic after them."""
+    right, bound = x, m.bound(x)
+    for _ in range(m.integer(1, 2)):
+        made, bound = small_kernel(m, m.know(right, bound))
+        right = m.bb.emit(made)
+    right = m.choose([lambda: right, lambda: m.bb.emit(op.permute_dims(right)), lambda: m.bb.emit(op.negative(right))])()
+    left = m.like([m.choose([1, 2, 3]), shape_of(right)[-2]], m.dtype) if right.ty.ndim > 1 else m.like([shape_of(right)[0]], m.dtype)
+    return op.matmul(left, right), bound * m.bound(left) * max(shape_of(right))
+
+
 def kernel(m: Maker, x: Any) -> Any:
     """A call_tir: moves, pieces of arithmetic, sums."""
     shape = shape_of(x)

@@ -42,6 +42,10 @@ _OPERATORS = [
     _Operator(elementwise.step, "fi", 0, exact=True),
     _Operator(elementwise.binary, "fi", 0, symbolic=True),
     _Operator(elementwise.binary, "fi", 0, symbolic=True),
+    _Operator(control.packed, "fib", 0, exact=True),
+    _Operator(control.small_kernel, "i"),
+    _Operator(control.made_on_the_way, "f"),
+    _Operator(control.made_on_the_way, "f", 2),
     _Operator(elementwise.divide, "f"),
     _Operator(elementwise.compare, "fi", 0),
     _Operator(elementwise.logic, "b"),
@@ -82,8 +86,6 @@ _OPERATORS = [
     _Operator(control.call, "f"),
     _Operator(control.kernel, "f"),
     _Operator(control.small_kernel, "f"),
-    _Operator(control.small_kernel, "fi"),
-    _Operator(control.packed, "fib", 0, exact=True),
 ]
 _WITH_BRANCHES = [*_OPERATORS, *4 * [_Operator(control.branch, "f")]]
 
