@@ -111,12 +111,13 @@ class Cost(PlanningSizes):
 
     def step_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         """Bytes of the tensor that each worker brings to a collective; what is scattered is padded first."""
-        held = self.local_bytes(shape, item, step.source)
         into = step.to_dim if step.kind == "all_to_all" else step.dim if step.kind == "reduce_scatter" else -1
-        if into < 0 or not shape[into]:
-            return held
-        split = moved_split(step, into, self.mesh)
-        return held * split.local_size(self.mesh) * self.mesh.axis_size(step.axis) // split.size
+        return self.local_bytes(shape, item, step.source) if into < 0 else self._padded_bytes(step, into, shape, item)
+
+    def _padded_bytes(self, step: Step, into: int, shape: tuple[int, ...], item: int) -> int:
+        """What a worker holds before a step that cuts dimension `into`, with the padding that this takes."""
+        held, split = self.local_bytes(shape, item, step.source), moved_split(step, into, self.mesh)
+        return held * split.local_size(self.mesh) * self.mesh.axis_size(step.axis) // split.size if shape[into] else held
 
     def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
         """The time to take a tensor of the planning `shape` from one sharding to another."""
@@ -136,12 +137,27 @@ class Cost(PlanningSizes):
         return self._checked(sum(self.step_time(s, shape, item) for s in steps), f"{source} -> {target}")
 
     def step_time(self, step: Step, shape: tuple[int, ...], item: int) -> float:
-        """Ring algorithms: what each worker sends, over the link."""
+        """Ring algorithms: what each worker sends, over the link; and the traffic of putting elements in order before and after it."""
         held = self.step_bytes(step, shape, item)
         workers = self.mesh.axis_size(step.axis)
+        reorder = self.reorder_bytes(step, shape, item) / self.profile.memory_bandwidth
         if step.kind == "slice" or workers == 1:
-            return _SLICE + held / workers / self.profile.memory_bandwidth
-        return self.exchange_time(step.kind, step.axis, held)
+            return _SLICE + reorder + held / workers / self.profile.memory_bandwidth
+        return reorder + self.exchange_time(step.kind, step.axis, held)
+
+    def reorder_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
+        """Bytes that a worker reads and writes to put a dimension in the order of shards, padded, or back in its own."""
+        total = 0
+        into = step.to_dim if step.kind == "all_to_all" else step.dim
+        if step.kind in ("slice", "reduce_scatter", "all_to_all") and self._is_reordered(step, into):
+            total += self.local_bytes(shape, item, step.source) + self._padded_bytes(step, into, shape, item)
+        if step.kind in ("all_gather", "all_to_all") and self._is_reordered(step, step.dim):
+            total += 2 * self.local_bytes(shape, item, step.target)
+        return total
+
+    def _is_reordered(self, step: Step, dim: int) -> bool:
+        split = moved_split(step, dim, self.mesh)
+        return not split.symbolic and (len(split.segments) > 1 or split.is_padded(self.mesh))
 
     def exchanges(self, node: Node, strategy: Strategy) -> list[Sent]:
         """Every collective inside an operator."""

@@ -54,10 +54,15 @@ class FuseGroups:
             return _FUSE(mod)
         except Exception as error:
             first = error
-        groups = {gv: f for gv, f in mod.functions_items() if is_group(f)}
         kernels = {gv: f for gv, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)}
-        names = {gv.name_hint: gv for gv in groups}
-        reasons = refused(sorted(names), lambda some: _FUSE(tvm.IRModule({**kernels, **{names[n]: groups[names[n]] for n in some}})))
+        names = {gv.name_hint: gv for gv, f in mod.functions_items() if is_group(f)}
+
+        def fuse(some: Sequence[str]) -> None:
+            groups = {names[name]: mod[name] for name in some}
+            callers = {tvm.ir.GlobalVar(f"call_{gv.name_hint}"): _caller(gv, f) for gv, f in groups.items()}
+            _FUSE(tvm.IRModule({**kernels, **groups, **callers}))
+
+        reasons = refused(sorted(names), fuse)
         if not reasons:
             reasons = dict.fromkeys(names, first)
         for name, reason in reasons.items():
@@ -110,6 +115,14 @@ def _calls_kernels(function: relax.Function) -> bool:
 
     tvm_ffi.structural_walk(function.body, (tvm.ir.Call, see))
     return found
+
+
+def _caller(name: tvm.ir.GlobalVar, group: relax.Function) -> relax.Function:
+    """A public function that calls a group, as FuseTIR looks at what is called alone."""
+    params = relax.utils.copy_with_new_vars(group).params
+    result = relax.Var("result", group.ret_ty)
+    body = relax.SeqExpr([relax.BindingBlock([relax.VarBinding(result, relax.Call(name, params))])], result)
+    return relax.Function(params, body, group.ret_ty).with_attr("global_symbol", f"call_{name.name_hint}")
 
 
 def _reads(function: relax.Function, names: Iterable[str]) -> bool:

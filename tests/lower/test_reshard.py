@@ -1,93 +1,172 @@
-"""Conversions between placements of symbolic sizes, run on simulated workers: each worker ends with what `layout.cut` gives it."""
+"""Local reorders give what `layout` cuts and joins, in programs that do not grow with the number of segments."""
+
+import random
 
 import numpy as np
 import pytest
 import tvm
 from tvm import relax
+from tvm.relax import op
 
-from spmd import Mesh, layout
-from spmd.arguments import Handle
+import spmd
+from spmd import Mesh, P, layout
+from spmd.builder import Builder
 from spmd.conversion import conversion
-from spmd.lower.reshard import emit_step, emit_together, local_dims, mask_padding
-from spmd.plan import Leaf, Signature
-from spmd.profile import profile_of
-from spmd.propagate import Cost
-from spmd.sharding import Sharding
-from spmd.testing.oracle import Program, empty_plan
-from spmd.workers import workers
+from spmd.lower.reshard import _shard_order, _whole_order, brings_zeros, mask_padding
+from spmd.schedules import build
+from spmd.sharding import Segment, Sharding, Split
+from spmd.testing import FREE_LINKS, assert_equivalent
 
-SHARDINGS = {
-    ("n", 4): ["[-, -]", "[tp:8*, -]", "[tp(1)2:8*, -]", "[tp(2)2:8*, -]", "[tp(2)2+tp(1)2:8*, -]", "[-, tp]", "[tp(2)2:8*, tp(1)2]"],
-    ("n * 8", 3): [
-        "[-, -]",
-        "[tp:8*, -]",
-        "[tp:*8, -]",
-        "[tp(1)2:*8, -]",
-        "[tp(2)2:*8, -]",
-        "[tp:*5~2|3, -]",
-        "[tp:*4, -]",
-        "[-, tp]",
-        "[tp(1)2:*8, tp(2)2]",
+SLOW = spmd.Profile("slow workers", flops=1e5, memory_bandwidth=1e5, link_bandwidth=1e12, link_latency=1e-9)
+PATTERNS = [[(8, 1)] * 40, [(3, 1), (5, 1)] * 12, [(6, 2)] * 20, [(5, 2), (3, 1), (4, 4)] * 9, [(7, 1)] * 9 + [(2, 1)] * 11]
+
+
+def random_segments(numbers):
+    """Runs of repeated patterns, and single segments, some with units."""
+    found = []
+    for _ in range(numbers.randint(1, 3)):
+        pattern = [(numbers.randint(1, 9), numbers.choice([1, 1, 2, 3])) for _ in range(numbers.randint(1, 3))]
+        found += pattern * numbers.choice([1, 1, 2, 5, 30])
+    return found
+
+
+def cases():
+    numbers = random.Random(5)
+    for i in range(36):
+        segments = PATTERNS[i] if i < len(PATTERNS) else random_segments(numbers)
+        workers, dim = numbers.choice([1, 2, 3, 4]), numbers.randint(0, 2)
+        shape = [numbers.randint(1, 3) for _ in range(3)]
+        shape[dim] = sum(size for size, _ in segments)
+        yield Split(("tp",), tuple(Segment(*s) for s in segments)), Mesh(tp=workers), dim, shape
+
+
+def test_random_segments_are_ordered_as_layout_cuts_and_joins_them():
+    """Both ways and masked, one of the other dimensions symbolic in every third program."""
+    bb, wanted = Builder(), {}
+    for i, (split, mesh, dim, shape) in enumerate(cases()):
+        split = split.normalized(mesh)
+        dims = list(shape)
+        if i % 3 == 0:
+            dims[(dim + 1) % 3] = tvm.tirx.Var("n", "int64")
+        sharding = Sharding(tuple(split if d == dim else None for d in range(3)))
+        whole = np.random.default_rng(i).permutation(np.arange(float(np.prod(shape)))).reshape(shape) + 1
+        shards = [layout.cut(whole, sharding, mesh, r) for r in range(mesh.size)]
+        joined = np.concatenate(shards, axis=dim)
+        assert np.array_equal(layout.join(shards, sharding, mesh, tuple(shape)), whole)
+        for kind, given, expected, order in (("cut", whole, joined, _shard_order), ("join", joined, whole, _whole_order)):
+            here = [*dims[:dim], given.shape[dim], *dims[dim + 1 :]]
+            x = relax.Var("x", relax.TensorType(here, "float64"))
+            with bb.function(f"{kind}{i}", [x]):
+                with bb.dataflow():
+                    out = bb.emit_output(order(bb.emit, x, dim, here, split, mesh))
+                bb.emit_func_output(out)
+            wanted[f"{kind}{i}"] = given, expected
+    machine = relax.VirtualMachine(build(bb.finalize(), {"kind": "llvm", "opt-level": 0}), tvm.cpu())
+    for name, (given, expected) in wanted.items():
+        np.testing.assert_array_equal(machine[name](tvm.runtime.tensor(given)).numpy(), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize(
+    "sizes", [(8,) * 24, (3, 5) * 16, (4,) * 10 + (7,) * 3, (6, 2, 2) * 12], ids=["equal", "pairs", "two runs", "fused"]
+)
+def test_specs_with_many_segments(workers, sizes):
+    """In and out, and from one dimension to the other: what is gathered, sliced and sent keeps its numbers."""
+    bb = Builder()
+    x = relax.Var("x", relax.TensorType([12, sum(sizes)], "float32"))
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            out = bb.emit_output(op.sin(bb.emit(op.cumsum(bb.emit(op.tanh(x)), axis=1))))
+        bb.emit_func_output(out)
+    mod = bb.finalize()
+    split = P(None, ("tp", *sizes))
+    for specs in ({"main.x": split}, {"main.return": split}, {"main.x": split, "main.return": P("tp", None)}, {"main.lv": split}):
+        assert_equivalent(mod, workers, specs)
+
+
+def folded(rows, columns=8):
+    bb, x = Builder(), relax.Var("x", relax.TensorType([rows, columns], "float32"))
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            out = bb.emit_output(op.tanh(bb.emit(op.reshape(x, [rows * columns]))))
+        bb.emit_func_output(out)
+    return bb.finalize()
+
+
+@pytest.mark.parametrize("columns", [8, 9])
+def test_programs_do_not_grow_with_the_rows_that_are_folded(columns):
+    sharded = [spmd.shard(folded(rows, columns), 2, {"main.x": P(None, "tp")}, profile=FREE_LINKS) for rows in (32, 512)]
+    lines = [s.mod.script().count("\n") for s in sharded]
+    assert lines[0] == lines[1] < 30
+    assert len(sharded[1].plan.to_json()) < len(sharded[0].plan.to_json()) + 100
+    assert_equivalent(folded(32, columns), 2, {"main.x": P(None, "tp")})
+
+
+def masked(sharding, mesh, shape, kind, dtype):
+    """What `mask_padding` makes of shards full of ones, on every worker."""
+    bb = Builder()
+    local = sharding.local_shape(shape, mesh)
+    x = relax.Var("x", relax.TensorType(local, dtype))
+    with bb.function("main", [x]):
+        out = bb.emit(mask_padding(bb.emit, x, shape, sharding, mesh, kind))
+        bb.emit_func_output(out)
+    return bb.finalize()["main"]
+
+
+def test_whole_shards_are_not_masked():
+    mesh, sharding = Mesh(tp=2), Sharding.parse("[tp, -]", (4, 3))
+    assert "where" not in masked(sharding, mesh, (4, 3), "sum", "float32").script()
+    assert "where" in masked(Sharding.parse("[tp, -]", (5, 3)), mesh, (5, 3), "sum", "float32").script()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "shape", "expected"),
+    [
+        ("[-, -]", "[tp, -]", (5, 4), [True]),  # cut here: its padding is zeros
+        ("[-, -]", "[tp, -]", (4, 4), [True]),  # no padding
+        ("[-, -] sum@tp", "[tp, -]", (5, 4), [True]),
+        ("[tp, -]", "[-, tp]", (4, 5), [True]),
+        ("[-, tp]", "[tp, -]", (5, 4), [True]),
+        ("[tp:5|2, -]", "[tp:2|5, -]", (7, 4), [True, True]),  # gathered without padding, then cut
     ],
-    (2, "n * 8"): ["[-, -]", "[-, tp:2|2|4*]", "[-, tp:4|4*]", "[-, tp(1)2:4|4*]", "[-, tp:*4|4|8]", "[tp(1)2, tp(2)2:*8]", "[-, tp:*5|3]"],
-}
-MESHES = [Mesh(tp=4), Mesh(tp=4, hosts=2)]
+)
+def test_padding_that_a_step_brings_is_zero(source, target, shape, expected):
+    mesh = Mesh(tp=2)
+    steps = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh)
+    assert [brings_zeros(step, mesh) for step in steps] == expected
 
 
-def cases(mesh):
-    for shape, texts in SHARDINGS.items():
-        found = [Sharding.parse(text, tuple(s if isinstance(s, int) else -1 for s in shape)).normalized(mesh) for text in texts]
-        for source in found:
-            for target in found:
-                yield shape, source, target
-            partial = Sharding((None,) * len(shape), (("tp", "sum"),))
-            yield shape, partial, source
+def test_padding_that_was_there_before_is_not_said_to_be_zero():
+    """Rows over `dp` are padded by who knows what; a cut of the columns changes nothing of that."""
+    mesh = Mesh(dp=2, tp=2)
+    (step,) = conversion(Sharding.parse("[dp, -]", (5, 4)), Sharding.parse("[dp, tp]", (5, 4)), mesh)
+    assert not brings_zeros(step, mesh)
 
 
-def dims_of(shape, n):
-    return [{"n": n, "n * 8": n * 8}[s] if isinstance(s, str) else s for s in shape]
+def summed(apply):
+    """The sum over rows, of which no two workers have equally many."""
+    bb, x = Builder(), relax.Var("x", relax.TensorType([4001, 1], "float32"))
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            out = bb.emit_output(op.sum(apply(bb, x), axis=[0]))
+        bb.emit_func_output(out)
+    return bb.finalize()
 
 
-def program(mesh, numbered):
-    """A function for each conversion, which takes the value and something of n rows, and masks what it ends with."""
-    bb, signatures = relax.BlockBuilder(), {}
-    for name, (shape, source, target) in numbered.items():
-        n = tvm.tirx.Var("n", "int64")
-        dims = dims_of(shape, n)
-        x = relax.Var("x", relax.TensorType(local_dims(dims, source, mesh), "float32"))
-        rows = relax.Var("rows", relax.TensorType([n], "float32"))
-
-        def steps(x=x, dims=dims, source=source, target=target, bb=bb):
-            for step in conversion(source, target, mesh):
-                x = yield from emit_step(bb.emit, x, step, dims, mesh, "x")
-            return x
-
-        with bb.function(name, [x, rows]):
-            with bb.dataflow():
-                moved = emit_together(bb.emit, [steps()])[0]
-                moved = bb.emit(relax.op.reshape(moved, local_dims(dims, target, mesh)))
-                out = bb.emit_output(mask_padding(bb.emit, moved, dims, target, mesh))
-            bb.emit_func_output(out)
-        leaf = Leaf("x", shape, "float32", source)
-        params = (leaf, Leaf("rows", ("n",), "float32", Sharding.replicated(1)))
-        signatures[name] = Signature(params, Leaf("out", shape, "float32", target), None)
-    return Program(bb.finalize(), empty_plan(mesh, signatures))
-
-
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
-def test_conversions_of_symbolic_sizes(mesh):
-    numbered = {f"f{i}": case for i, case in enumerate(cases(mesh)) if i % 6 == MESHES.index(mesh)}  # some of each for each
-    cost = Cost(mesh, profile_of("generic"))
-    with workers(program(mesh, numbered), target={"kind": "llvm", "opt-level": 0}) as w:
-        for name, (shape, source, target) in numbered.items():
-            rows = 16 if "n" in shape else 4
-            sizes = tuple(dims_of(shape, rows))
-            array = np.arange(1, 1 + np.prod(sizes), dtype="float32").reshape(sizes)
-            held = [tvm.runtime.tensor(layout.cut(array, source, mesh, rank)) for rank in range(mesh.size)]
-            given = Handle(tuple(held), w.backend, w.signatures[name].params[0], sizes)
-            out = w[name](given, np.zeros(rows, "float32"), keep=True)
-            for rank in range(mesh.size):
-                wanted = layout.cut(array, target, mesh, rank)
-                np.testing.assert_array_equal(out.objects[rank].numpy(), wanted, err_msg=f"{source} -> {target}, worker {rank}")
-            planned = [(s.kind, s.axis, cost.step_bytes(s, sizes, 4)) for s in conversion(source, target, mesh) if s.kind != "slice"]
-            assert planned == [(r.kind, r.axis, r.bytes) for r in w.trace()], f"{source} -> {target}"
+@pytest.mark.parametrize(
+    ("apply", "spec", "is_masked"),
+    [
+        (lambda bb, x: bb.emit(op.sin(bb.emit(op.sin(x)))), P(None, None), False),  # cut by a step, which pads with zeros
+        (lambda bb, x: x, P("tp", None), False),  # cut by the workers, which do so too
+        (lambda bb, x: bb.emit(op.sin(x)), P("tp", None), False),  # of zero it is zero
+        (lambda bb, x: bb.emit(op.cos(x)), P("tp", None), True),
+        (lambda bb, x: bb.emit(op.cos(x)), P(None, None), True),
+    ],
+    ids=["a step", "workers", "sin", "cos", "cos after a step"],
+)
+def test_padding_is_masked_before_a_sum_unless_it_is_zero(apply, spec, is_masked):
+    mod, specs = summed(apply), {"main.x": spec, "main.return": P(None)}
+    text = spmd.shard(mod, 2, specs, profile=SLOW).mod.script()
+    assert "R.spmd.all_reduce" in text
+    assert ("R.where" in text) == is_masked
+    assert_equivalent(mod, 2, specs)

@@ -1,8 +1,10 @@
 """Links of mesh axes and rates of dtypes in predicted times, and what plans make of them."""
 
+import time
 from dataclasses import replace
 
 import pytest
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -10,8 +12,10 @@ import spmd
 from examples.llm.config import LlamaConfig
 from examples.llm.model import build_module
 from spmd import Link, Mesh, P, Profile, ShardingError
+from spmd.conversion import conversion
 from spmd.propagate import Cost
-from spmd.testing import assert_equivalent
+from spmd.sharding import Sharding
+from spmd.testing import FREE_LINKS, assert_equivalent
 from tests.programs import Mlp
 
 HOSTS = Profile("hosts", 300e12, 2e12, 300e9, 5e-6, links={"network": Link(30e9, 8e-6)})
@@ -151,3 +155,43 @@ def test_a_plan_keeps_the_links_of_its_mesh():
     plan = spmd.plan(Mlp, Mesh(host=2, gpu=2, links={"host": "network"}))
     assert spmd.Plan.from_json(plan.to_json()).mesh == plan.mesh
     assert plan.mesh.links == {"host": "network"} and str(plan.mesh) == "Mesh(host=2, gpu=2, links={'host': 'network'})"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reordered"),
+    [
+        ("[tp]", "[-]", 0),
+        ("[tp:8x512]", "[-]", 2 * 4096),  # all of it, read and written
+        ("[-]", "[tp:8x512]", 2 * 4096),
+        ("[tp:8x512]", "[tp]", 2 * 4096),
+        ("[-] sum@tp", "[tp:2048|2048]", 2 * 4096),
+        ("[-] sum@tp", "[tp]", 0),
+        ("[tp:4096~4096]", "[-]", 2 * 4096),  # padded: one worker has all
+        ("[-]", "[tp:4096~4096]", 4096 + 8192),
+    ],
+)
+def test_putting_elements_in_order_takes_the_traffic_that_it_is(source, target, reordered):
+    cost, shape = Cost(Mesh(tp=2), HOSTS), (4096,)
+    a, b = Sharding.parse(source, shape), Sharding.parse(target, shape)
+    steps = conversion(a, b, cost.mesh)
+    assert sum(cost.reorder_bytes(step, shape, 1) for step in steps) == reordered
+    sent = [(s.kind, s.axis, cost.step_bytes(s, shape, 1)) for s in steps]
+    others = sum(cost.exchange_time(*s) if s[0] != "slice" else 1e-9 + s[2] / 2 / HOSTS.memory_bandwidth for s in sent)
+    assert cost.convert(shape, 1, a, b) == pytest.approx(others + reordered / HOSTS.memory_bandwidth)
+
+
+def test_times_of_planning_grow_with_segments_as_they_do_with_nothing():
+    """A fold of 16 times as many rows takes no more than some times as long: nothing is quadratic in segments."""
+
+    def seconds(rows):
+        bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType([rows, 8], "float32"))
+        with bb.function("main", [x]):
+            with bb.dataflow():
+                out = bb.emit_output(relax.op.tanh(bb.emit(relax.op.reshape(x, [rows * 8]))))
+            bb.emit_func_output(out)
+        mod, start = bb.finalize(), time.process_time()
+        spmd.shard(mod, 2, {"main.x": P(None, "tp")}, profile=FREE_LINKS)
+        return time.process_time() - start
+
+    seconds(16)
+    assert seconds(8192) < 40 * max(seconds(512), 0.01)

@@ -11,7 +11,6 @@ from typing import Any
 
 import tvm
 from hypothesis import strategies as st
-from tvm import relax
 
 from ...builder import Builder
 from ...inline import inlined
@@ -44,8 +43,7 @@ def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = 
     constants: list[Any] | None = [] if draw(st.integers(0, 1)) == 0 else None
     if draw(st.integers(0, 4)) == 0:
         params = write(draw, bb, f"{prefix}_private", 3, None, constants, [], private=True)
-        if all(isinstance(p.ty, relax.TensorType) for p in params):
-            helpers.append((next(g for g in bb.get().get_global_vars() if g.name_hint == f"{prefix}_private"), params))
+        helpers.append((next(g for g in bb.get().get_global_vars() if g.name_hint == f"{prefix}_private"), params))
     weights: list[Any] | None = [] if draw(st.integers(0, 1)) else None
     for i in range(draw(st.integers(1, functions))):
         write(draw, bb, f"{prefix}{i}", operators, weights, constants, helpers)

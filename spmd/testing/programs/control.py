@@ -29,8 +29,54 @@ def call(m: Maker, x: Any) -> Any:
     if not m.helpers:
         return None
     function, params = m.choose(m.helpers)
-    given = [m.like(shape_of(p), dtype_of(p)) for p in params]
-    return function(*given), max(32.0, m.bound(*given))
+    read: list[Any] = []
+
+    def given(ty: Any) -> Any:
+        if isinstance(ty, relax.TupleType):
+            return relax.Tuple([given(field) for field in ty.fields])
+        read.append(m.like([int(size) for size in ty.shape.values], str(ty.dtype)))
+        return read[-1]
+
+    return function(*[given(p.ty) for p in params]), max(32.0, m.bound(*read))
+
+
+def packed(m: Maker, x: Any) -> Any:
+    """Values in a tuple within a tuple, bound to a variable of its own."""
+    y, z = m.pick(), m.pick()
+    return m.choose([relax.Tuple([x, relax.Tuple([y, x])]), relax.Tuple([relax.Tuple([relax.Tuple([z]), y]), x])]), m.bound(x, y, z)
+
+
+def small_kernel(m: Maker, x: Any) -> Any:
+    """A call_tir of a kernel whose sizes and loops are int32, as TVMScript and te make them, beside those of TVM's operators, int64."""
+    shape = shape_of(x)
+    axis = m.axis(x)
+    a = te.placeholder(tuple(shape), dtype_of(x), "a")
+
+    def at(index: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+        return (*index[:axis], value, *index[axis + 1 :])
+
+    computed = m.choose(
+        [
+            lambda: te.compute(tuple(shape), lambda *i: a[i] + a[i], "out"),
+            lambda: te.compute(tuple(shape[::-1]), lambda *i: a[i[::-1]], "out"),
+            lambda: te.compute(at(tuple(shape), 2 * shape[axis]), lambda *i: a[at(i, i[axis] // 2)], "out"),
+            lambda: te.compute(tuple(shape), lambda *i: a[at(i, shape[axis] - 1 - i[axis])], "out"),
+        ]
+    )()
+    function = te.create_prim_func([a, computed]).without_attr("global_symbol")
+    kernel = m.bb.add_func(function, f"{m.name}_small")
+    return op.call_tir(kernel, [x], out_ty=relax.TensorType([int(s) for s in computed.shape], dtype_of(x))), 2 * m.bound(x)
+
+
+def made_on_the_way(m: Maker, x: Any) -> Any:
+    """A product whose right operand such kernels make, with a transpose or arithmetic after them."""
+    right, bound = x, m.bound(x)
+    for _ in range(m.integer(1, 2)):
+        made, bound = small_kernel(m, m.know(right, bound))
+        right = m.bb.emit(made)
+    right = m.choose([lambda: right, lambda: m.bb.emit(op.permute_dims(right)), lambda: m.bb.emit(op.negative(right))])()
+    left = m.like([m.choose([1, 2, 3]), shape_of(right)[-2]], m.dtype) if right.ty.ndim > 1 else m.like([shape_of(right)[0]], m.dtype)
+    return op.matmul(left, right), bound * m.bound(left) * max(shape_of(right))
 
 
 def kernel(m: Maker, x: Any) -> Any:

@@ -42,6 +42,10 @@ _OPERATORS = [
     _Operator(elementwise.step, "fi", 0, exact=True),
     _Operator(elementwise.binary, "fi", 0, symbolic=True),
     _Operator(elementwise.binary, "fi", 0, symbolic=True),
+    _Operator(control.packed, "fib", 0, exact=True),
+    _Operator(control.small_kernel, "i"),
+    _Operator(control.made_on_the_way, "f"),
+    _Operator(control.made_on_the_way, "f", 2),
     _Operator(elementwise.divide, "f"),
     _Operator(elementwise.compare, "fi", 0),
     _Operator(elementwise.logic, "b"),
@@ -84,6 +88,7 @@ _OPERATORS = [
     _Operator(control.call, "f"),
     _Operator(control.kernel, "f"),
     _Operator(writes.in_place, "f", 2),
+    _Operator(control.small_kernel, "f"),
 ]
 _WITH_BRANCHES = [*_OPERATORS, *4 * [_Operator(control.branch, "f")]]
 
@@ -127,7 +132,7 @@ def write(
 
 
 def _parameter(maker: Maker, symbolic: bool) -> Any:
-    """A first parameter: floats, integers or booleans, or a tuple of two."""
+    """A first parameter: floats, integers or booleans, or a tuple of some, in which there may be others."""
     draw = maker.draw
     shape = [draw(st.sampled_from(SIZES)) for _ in range(draw(st.sampled_from([1, 2, 2, 3, 3, 4, 4])))]
     while count(shape) > LARGEST // 4:
@@ -137,6 +142,8 @@ def _parameter(maker: Maker, symbolic: bool) -> Any:
     dtype = draw(st.sampled_from([maker.dtype] * 4 + ["int32", "int64", "bool"]))
     if not symbolic and draw(st.integers(0, 9)) == 0:
         types = [relax.TensorType(shape, maker.dtype), relax.TensorType(shape[:1], "int32")]
+        if draw(st.booleans()):
+            types = [relax.TupleType([types[1], relax.TupleType([types[0], types[0]])]), types[0]]
         var = relax.Var(f"p{len(maker.params)}", relax.TupleType(types))
         maker.params.append(var)
         return var
