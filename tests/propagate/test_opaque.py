@@ -87,7 +87,7 @@ def test_the_note_says_why(mod, text):
         (
             Loop,
             "layer",
-            r"function 'layer': it has the hint spmd\.hint\(\w+, \.\.\.\), which nobody obeys, as it calls itself.*Take the hint out",
+            r"function 'layer': it has the hint spmd\.hint\(\w+, \.\.\.\), which nobody obeys, as it calls itself",
         ),
         (Composed, "fused", r"function 'fused': it has the hint .* taken as it is by another compiler"),
     ],
