@@ -98,8 +98,16 @@ def _read(where: str, value: Any) -> Array | None:
 
 
 def _of_torch(where: str, tensor: Any) -> Array:
-    """A tensor of PyTorch: without its gradients, on the CPU, in one piece. By way of TVM, which knows bfloat16."""
+    """A tensor of PyTorch: without its gradients, on the CPU, in one piece."""
     if getattr(tensor, "is_meta", False):
         way_out = "Load it onto a device first, by to_empty() and load_state_dict()."
         raise ShardingError(where, "it is on the meta device, where tensors have no numbers", way_out)
-    return host(tvm.runtime.from_dlpack(tensor.detach().cpu().contiguous()))
+    plain = tensor.detach().cpu().contiguous()
+    try:
+        return np.from_dlpack(plain)
+    except (BufferError, RuntimeError, TypeError):
+        pass  # NumPy knows no bfloat16, TVM does
+    try:
+        return host(tvm.runtime.from_dlpack(plain))
+    except RuntimeError:  # of a tensor that begins in the middle of another, or in a file
+        return host(tvm.runtime.from_dlpack(plain.clone()))

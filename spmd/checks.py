@@ -124,7 +124,9 @@ def text(where: str, given: Any) -> str:
 def texts(where: str, given: Any) -> tuple[str, ...]:
     """Texts; one alone is a mistake, as its letters would be taken."""
     if isinstance(given, str) or not isinstance(given, Sequence):
-        raise ShardingError(where, f"it takes a list of texts, and got {told(given)}", f"Write [{given!r}]." if given else "")
+        raise ShardingError(
+            where, f"it takes a list of texts, and got {told(given)}", f"Write [{given!r}]." if isinstance(given, str) else ""
+        )
     return tuple(text(where, one) for one in cast("Sequence[Any]", given))
 
 
@@ -148,6 +150,13 @@ def read(where: str, file: Any) -> str:
         return Path(file).read_text()
     except UnicodeDecodeError as error:
         raise ShardingError(where, f"{str(file)!r} is no text ({error})", "Give the file that was saved.") from None
+
+
+def shape(where: str, given: Any) -> Any:
+    """Sizes, None (or -1) where one is symbolic."""
+    if not isinstance(given, list | tuple):
+        raise ShardingError(where, f"it takes a tuple of sizes, and got {told(given)}")
+    return tuple(None if size is None else whole(-1)(where, size) for size in cast("Sequence[Any]", given))
 
 
 def listed(where: str, given: Any) -> Any:

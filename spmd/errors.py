@@ -20,6 +20,6 @@ class ShardingError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A way out for a name that is not known: the nearest ones."""
-    names, name = list(known), str(name)
+    names, name = list(map(str, known)), str(name)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -32,7 +32,7 @@ _ROUNDS = 3
 Task = Callable[[], object]
 
 
-@door(workers=checks.whole(2, "A link needs two workers."), seconds=checks.number(above=True), name=checks.text, backend=checks.text)
+@door(workers=checks.whole(1), seconds=checks.number(), name=checks.text, backend=checks.text)
 def measure(workers: int = 2, *, seconds: float = 10.0, name: str = "measured", backend: str = "threads") -> Profile:
     """Measure the CPUs of this machine, shared by so many simulated workers: products by dtype, memory, one operator, collectives.
 

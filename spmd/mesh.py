@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias, cast
 
+import numpy as np
+
 from . import checks
 from .axes import Part, is_name, merged, name_of, overlap, part_of, refined
 from .checks import door, told
 from .errors import ShardingError
 
 MeshLike: TypeAlias = "Mesh | int | Mapping[str, int]"
+_MOST = 1 << 20
 NETWORK = "network"
 """The name of the link between hosts in hardware profiles."""
 
@@ -37,6 +40,8 @@ class Mesh:
         """Axis -> the name of what it runs over, where that is said."""
         self.hosts = checks.index(hosts) or 0
         """The number of hosts."""
+        if self.size > _MOST:
+            raise ShardingError("Mesh", f"it has {self.size} workers", f"At most {_MOST} can be planned for.")
         if self.hosts < 1 or self.size % self.hosts:
             what = f"{self.size} workers cannot stand on {hosts!r} hosts, as many on each"
             raise ShardingError("Mesh", what, "The number of hosts divides the number of workers.")
@@ -96,6 +101,8 @@ class Mesh:
     def index(self, rank: int, axes: tuple[str, ...]) -> int:
         """The position of worker `rank` along `axes` taken as one, major first."""
         where, index = self.coordinates(rank), 0
+        if not isinstance(axes, tuple | list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError(f"{self}", f"it takes a tuple of axes, and got {told(axes)}", 'Write ("tp",).')
         for part in self.parts(*axes):
             after = self.axes[part.base] // (part.before * part.size)
             index = index * part.size + where[part.base] // after % part.size
@@ -121,8 +128,9 @@ class Mesh:
 
     def crosses_hosts(self, axis: str) -> bool:
         """Whether workers of two hosts meet in a collective over `axis` (or a part of it, or several, ``"dp+tp"``)."""
-        found = self._crossing.get(axis)
+        found = self._crossing.get(axis) if isinstance(axis, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
         if found is None:
+            self.parts(axis)  # there is such an axis
             found = self.hosts > 1 and any(len({self.host(rank) for rank in group}) > 1 for group in self.groups(axis))
             self._crossing[axis] = found
         return found
@@ -159,7 +167,8 @@ class Mesh:
 
     def canonical(self, axes: Sequence[str]) -> tuple[str, ...]:
         """`axes` with parts that continue one another put together."""
-        return tuple(axes) if all(name in self.axes for name in axes) else merged(self.parts(*axes), self.axes)
+        axes = checks.texts("Mesh.canonical(), axes", axes) if not isinstance(axes, tuple | list) else axes
+        return tuple(axes) if all(name in self.axes for name in map(_text, axes)) else merged(self.parts(*axes), self.axes)
 
     def _without(self, parts: Sequence[Part]) -> tuple[str, ...]:
         """Names for all that is no part of these."""
@@ -194,6 +203,11 @@ class Mesh:
         return f"Mesh({', '.join(f'{name}={value}' for name, value in {**self.axes, **self.extras()}.items())})"
 
 
+def _text(name: object) -> str:
+    """A name that can be looked up; what is none is the name of nothing."""
+    return name if isinstance(name, str) else ""
+
+
 def _checked_size(name: str, size: object) -> int:
     """The size of an axis, whose name the text of a sharding can hold."""
     if not is_name(name):
@@ -218,7 +232,7 @@ def _checked_links(links: Mapping[str, str] | None, axes: Mapping[str, int]) -> 
 
 
 def _checked_devices(devices: Sequence[int], workers: int) -> tuple[int, ...]:
-    listed = isinstance(devices, Sequence) or getattr(devices, "ndim", 0) == 1  # pyright: ignore[reportUnnecessaryIsInstance]
+    listed = isinstance(devices, Sequence | np.ndarray)  # pyright: ignore[reportUnnecessaryIsInstance]
     given = [checks.index(d) for d in devices] if listed else []
     found = tuple(d for d in given if d is not None and d >= 0)
     if len(found) != len(given) or len(set(found)) != workers or len(found) != workers:

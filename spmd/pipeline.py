@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import logging
 import threading
 from collections.abc import Generator, Mapping, Sequence
@@ -35,7 +37,7 @@ def _cost(_: str, given: Any) -> Any:
     """A class of costs, or what makes one."""
     if isinstance(given, Cost):
         raise ShardingError("cost", f"{given!r} is made already, and for one mesh", "Pass the class, cost=MyCost.")
-    if not callable(given) or (isinstance(given, type) and not issubclass(given, Cost)):
+    if not (isinstance(given, type) and issubclass(given, Cost)) and not (inspect.isroutine(given) or isinstance(given, functools.partial)):
         raise ShardingError("cost", f"it takes a subclass of spmd.Cost, and got {told(given)}", "Pass the class, cost=MyCost.")
     return given
 
@@ -149,6 +151,8 @@ def _planned(
 ) -> tuple[Graph, Plan]:
     """The graph of `mod` and its plan, whose notes are logged: what is replicated for want of a rule is never silent."""
     times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
+    if not isinstance(times, Cost):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ShardingError("cost", f"it gave {told(times)}, and not a spmd.Cost", "Pass a subclass of spmd.Cost, cost=MyCost.")
     graph = build_graph(lifted(inlined(normalized(mod)), lift), divisible)
     check_symbols(graph, sizes=sizes, divisible=divisible)
     annotate(graph, times.mesh, specs)

@@ -22,10 +22,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from . import checks
 from .axes import AXIS
+from .checks import told
 from .errors import ShardingError
 from .mesh import Mesh
 
+_MOST = 1 << 10
 PARTIAL_KINDS = ("sum", "max", "min", "prod")
 _TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@{AXIS})*)")
 _ONE = r"\d+(?:~\d+)?"
@@ -240,10 +243,11 @@ class Sharding:
         return Sharding, (self.dims, self.partial)
 
     @classmethod
-    @lru_cache(maxsize=64)
     def replicated(cls, rank: int) -> Sharding:
         """Every worker holds the whole value."""
-        return cls((None,) * rank)
+        if not isinstance(rank, int) or not 0 <= rank < _MOST:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError("Sharding.replicated", f"it takes a number of dimensions, and got {told(rank)}")
+        return _replicated(rank)
 
     @cached_property
     def is_replicated(self) -> bool:
@@ -261,10 +265,14 @@ class Sharding:
 
     def is_padded(self, mesh: Mesh) -> bool:
         """Whether some worker holds padding."""
+        if not isinstance(mesh, Mesh):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError("Sharding.is_padded", f"it takes a Mesh, and got {told(mesh)}")
         return any(d is not None and d.is_padded(mesh) for d in self.dims)
 
     def normalized(self, mesh: Mesh) -> Sharding:
         """The same placement in its one canonical form."""
+        if not isinstance(mesh, Mesh):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError("Sharding.normalized", f"it takes a Mesh, and got {told(mesh)}")
         return Sharding(tuple(d and d.normalized(mesh) for d in self.dims), self.partial)
 
     def at(self, shape: tuple[int, ...]) -> Sharding:
@@ -275,6 +283,8 @@ class Sharding:
 
     def local_shape(self, shape: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
         """The shape that each worker holds of a tensor of the global `shape`, padding included."""
+        if not isinstance(shape, tuple | list) or not isinstance(mesh, Mesh):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError("Sharding.local_shape", f"it takes a shape and a Mesh, and got {told(shape)} and {told(mesh)}")
         if len(shape) != len(self.dims):
             raise ShardingError(f"Sharding {self}", f"a tensor of shape {shape} has {len(shape)} dimensions, not {len(self.dims)}")
         for i, (size, split) in enumerate(zip(shape, self.dims, strict=True)):
@@ -289,7 +299,8 @@ class Sharding:
     @classmethod
     def parse(cls, text: str, shape: tuple[int, ...]) -> Sharding:
         """Read back ``str(sharding)`` for a tensor of the global `shape` (-1 where a size is symbolic)."""
-        match = _TEXT.fullmatch(text)
+        match = _TEXT.fullmatch(text) if isinstance(text, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+        shape = checks.shape("Sharding.parse(), shape", shape)
         fields = [] if match is None or not match[1] else match[1].split(", ")
         if match is None or len(fields) != len(shape) or not all(_FIELD.fullmatch(field) for field in fields):
             raise ShardingError("Sharding.parse", f"{text!r} is no sharding of {len(shape)} dimensions", "It reads like '[tp, -] sum@tp'.")
@@ -301,3 +312,8 @@ class Sharding:
             dims.append(None if field == "-" else Split(tuple(axes.split("+")), segments, symbolic, repeated))
         partial = tuple((axis, kind) for kind, axis in (p.split("@") for p in match[2].split()))
         return cls(tuple(dims), partial)
+
+
+@lru_cache(maxsize=64)
+def _replicated(rank: int) -> Sharding:
+    return Sharding((None,) * rank)

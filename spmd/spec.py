@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import EllipsisType
 
+from . import checks
 from .axes import overlap
+from .checks import door, told
 from .errors import ShardingError, nearest
 from .mesh import Mesh
 from .sharding import Segment, Sharding, Split
@@ -64,6 +66,9 @@ class Constraint:
         return f"[{', '.join(dims)}]" + ("" if self.gather else " never gathered")
 
 
+_placed = door(shape=checks.shape, mesh=checks.instance(Mesh, "Write Mesh(tp=2)."), where=checks.text, blocks=checks.maybe(checks.shape))
+
+
 class P:
     """What a user asks for: one entry a dimension.
 
@@ -75,12 +80,15 @@ class P:
     """
 
     def __init__(self, *entries: Entry, others: str | None = OPEN, gather: bool = True) -> None:
-        self.entries, self.others, self.gather = entries, others, gather
+        if others is not None and not (isinstance(others, str) and others == OPEN):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError("P()", f"others is {told(others)}", "It is '?', or None: what is not named is whole.")
+        self.entries, self.others, self.gather = entries, others, checks.flag("P(), gather", gather)
         if sum(e is ... for e in entries) > 1:
             raise ShardingError(f"{self}", "'...' may stand only once")
         if others not in (OPEN, None):
             raise ShardingError(f"{self}", f"the dimensions not named cannot be {others!r}", "Write others=None for whole, or others='?'.")
 
+    @_placed
     def constraint(self, shape: tuple[int | None, ...], mesh: Mesh, where: str, blocks: tuple[int, ...] = ()) -> Constraint:
         """What it asks of a tensor of the global `shape` (None where a size is symbolic); `where` is for errors.
 
@@ -110,6 +118,7 @@ class P:
         opened = frozenset(i for i, e in enumerate(entries) if e == OPEN) if free else frozenset[int]()
         return Constraint(Sharding(dims).normalized(mesh).dims, opened, self.gather)
 
+    @_placed
     def sharding(self, shape: tuple[int | None, ...], mesh: Mesh, where: str) -> Sharding:
         """The one `Sharding` that it asks for, where it leaves no choice."""
         asked = self.constraint(shape, mesh, where)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import tvm
 import tvm_ffi
@@ -19,6 +19,8 @@ from tvm import relax
 from tvm.relax import script as _script
 from tvm.relax.script import parser as _parser
 
+from .. import checks
+from ..checks import told
 from ..errors import ShardingError
 from ..sharding import PARTIAL_KINDS
 
@@ -85,8 +87,7 @@ def all_to_all(x: Operand, axis: str, split_dim: int, concat_dim: int, workers: 
 
 def permute(x: Operand, axis: str, pairs: Sequence[Sequence[int]], workers: int, value: str) -> Expr:
     """`x` sent from the first to the second position along `axis` of each pair; who receives nothing gets zeros."""
-    plain = tuple(tuple(int(p) for p in pair) for pair in pairs)
-    return _call("permute", x, axis=axis, pairs=plain, workers=workers, value=value)
+    return _call("permute", x, axis=axis, pairs=pairs, workers=workers, value=value)
 
 
 def broadcast(x: Operand, axis: str, root: int, workers: int, value: str) -> Expr:
@@ -99,9 +100,28 @@ def axis_index(axis: str, workers: int) -> Expr:
     return _call("axis_index", axis=axis, workers=workers)
 
 
+def _plain(where: str, key: str, value: Any) -> Any:
+    """An attribute as Python has it: a text, a whole number, or pairs of them."""
+    if key in ("axis", "kind", "value"):
+        return str(checks.instance(str)(where, value))
+    if key == "pairs":
+        pairs = list(value) if isinstance(value, (list, tuple, tvm_ffi.Array)) else None
+        if pairs is None or not all(isinstance(pair, (list, tuple, tvm_ffi.Array)) for pair in pairs):
+            raise ShardingError(where, f"it takes pairs of positions, and got {told(value)}", "Write pairs=[(0, 1), (1, 0)].")
+        return tuple(tuple(_whole(where, p) for p in pair) for pair in pairs)
+    return _whole(where, value)
+
+
+def _whole(where: str, value: Any) -> int:
+    return int(value) if isinstance(value, tvm.tirx.IntImm) else checks.whole(-(2**31))(where, value)
+
+
 def _call(name: str, *args: Operand, **attrs: Any) -> Expr:
     op = OPS[name]
-    plain: Attrs = {key: value if isinstance(value, (str, tuple)) else int(value) for key, value in attrs.items()}
+    plain: Attrs = {key: _plain(f"R.spmd.{name}, {key}", key, value) for key, value in attrs.items()}
+    for arg in args:
+        for x in cast("Sequence[Any]", arg) if isinstance(arg, (list, tuple)) else (arg,):
+            checks.instance(tvm.ir.Expr)(f"R.spmd.{name}, x", x)
     if plain["workers"] < 1:
         raise ShardingError(op.where(plain), f"mesh axis {plain['axis']!r} has {plain['workers']} workers")
     op.check(op.where(plain), plain)

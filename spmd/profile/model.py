@@ -61,15 +61,14 @@ class Profile:
 
     def rate(self, dtype: str) -> float:
         """Arithmetic per second on matrices of a dtype; that of none in particular where it is empty."""
-        if dtype:
-            checks.text("Profile.rate(), dtype", dtype)
+        checks.instance(str)("Profile.rate(), dtype", dtype)
         return self.rates.get(dtype) or self.rates.get(dtype.partition("_")[0]) or self.flops
 
     def link(self, name: str = "") -> Link:
         """The link of this name; without one, that of axes that name none."""
+        checks.instance(str)("Profile.link(), name", name)
         if not name:
             return Link(self.link_bandwidth, self.link_latency)
-        checks.text("Profile.link(), name", name)
         found = self.links.get(name) or self.links.get("*")
         if found is None:
             known = f"It has {', '.join(map(repr, self.links))}" if self.links else "It has one link, which needs no name"

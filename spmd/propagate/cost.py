@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tvm
 
 from .. import checks
-from ..checks import door
+from ..checks import door, told
 from ..conversion import Step, conversion, moved_split
 from ..errors import ShardingError
 from ..graph import Node, Value
@@ -175,14 +175,17 @@ class Cost(PlanningSizes):
 
     def exchange_time(self, kind: str, axis: str, held: int) -> float:
         """The time of one collective to which each worker brings `held` bytes: ring algorithms, over the link of the axis."""
+        if not isinstance(kind, str) or not isinstance(held, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShardingError("Cost.exchange_time", f"it takes a collective and bytes, and got {told(kind)} and {told(held)}")
         workers, link = self.mesh.axis_size(axis), self.link(axis)
         factor = {"all_reduce": 2 * (workers - 1) / workers, "all_gather": workers - 1, "permute": 1, "broadcast": 1}
         return link.latency + held * factor.get(kind, (workers - 1) / workers) / link.bandwidth
 
     def link(self, axis: str) -> Link:
         """What an axis or a part of one runs over; several joined run as slowly as the slowest of them."""
-        found = self._link_of.get(axis)
+        found = self._link_of.get(axis) if isinstance(axis, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
         if found is None:
+            self.mesh.parts(axis)  # there is such an axis
             links = [self.profile.link(self.mesh.link(single)) for single in axis.split("+")]
             found = Link(min(link.bandwidth for link in links), max(link.latency for link in links))
             self._link_of[axis] = found

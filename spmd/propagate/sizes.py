@@ -49,7 +49,7 @@ def check_symbols(graph: Graph, **given: Mapping[str, int] | None) -> None:
             if known is None:  # sizes that only the program knows have names too
                 unknown = [d.name for v in graph.values for d in v.dims if isinstance(d, tvm.ir.Var)]
                 known = list(dict.fromkeys([*symbols_of(graph.module), *unknown]))
-            if name not in known:
+            if name not in known and (known or argument == "divisible"):  # else it predicts nothing, and promises nothing
                 what = f"no symbolic size has the name {name!r}"
                 has = f"The module has {', '.join(map(repr, known[:6]))}." if known else "The module has no symbolic sizes."
                 raise ShardingError(argument, what, f"{has} {nearest(name, known)}".rstrip())

@@ -82,9 +82,7 @@ def _emit(builder: relax.BlockBuilder, name: str, node: Node) -> None:
     def own(expr: Any) -> Any:
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([own(field) for field in expr.fields])
-        if isinstance(expr, tvm.ir.GenericConst) or not isinstance(expr, tvm.ir.Expr):
-            return expr
-        if not isinstance(expr.ty, relax.TensorType | relax.TupleType):
+        if not isinstance(expr, tvm.ir.Expr) or not isinstance(expr.ty, relax.TensorType | relax.TupleType):
             return expr
         key = hash(expr) if isinstance(expr, tvm.ir.Var) else id(expr)
         if key not in params:

@@ -13,7 +13,7 @@ import tvm
 
 from .. import checks
 from ..annotate import Specs, specs_of
-from ..checks import door
+from ..checks import door, told
 from ..collectives import Record
 from ..errors import ShardingError
 from ..graph import Branch
@@ -117,6 +117,9 @@ def random_arguments(params: Sequence[LeafTree], function: str, seed: int, sizes
     """Random arrays for the parameters of a function; equal names give equal arrays. Integers are 0 to 3."""
 
     def make(tree: LeafTree) -> Any:
+        if not isinstance(tree, Leaf | tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+            what = f"it takes the parameters of a function, and got {told(tree)}"
+            raise ShardingError("random_arguments", what, "Write plan.functions['main'].params.")
         if not isinstance(tree, Leaf):
             return tuple(make(part) for part in tree)
         if tree.shape is None:
@@ -203,15 +206,17 @@ def difference(expected: Any, found: Any, tolerance: float | None = None, where:
     """
     if isinstance(expected, Mapping):
         keys: list[Any] = list(expected)
-        if keys != list(found):
-            return f"{where}: {keys} against {list(found)}"
+        if not isinstance(found, Mapping) or keys != list(found):
+            return f"{where}: {keys} against {list(found) if isinstance(found, Mapping) else told(found)}"
         return next((d for k in keys if (d := difference(expected[k], found[k], tolerance, f"{where}[{k!r}]"))), "")
     if isinstance(expected, tuple | list):
-        if len(expected) != len(found):
-            return f"{where}: {len(expected)} parts against {len(found)}"
+        if not isinstance(found, tuple | list) or len(expected) != len(found):
+            return f"{where}: {len(expected)} parts against {len(found) if isinstance(found, tuple | list) else told(found)}"
         pairs = enumerate(zip(expected, found, strict=True))
         return next((d for i, (a, b) in pairs if (d := difference(a, b, tolerance, f"{where}[{i}]"))), "")
     if isinstance(expected, np.ndarray | np.generic | int | float):
+        if not isinstance(found, np.ndarray | np.generic | int | float | bool):
+            return f"{where}: an array against {told(found)}"
         return _array_difference(np.asarray(expected), np.asarray(found), tolerance, where)
     return ""
 

@@ -14,9 +14,9 @@ from ...spec import P
 def _pairs(where: str, given: Any) -> list[tuple[str, Any]]:
     """Names and parameters, as a check of arguments."""
     pairs = list(cast("Iterable[Any]", given)) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else None
-    odd = given if pairs is None else next((pair for pair in pairs if not _is_pair(pair)), None)
-    if pairs is None or odd is not None:
-        what = f"it takes the pairs (name, parameter) that export_tvm gives, and got {told(odd)}"
+    odd = [given] if pairs is None else [pair for pair in pairs if not _is_pair(pair)]
+    if pairs is None or odd:
+        what = f"it takes the pairs (name, parameter) that export_tvm gives, and got {told(odd[0])}"
         raise ShardingError(where, what, "Write mod, params = network.export_tvm({...}), and from_mlc(params).")
     return pairs
 

@@ -66,3 +66,31 @@ def test_trees_that_are_refused(name):
     tree, message = JAX_REFUSED[name]
     with pytest.raises(ShardingError, match=message):
         from_jax(tree)
+
+
+def current(*entries):
+    """That of JAX 0.10: a class that is called P."""
+    kind = type("P", (), {"UNCONSTRAINED": PartitionSpec.UNCONSTRAINED, "__iter__": lambda self: iter(entries)})
+    return kind()
+
+
+def test_partition_specs_of_current_jax_by_their_looks():
+    tree = {"layers": [{"wq": current(None, "tp")}], "open": current(PartitionSpec.UNCONSTRAINED, ("dp", "tp")), "whole": current()}
+    expected = {"layers.0.wq": P(None, "tp", others=None), "open": P("?", ("dp", "tp"), others=None), "whole": P(others=None)}
+    assert from_jax(tree) == expected
+    assert from_jax({"w": NamedSharding(None, current("tp"))}) == {"w": P("tp", others=None)}
+
+
+def test_partition_specs_of_the_jax_that_is_installed():
+    jax = pytest.importorskip("jax")
+    spec = jax.sharding.PartitionSpec
+    tree = {"w": spec(None, "tp"), "open": spec(spec.UNCONSTRAINED, ("dp", "tp")), "whole": spec(), "free": None}
+    expected = {"w": P(None, "tp", others=None), "open": P("?", ("dp", "tp"), others=None), "whole": P(others=None)}
+    assert from_jax(tree) == expected
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("tp",))
+    assert from_jax([jax.sharding.NamedSharding(mesh, spec("tp"))]) == {"0": P("tp", others=None)}
+
+
+def test_a_spec_without_a_name():
+    with pytest.raises(ShardingError, match=r"has no name\. Pass a tree, such as \{'w': spec\}"):
+        from_jax(current("tp"))
