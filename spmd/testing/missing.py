@@ -29,7 +29,8 @@ def find_missing(
 ) -> list[Verdict]:
     """Placements under which the operator itself, run on each shard, is right, and that its rule does not have ("missing").
 
-    A placement whose shards do not fit together is none; one for which TVM fails in another way is an "error". Tries at most `most` combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole,
+    A placement whose shards do not fit together is none; one for which TVM fails in another way is an "error". Tries at most `most`
+    combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole,
     split over one dimension, or a partial sum.
     """
     graph = build_graph(mod)

@@ -79,8 +79,10 @@ def prove(
     """Try every strategy of the rule of each operator; each public function of `mod` applies one operator to its parameters.
 
     Inputs that a strategy takes as partial sums are split adversarially: unequal terms of both signs. All strategies of all functions
-    are compiled as one module. With `special` there are infinities, zeros of both signs and denormal numbers among the floats (NaN too:
-    "all"), partial sums are those of look-ups, and signs of zeros must be the same. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
+    are compiled as one module. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
+
+    With `special` there are infinities, zeros of both signs and denormal numbers among the floats ("infinite"), and NaN too ("all"):
+    partial sums are then those of look-ups, and the signs of zeros must be the same.
     """
     graph = build_graph(mod)
     mesh = Mesh.of(mesh)
