@@ -34,8 +34,9 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str 
     were run.
 
     The sharded programs run on `backend`: "threads", or "pocl" for the schedules and the code of GPUs; unsharded ones run on the CPU.
-    With `special` there are infinities and zeros of both signs among the arguments. Cases with the same mesh are run as one module, for which the names of their functions must differ. Raises `AssertionError` with
-    each kind of failure, and the smallest program found that has it, to be pasted into a test.
+    With `special` there are infinities and zeros of both signs among the arguments. Cases with the same mesh are run as one module,
+    for which the names of their functions must differ. Raises `AssertionError` with each kind of failure, and the smallest program found
+    that has it, to be pasted into a test.
     """
     __tracebackhide__ = True
     cases = list(cases)
