@@ -86,7 +86,12 @@ def test_a_fused_weight_is_split_by_segments(workers, local):
     text = GATE_UP_EXPECTED.replace("FUSED", str(2 * local)).replace("LOCAL", str(local)).replace("WORKERS", str(workers))
     text = text.replace("MASK", GATE_UP_MASK if local * workers > 12 else "")
     mine = np.arange(15).reshape(5, 3) < 12
-    check(GateUp, tvm.script.from_source(text, {"np": np, "mine": mine, "I": I, "R": R}), {"w": P(None, ("tp", 12, 12)), "v": P("tp", None)}, workers)
+    check(
+        GateUp,
+        tvm.script.from_source(text, {"np": np, "mine": mine, "I": I, "R": R}),
+        {"w": P(None, ("tp", 12, 12)), "v": P("tp", None)},
+        workers,
+    )
 
 
 def test_a_table_split_by_its_rows():
