@@ -53,3 +53,10 @@ def test_random_programs(slice_seed, count, record_property):
     functions = assert_all_equivalent(cases, seed=slice_seed)
     record_property("programs", len(cases))
     record_property("functions", functions)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_random_programs_with_special_numbers(slice_seed, count):
+    """A fifth of them again, with infinities and zeros of both signs among their arguments."""
+    assert_all_equivalent(drawn(slice_seed, max(count // 5, 1)), seed=slice_seed, special=True)

@@ -15,14 +15,18 @@ class AllocateEmpty:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """The module without such constants; `mod` itself where it has none."""
-        made: tvm.IRModule | None = None
+        changed: dict[Any, Any] = {}
         for var, func in mod.functions_items():
             if isinstance(func, relax.Function):
                 without = _Allocate(mod).visit_expr(func)
                 if not without.same_as(func):
-                    made = made or tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
-                    made.update_func(var, without)
-        return made or mod
+                    changed[var] = without
+        if not changed:
+            return mod
+        made = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
+        for var, func in changed.items():
+            made.update_func(var, func)
+        return made
 
 
 @mutator

@@ -21,6 +21,7 @@ from ..propagate.sizes import symbols_of
 from ..workers import signatures, workers
 from .equivalence import FREE_LINKS, difference, random_arguments, traffic_difference
 from .reduction import Case, smallest
+from .special import sprinkled_arguments
 
 _TARGETS = {"threads": {"kind": "llvm", "opt-level": 0}, "pocl": {"kind": "opencl"}}
 """Programs run once: LLVM's optimizer would take longer than they do."""
@@ -38,14 +39,15 @@ def _cases(where: str, given: Any) -> list[Case]:
     return [checks.instance(Case)(where, case) for case in cast("Iterable[Any]", given)]
 
 
-@door(cases=_cases, seed=checks.whole(0), backend=checks.text)
-def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str = "threads") -> int:
+@door(cases=_cases, seed=checks.whole(0), backend=checks.text, special=checks.flag)
+def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str = "threads", special: bool = False) -> int:
     """Check that every program gives what it gives unsharded, and that its collectives are those of its plan; returns how many functions
     were run.
 
     The sharded programs run on `backend`: "threads", or "pocl" for the schedules and the code of GPUs; unsharded ones run on the CPU.
-    Cases with the same mesh and `lift` are run as one module, for which the names of their functions must differ. Raises
-    `AssertionError` with each kind of failure, and the smallest program found that has it, to be pasted into a test.
+    With `special` there are infinities and zeros of both signs among the arguments. Cases with the same mesh and `lift` are run as one
+    module, for which the names of their functions must differ. Raises `AssertionError` with each kind of failure, and the smallest
+    program found that has it, to be pasted into a test.
     """
     __tracebackhide__ = True
     cases = list(cases)
@@ -54,7 +56,7 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str 
         twice = next(name for name in names if names.count(name) > 1)
         way_out = "Give each program names of its own (programs(prefix=...))."
         raise ShardingError("assert_all_equivalent", f"two programs have a function {twice!r}", way_out)
-    failed = failures(cases, seed, backend)
+    failed = failures(cases, seed, backend, special)
     if failed:
         texts: list[str] = []
         kinds: dict[str, tuple[Case, str]] = {}
@@ -64,22 +66,22 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str 
         for kind, (case, problem) in kinds.items():
 
             def fails(tried: Sequence[Case], kind: str = kind) -> set[int]:
-                return {i for i, p in failures(tried, seed, backend).items() if kind_of(p) == kind}
+                return {i for i, p in failures(tried, seed, backend, special).items() if kind_of(p) == kind}
 
             least = smallest(case, fails, deadline)
-            texts.append(f"{failures([least], seed, backend).get(0, problem)}\n{least}")
+            texts.append(f"{failures([least], seed, backend, special).get(0, problem)}\n{least}")
         raise AssertionError(f"{len(failed)} of {len(cases)} programs fail, in {len(kinds)} ways\n\n" + "\n\n".join(texts))
     return sum(len(signatures(case.mod)) for case in cases)
 
 
-def failures(cases: Sequence[Case], seed: int = 0, backend: str = "threads") -> dict[int, str]:
+def failures(cases: Sequence[Case], seed: int = 0, backend: str = "threads", special: bool = False) -> dict[int, str]:
     """What is wrong, by the number of the case."""
     groups: dict[tuple[Mesh, int], list[int]] = {}
     for i, case in enumerate(cases):
         groups.setdefault((case.mesh, case.lift), []).append(i)
     found: dict[int, str] = {}
     for members in groups.values():
-        found.update({members[i]: text for i, text in _narrowed([cases[i] for i in members], seed, backend).items()})
+        found.update({members[i]: text for i, text in _narrowed([cases[i] for i in members], seed, backend, special).items()})
     return dict(sorted(found.items()))
 
 
@@ -88,19 +90,19 @@ def kind_of(problem: str) -> str:
     return re.sub(r"'[^']*'|\[.*?\]", "", problem.split(":")[0])
 
 
-def _narrowed(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
+def _narrowed(cases: list[Case], seed: int, backend: str, special: bool) -> dict[int, str]:
     """Of one mesh and `lift`. What cannot be planned or compiled is looked for in halves."""
     try:
-        return _run(cases, seed, backend)
+        return _run(cases, seed, backend, special)
     except Exception as error:
         if len(cases) == 1:
             return {0: f"{type(error).__name__}: {error}"}
     half = len(cases) // 2
-    second = _narrowed(cases[half:], seed, backend)
-    return {**_narrowed(cases[:half], seed, backend), **{half + i: text for i, text in second.items()}}
+    second = _narrowed(cases[half:], seed, backend, special)
+    return {**_narrowed(cases[:half], seed, backend, special), **{half + i: text for i, text in second.items()}}
 
 
-def _run(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
+def _run(cases: list[Case], seed: int, backend: str, special: bool) -> dict[int, str]:
     merged: dict[Any, Any] = {}
     owner: dict[str, int] = {}
     specs: dict[str, Any] = {}
@@ -114,6 +116,8 @@ def _run(cases: list[Case], seed: int, backend: str) -> dict[int, str]:
         divisible.update(case.divisible)
     mod = tvm.IRModule(merged)
     arguments = {name: random_arguments(s.params, name, seed, sizes) for name, s in signatures(mod).items()}
+    if special:
+        arguments = {name: sprinkled_arguments(given, seed, nan=False) for name, given in arguments.items()}
     try:
         expected = _Calls(mod).run(arguments)
     except Exception as error:

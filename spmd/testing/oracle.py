@@ -100,8 +100,10 @@ def prove(
 
     A function of several operators is taken apart: each is tried alone, as a function ``main_lv3`` of what it takes (see `alone`).
     Inputs that a strategy takes as partial sums are split adversarially: unequal terms of both signs. All strategies of all functions
-    are compiled as one module. With `special` there are infinities, zeros of both signs and denormal numbers among the floats (NaN too:
-    "all"), partial sums are those of look-ups, and signs of zeros must be the same. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
+    are compiled as one module. Returns a verdict for each. On a mesh of several axes there are many: `most` takes some from all over.
+
+    With `special` there are infinities, zeros of both signs and denormal numbers among the floats ("infinite"), and NaN too ("all"):
+    partial sums are then those of look-ups, and the signs of zeros must be the same.
     """
     mod, untried = operators_alone(mod)
     graph, mesh = build_graph(mod, divisible), Mesh.of(mesh)

@@ -21,8 +21,8 @@ def sprinkled(array: Array, seed: int, *, nan: bool = True) -> Array:
     rng = np.random.default_rng([seed, array.size, *array.shape])
     smallest = float(ml_dtypes.finfo(array.dtype).smallest_subnormal)
     numbers = [np.inf, -np.inf, *[np.nan] * nan, -0.0, 0.0, smallest, -smallest, float(array.flat[0])]
-    chosen = rng.random(array.shape) < _SHARE
-    made = array.copy()
+    chosen = np.asarray(rng.random(array.shape) < _SHARE)
+    made = np.array(array)
     made[chosen] = np.array(numbers, array.dtype)[rng.integers(len(numbers), size=int(chosen.sum()))]
     return made
 

@@ -33,6 +33,15 @@ def test_every_strategy_is_right(name, workers):
     assert not wrong, "\n".join(map(str, wrong))
 
 
+@pytest.mark.parametrize("name", ["elementwise", "linear", "movement", "scans", "softmax", "statistics"])
+def test_every_strategy_is_right_with_special_numbers(name):
+    """Infinities, NaN, denormal numbers and the signs of zeros."""
+    rows = family(name)
+    with meaning(rows):
+        wrong = [v for v in prove(rows.MODULE, 3, arguments=rows.ARGUMENTS, special="all") if v.status != "right"]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_strategies_over_two_axes_are_right(name):
     """Some of each operator: of all together, every axis does all that it does alone."""

@@ -157,8 +157,10 @@ class FormContext:
         return self.emit(relax.op.where(self.valid(x.ty.ndim, dim), x, self.scalar(fill, dtype)))
 
     def scalar(self, value: float, dtype: str) -> Any:
-        """A rank-0 constant."""
+        """A rank-0 constant; infinity is the largest number where the dtype has none."""
         kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        if np.isinf(value) and kind.kind not in "iu" and not np.isinf(np.array(value, kind).astype("float32")):
+            value = float(ml_dtypes.finfo(kind).max if value > 0 else ml_dtypes.finfo(kind).min)
         if value in (float("inf"), float("-inf")) and kind.kind in "iu":
             return relax.const(np.array(np.iinfo(kind).max if value > 0 else np.iinfo(kind).min, kind), dtype)
         return relax.const(np.array(value, kind), dtype)

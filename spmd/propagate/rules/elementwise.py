@@ -51,7 +51,10 @@ def pointwise(op: OpCall) -> Rule:
 
 @rule(*_relax(_QUOTIENT))
 def quotient(op: OpCall) -> Rule:
-    """Element by element; dividing floats by positive constants is linear. Of integers, what stands in the padding of the divisor must not be zero."""
+    """Element by element; dividing floats by positive constants is linear.
+
+    Of integers, what stands in the padding of the divisor must not be zero.
+    """
     if is_float(op):
         return _pointwise(op, zero="", linear=linear_product(op, (0,), divides=True) if op.name == "relax.divide" else ())
     found = _pointwise(op, zero="")

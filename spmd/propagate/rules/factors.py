@@ -42,7 +42,7 @@ def tensors_of(call: Any) -> list[Any]:
 
 
 def constant_kind(arg: Any) -> str:
-    """ "positive" or "not negative" for a small constant that is so everywhere, and finite; else empty."""
+    """Of a small constant that is finite: "positive" or "not negative" if it is so everywhere; else empty."""
     if not isinstance(arg, tvm.ir.GenericConst) or not isinstance(arg.ty, relax.TensorType) or math.prod(arg.value.shape) > _SMALL:
         return ""
     values: Any = np.asarray(arg.value.numpy()).astype("float64")

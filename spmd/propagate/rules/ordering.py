@@ -14,7 +14,10 @@ from .registry import OpCall, rule
 
 @rule("relax.argmax", "relax.argmin")
 def extreme_index(op: OpCall) -> Rule:
-    """Of one axis, or of all elements as one row; split, workers bring where the last NaN is, their best values, then the first places of the best."""
+    """Of one axis, or of all elements as one row.
+
+    Split, workers bring where the last NaN is, then their best values, then the first places of the best of all.
+    """
     shape = op.inputs[0]
     names = letters(len(shape))
     axes = range(len(names)) if op.attrs.axis is None else (axis_of(op.attrs.axis, len(names)),)

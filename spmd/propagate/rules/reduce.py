@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...expression import Exchange, Form, Rule
-from .helpers import axis_of, input_is_float, is_float, letters, wide
+from .helpers import axis_of, input_is_float, is_float, is_narrow, letters, wide
 from .helpers import whole as nothing_splits
 from .registry import OpCall, rule
 
@@ -28,7 +28,8 @@ def reduction(op: OpCall) -> Rule:
     """
     total = op.name == "relax.sum"
     text, reduced, rest = _text(op)
-    if _KIND[op.name] in ("max", "min") and input_is_float(op) and all(op.bind(text).sizes[f] is not None for f in reduced):
+    compared = _KIND[op.name] in ("max", "min") and input_is_float(op) and not is_narrow(op)
+    if compared and all(op.bind(text).sizes[f] is not None for f in reduced):
         form = Form("extreme", (Exchange("all_reduce", " ".join(rest), "int64"),), partial=_KIND[op.name])
         return op.bind(text, reduce=None, forms=dict.fromkeys(reduced, form))
     return op.bind(text, reduce=_KIND[op.name], neutral=True, zero="all" if total else "", linear=((0,),) if total else ())
