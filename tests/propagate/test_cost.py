@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from tvm.script import ir as I
 from tvm.script import relax as R
+from tvm.script import tirx as T
 
 import spmd
 from examples.llm.config import LlamaConfig
@@ -151,3 +152,47 @@ def test_a_plan_keeps_the_links_of_its_mesh():
     plan = spmd.plan(Mlp, Mesh(host=2, gpu=2, links={"host": "network"}))
     assert spmd.Plan.from_json(plan.to_json()).mesh == plan.mesh
     assert plan.mesh.links == {"host": "network"} and str(plan.mesh) == "Mesh(host=2, gpu=2, links={'host': 'network'})"
+
+
+@I.ir_module(s_tir=True)
+class Scheduled:
+    """A kernel that is scheduled, two results; and a packed function that nobody knows."""
+
+    @T.prim_func(s_tir=True)
+    def both(
+        a: T.Buffer((64, 64, 64), "float16"),
+        b: T.Buffer((64, 64, 64), "float16"),
+        out: T.Buffer((64, 64, 64), "float16"),
+        first: T.Buffer((64, 64), "float16"),
+    ):
+        T.func_attr({"tirx.is_scheduled": True})
+        for x in T.thread_binding(64, thread="blockIdx.x"):
+            for y in T.thread_binding(64, thread="threadIdx.x"):
+                with T.sblock("both"):
+                    i, j = T.axis.remap("SS", [x, y])
+                    first[i, j] = a[i, j, 0]
+                    for k in range(64):
+                        out[i, j, k] = a[i, j, k] * b[i, j * 5 % 64, k]
+
+    @R.function
+    def kernel(a: R.Tensor((64, 64, 64), "float16"), b: R.Tensor((64, 64, 64), "float16")):
+        with R.dataflow():
+            out = R.call_tir(Scheduled.both, (a, b), out_ty=[R.Tensor((64, 64, 64), "float16"), R.Tensor((64, 64), "float16")])
+            R.output(out)
+        return out
+
+    @R.function
+    def packed(a: R.Tensor((64, 64, 64), "float16"), b: R.Tensor((64, 64, 64), "float16")):
+        with R.dataflow():
+            out = R.call_dps_packed("my.function", (a, b), out_ty=R.Tensor((64, 64, 64), "float16"))
+            R.output(out)
+        return out
+
+
+def test_what_cannot_be_read_takes_the_time_of_its_bytes():
+    """1.5 MB are moved; the product of all dimensions of all arguments would be 1e20 operations."""
+    plan = spmd.plan(Scheduled, 2, profile=Profile("bytes", flops=1e12, memory_bandwidth=1e9, link_bandwidth=1e9, link_latency=1e-6))
+    moved = 3 * 64**3 * 2
+    assert plan.predicted["packed"] == pytest.approx(moved / 1e9, rel=0.01)
+    assert plan.predicted["kernel"] == pytest.approx((moved + 64**2 * 2) / 1e9, rel=0.01)
+    assert any("its kernel cannot be read: it is already scheduled" in note for note in plan.notes)
