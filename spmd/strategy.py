@@ -114,7 +114,7 @@ def complete(rule: Rule, splits: Mapping[str, Split], mesh: Mesh) -> dict[str, S
         for f in group:
             size = rule.sizes[f]
             if given and f not in full and size is not None:
-                alike = next((s for s in given if s.size == size), None)
+                alike = next((s for s in given if s.size == size), None) if f not in rule.forms else None
                 full[f] = alike or Split(given[0].axes, (Segment(size),)).normalized(mesh)
     return full
 

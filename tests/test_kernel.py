@@ -5,6 +5,7 @@ from tvm import te, tirx
 from tvm.script import tirx as T
 
 from spmd.kernel import Unreadable, read_kernel
+from tests.models.experts import gemv
 from tests.models.group_quant import dequantize_kernel
 
 
@@ -214,3 +215,39 @@ def test_divisors_that_do_not_nest():
     func = kernel(lambda a, b: te.compute((24,), lambda i: a[i // 4] + b[i // 6]), (6,), (4,))
     with pytest.raises(Unreadable, match="it divides one index by both 6 and 4"):
         read_kernel(func, 1)
+
+
+@T.prim_func(private=True, s_tir=True)
+def bound_row(t: T.Buffer((8, 6), "float32"), ids: T.Buffer((10,), "int32"), o: T.Buffer((10, 6), "float32")):
+    for i0, j0 in T.grid(10, 6):
+        with T.sblock("rows"):
+            i, j = T.axis.remap("SS", [i0, j0])
+            row = T.bind(ids[i])
+            o[i, j] = t[row, j]
+
+
+@T.prim_func(private=True, s_tir=True)
+def bound_place(x: T.Buffer((10, 6), "float32"), ids: T.Buffer((10,), "int32"), o: T.Buffer((10, 6), "float32")):
+    for i0, j0 in T.grid(10, 6):
+        with T.sblock("places"):
+            i, j = T.axis.remap("SS", [i0, j0])
+            row = T.bind(ids[i])
+            o[row, j] = x[i, j]
+
+
+def test_a_place_that_is_bound_first():
+    """Rows are read at places that were read, under another name: not from padding; a place to write at keeps its dimension whole."""
+    found = read_kernel(bound_row, 1)
+    assert written(found) == ("a b, c, c b", {"a"})
+    (rows,) = found.staged
+    assert found.params[1] == (((rows,),),) and found.gathered == {0}
+    text, whole = written(read_kernel(bound_place, 1))
+    assert text == "a b, a, c b" and whole == {"a", "c"}
+
+
+def test_blocks_in_a_block():
+    """The variables of the outer one stay whole, and what chooses the rows is no part of sums over the others."""
+    found = read_kernel(gemv(3, 10, 64, 2), 1)
+    factors = {f for spec in found.params for (piece,) in spec for f in piece}
+    assert len(factors - found.whole) == 2 and found.reduce == "sum" and not found.staged
+    assert found.pointers == {found.tensors[3]}

@@ -27,6 +27,17 @@ def holds_blocks(stmt: Any) -> bool:
     return found
 
 
+def bound_values(stmt: Any) -> dict[Any, Any]:
+    """What the variables that a statement binds stand for, one put into the other."""
+    bound: dict[Any, Any] = {}
+
+    def see(bind: Any) -> None:
+        bound[bind.var] = put_in(bind.value, bound)
+
+    tvm_ffi.structural_walk(stmt, [((tirx.Bind,), see)])
+    return bound
+
+
 def read_block(realize: Any, top: int, around: tuple[Any, ...]) -> Block:
     """The block of `realize`. Raises `Unreadable` for statements that cannot be cut."""
     block = realize.block
@@ -76,15 +87,16 @@ def _flat(stmt: Any) -> list[tuple[Any, tuple[Any, ...], Any]] | None:
     found: list[tuple[Any, tuple[Any, ...], Any]] = []
     for part in stmt.seq if isinstance(stmt, tirx.SeqStmt) else [stmt]:
         if isinstance(part, tirx.Bind):
-            bound[part.var] = _put_in(part.value, bound)
+            bound[part.var] = put_in(part.value, bound)
         elif isinstance(part, tirx.BufferStore):
-            found.append((part.buffer, tuple(_put_in(i, bound) for i in part.indices), _put_in(part.value, bound)))
+            found.append((part.buffer, tuple(put_in(i, bound) for i in part.indices), put_in(part.value, bound)))
         else:
             return None
     return found
 
 
-def _put_in(expr: Any, bound: Mapping[Any, Any]) -> Any:
+def put_in(expr: Any, bound: Mapping[Any, Any]) -> Any:
+    """`expr` with the values of bound variables in their place."""
     return tvm_ffi.structural_mutate(expr, [(tvm.ir.Var, lambda v, _: bound.get(v, v))]) if bound else expr
 
 

@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from ..expression import Size
-from .blocks import holds_blocks, read_block
+from .blocks import bound_values, holds_blocks, put_in, read_block
 from .linear import keeps_zero, linear_sets
 from .model import Block, Kernel, Unreadable
 from .normal import is_true, normalized, split_parts, static, terms, variables
@@ -66,6 +66,8 @@ class _Reader:
         self.gathered: set[Any] = set()
         self.valued: set[Any] = set()
         """Buffers that are read for more than to know where to read others."""
+        self.bound: dict[Any, Any] = {}
+        """The values that the block of the walk binds to variables."""
         self.inside = False
         """Whether the walk is inside of an index."""
         self.around: tuple[Any, ...] = ()
@@ -188,6 +190,7 @@ class _Reader:
 
     def _block(self, block: Block) -> None:
         """Follow every access and value of a block."""
+        self.bound = bound_values(block.realize.block.body)
 
         def visit(node: Any, visitor: Any) -> None:
             if isinstance(node, tirx.BufferStore):
@@ -220,7 +223,8 @@ class _Reader:
     def _access(self, block: Block, buffer: Any, indices: Iterable[Any], visitor: Any) -> list[Any]:
         """Link the dimensions of `buffer` to what indexes them; the indices that are of no known form."""
         odd: list[Any] = []
-        for dim, index in enumerate(indices):
+        for dim, given in enumerate(indices):
+            index = put_in(given, self.bound)
             size = static(buffer.ty.shape[dim])
             key = (buffer, dim)
             node = self.nodes.setdefault(key, _Node(size, set()))

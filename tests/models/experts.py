@@ -233,7 +233,7 @@ def gemv(experts: int, out: int, depth: int, chosen: int, dtype: str = "float32"
                     with T.sblock("gemv"):
                         i, j = T.axis.remap("SR", [i1, i2])
                         with T.init():
-                            o[e, i] = T.Cast(dtype, T.float32(0))
+                            o[e, i] = T.cast(T.float32(0), dtype)
                         o[e, i] += x[0, j] * y[i, j]
 
     return func if threads else serial(func)

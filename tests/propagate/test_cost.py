@@ -1,12 +1,11 @@
 """Links of mesh axes and rates of dtypes in predicted times, and what plans make of them."""
 
-import time
 from dataclasses import replace
 
 import pytest
-from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
+from tvm.script import tirx as T
 
 import spmd
 from examples.llm.config import LlamaConfig
@@ -15,7 +14,7 @@ from spmd import Link, Mesh, P, Profile, ShardingError
 from spmd.conversion import conversion
 from spmd.propagate import Cost
 from spmd.sharding import Sharding
-from spmd.testing import FREE_LINKS, assert_equivalent
+from spmd.testing import assert_equivalent
 from tests.programs import Mlp
 
 HOSTS = Profile("hosts", 300e12, 2e12, 300e9, 5e-6, links={"network": Link(30e9, 8e-6)})
@@ -180,18 +179,45 @@ def test_putting_elements_in_order_takes_the_traffic_that_it_is(source, target, 
     assert cost.convert(shape, 1, a, b) == pytest.approx(others + reordered / HOSTS.memory_bandwidth)
 
 
-def test_times_of_planning_grow_with_segments_as_they_do_with_nothing():
-    """A fold of 16 times as many rows takes no more than some times as long: nothing is quadratic in segments."""
+@I.ir_module(s_tir=True)
+class Scheduled:
+    """A kernel that is scheduled, two results; and a packed function that nobody knows."""
 
-    def seconds(rows):
-        bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType([rows, 8], "float32"))
-        with bb.function("main", [x]):
-            with bb.dataflow():
-                out = bb.emit_output(relax.op.tanh(bb.emit(relax.op.reshape(x, [rows * 8]))))
-            bb.emit_func_output(out)
-        mod, start = bb.finalize(), time.process_time()
-        spmd.shard(mod, 2, {"main.x": P(None, "tp")}, profile=FREE_LINKS)
-        return time.process_time() - start
+    @T.prim_func(s_tir=True)
+    def both(
+        a: T.Buffer((64, 64, 64), "float16"),
+        b: T.Buffer((64, 64, 64), "float16"),
+        out: T.Buffer((64, 64, 64), "float16"),
+        first: T.Buffer((64, 64), "float16"),
+    ):
+        T.func_attr({"tirx.is_scheduled": True})
+        for x in T.thread_binding(64, thread="blockIdx.x"):
+            for y in T.thread_binding(64, thread="threadIdx.x"):
+                with T.sblock("both"):
+                    i, j = T.axis.remap("SS", [x, y])
+                    first[i, j] = a[i, j, 0]
+                    for k in range(64):
+                        out[i, j, k] = a[i, j, k] * b[i, j * 5 % 64, k]
 
-    seconds(16)
-    assert seconds(8192) < 40 * max(seconds(512), 0.01)
+    @R.function
+    def kernel(a: R.Tensor((64, 64, 64), "float16"), b: R.Tensor((64, 64, 64), "float16")):
+        with R.dataflow():
+            out = R.call_tir(Scheduled.both, (a, b), out_ty=[R.Tensor((64, 64, 64), "float16"), R.Tensor((64, 64), "float16")])
+            R.output(out)
+        return out
+
+    @R.function
+    def packed(a: R.Tensor((64, 64, 64), "float16"), b: R.Tensor((64, 64, 64), "float16")):
+        with R.dataflow():
+            out = R.call_dps_packed("my.function", (a, b), out_ty=R.Tensor((64, 64, 64), "float16"))
+            R.output(out)
+        return out
+
+
+def test_what_cannot_be_read_takes_the_time_of_its_bytes():
+    """1.5 MB are moved; the product of all dimensions of all arguments would be 1e20 operations."""
+    plan = spmd.plan(Scheduled, 2, profile=Profile("bytes", flops=1e12, memory_bandwidth=1e9, link_bandwidth=1e9, link_latency=1e-6))
+    moved = 3 * 64**3 * 2
+    assert plan.predicted["packed"] == pytest.approx(moved / 1e9, rel=0.01)
+    assert plan.predicted["kernel"] == pytest.approx((moved + 64**2 * 2) / 1e9, rel=0.01)
+    assert any("its kernel cannot be read: it is already scheduled" in note for note in plan.notes)
