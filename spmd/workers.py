@@ -11,8 +11,8 @@ import tvm_ffi
 from tvm import relax
 
 from . import arguments
-from .arguments import Handle
-from .collectives.backend import Backend, Record, make_backend
+from .arguments import Binder, Handle
+from .collectives.backend import Record, make_backend
 from .collectives.pool import Pool, start_machines
 from .errors import ShardingError, nearest
 from .mesh import Mesh
@@ -60,6 +60,7 @@ class Workers:
             mod, self.mesh, self.signatures = sharded, Mesh(tp=1), signatures(sharded)
         else:
             mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
+        self.divisible: Mapping[str, int] = {} if isinstance(sharded, tvm.IRModule) else sharded.plan.divisible
         self.backend = make_backend(backend, self.mesh, timeout)
         target = resolve(target)
         self.backend.accept(target)
@@ -77,7 +78,7 @@ class Workers:
 
     def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool) -> Any:
         """Run `function` on every worker; see `WorkerFunction`."""
-        bound = arguments.Binder(function, signature, self.backend).bind(args)
+        bound = Binder(function, signature, self.backend, self.divisible).bind(args)
         mine = dict(zip(self.backend.ranks, bound, strict=True))
         results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]))
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
@@ -101,7 +102,7 @@ class Workers:
         if len(values) != len(leaves):
             raise ShardingError(f"{function}(), weights", f"it takes {len(leaves)} weights, and got {len(values)}")
         left = iter(values)
-        return tuple(_load(tree, left, function, signature, self.backend) for tree in trees)
+        return tuple(_load(tree, left, Binder(function, signature, self.backend, self.divisible)) for tree in trees)
 
     def call_packed(self, name: str, *args: Any) -> Any:
         """Call the TVM function registered as `name` on every worker, handles replaced by the worker's own object.
@@ -166,18 +167,19 @@ def _tree(name: str, ty: Any) -> LeafTree:
     return Leaf(name, None, str(getattr(ty, "dtype", "object")), None)
 
 
-def _load(tree: LeafTree, weights: Iterator[Any], function: str, signature: Signature, backend: Backend) -> Handle:
-    """The next weight, or a packed tuple of the next ones, cut and placed."""
+def _load(tree: LeafTree, weights: Iterator[Any], binder: Binder) -> Handle:
+    """The next weight, or a packed tuple of the next ones, checked by `binder`, cut and placed."""
+    backend = binder.backend
     if isinstance(tree, tuple):
-        parts = [_load(part, weights, function, signature, backend) for part in tree]
+        parts = [_load(part, weights, binder) for part in tree]
         packed = [tvm_ffi.convert([p.objects[i] for p in parts]) for i in range(len(backend.ranks))]
         return Handle(tuple(packed), backend, tree)
     weight = next(weights)
     array = arguments.as_array(weight)
     if array is None or tree.sharding is None:
         what = f"it takes {arguments.described(tree)}, and got {arguments.kind_of(weight)}"
-        raise ShardingError(f"{function}(), weight {tree.name!r}", what)
-    arguments.Binder(function, signature, backend).check(tree, array.shape, array.dtype.name)
+        raise ShardingError(f"{binder.function}(), weight {tree.name!r}", what)
+    binder.check(tree, array.shape, array.dtype.name)
     return Handle(tuple(arguments.place(array, tree.sharding, backend, share=True)), backend, tree, array.shape)
 
 
