@@ -44,10 +44,13 @@ class Handle:
 
 
 class Binder:
-    """Checks the arguments of one call and cuts them: every error is raised before anything runs."""
+    """Checks the arguments of one call and cuts them: every error is raised before anything runs.
 
-    def __init__(self, function: str, signature: Signature, backend: Backend) -> None:
-        self.function, self.signature, self.backend = function, signature, backend
+    `divisible` says by what symbolic sizes were said to be divisible, by name.
+    """
+
+    def __init__(self, function: str, signature: Signature, backend: Backend, divisible: Mapping[str, int]) -> None:
+        self.function, self.signature, self.backend, self.divisible = function, signature, backend, divisible
         self.sizes: dict[str, tuple[int, str]] = {}  # of symbolic dimensions, and which parameter said so
 
     def bind(self, args: Sequence[Any], named: Mapping[str, Any] | None = None) -> list[list[Any]]:
@@ -131,9 +134,12 @@ class Binder:
         fits = len(shape) == len(expected) and known == list(shape)
         if not fits or dtype != leaf.dtype:
             raise ShardingError(where, f"it takes {described(leaf)}, and got {dtype} {_text(shape)}")
-        for size, split in zip(shape, leaf.sharding.dims if leaf.sharding is not None else (), strict=False):
-            if split is not None and not split.is_known and size % split.size:
-                what = f"it takes {described(leaf)} in multiples of {split.size}, and got {dtype} {_text(shape)}"
+        splits = leaf.sharding.dims if leaf.sharding is not None else (None,) * len(shape)
+        for name, size, split in zip(expected, shape, splits, strict=True):
+            counted = split.size if split is not None and not split.is_known else 1
+            said = self.divisible.get(name, 1) if isinstance(name, str) else 1
+            if size % counted or size % said:
+                what = f"it takes {described(leaf)} in multiples of {counted if size % counted else said}, and got {dtype} {_text(shape)}"
                 raise ShardingError(where, what, "Pad it, or shard with another `divisible`.")
         for name, size in zip(expected, shape, strict=True):
             if isinstance(name, str) and name.isidentifier():  # an expression such as "2 * n" is checked by the program

@@ -11,10 +11,10 @@ import tvm_ffi
 from tvm import relax
 
 from . import arguments, checks
-from .arguments import Handle
+from .arguments import Binder, Handle
 from .arrays import host, weights_of
 from .checks import door, told
-from .collectives.backend import Backend, Record, make_backend
+from .collectives.backend import Record, make_backend
 from .collectives.pool import Pool, start_machines
 from .errors import ShardingError, nearest
 from .lift import constants_by_name, constants_of
@@ -78,6 +78,7 @@ class Workers:
             mod, self.mesh, self.signatures = normalized(sharded), Mesh(tp=1), signatures(sharded)
         else:
             mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
+        self.divisible: Mapping[str, int] = {} if isinstance(sharded, tvm.IRModule) else sharded.plan.divisible
         self.backend = make_backend(backend, self.mesh, timeout)
         target = _resolved(target)
         self.backend.accept(target)
@@ -96,7 +97,7 @@ class Workers:
 
     def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool, named: Mapping[str, Any] | None = None) -> Any:
         """Run `function` on every worker; see `WorkerFunction`."""
-        bound = arguments.Binder(function, signature, self.backend).bind(args, named)
+        bound = Binder(function, signature, self.backend, self.divisible).bind(args, named)
         for rank, given in enumerate(bound):
             given += [self._constants[leaf.name][rank] for leaf in signature.constants]
         mine = dict(zip(self.backend.ranks, bound, strict=True))
@@ -131,7 +132,7 @@ class Workers:
         if len(values) != len(leaves):
             raise ShardingError(f"{function}(), weights", f"it takes {len(leaves)} weights, and got {len(values)}")
         left = iter(values)
-        return tuple(_load(tree, left, function, signature, self.backend) for tree in trees)
+        return tuple(_load(tree, left, Binder(function, signature, self.backend, self.divisible)) for tree in trees)
 
     def call_packed(self, name: str, *args: Any) -> Any:
         """Call the TVM function registered as `name` on every worker, handles replaced by the worker's own object.
@@ -208,17 +209,18 @@ def _tree(name: str, ty: Any) -> LeafTree:
     return Leaf(name, None, str(getattr(ty, "dtype", "object")), None)
 
 
-def _load(tree: LeafTree, weights: Iterator[Any], function: str, signature: Signature, backend: Backend) -> Handle:
-    """The next weight, or a packed tuple of the next ones, cut and placed."""
+def _load(tree: LeafTree, weights: Iterator[Any], binder: Binder) -> Handle:
+    """The next weight, or a packed tuple of the next ones, checked by `binder`, cut and placed."""
+    backend = binder.backend
     if isinstance(tree, tuple):
-        parts = [_load(part, weights, function, signature, backend) for part in tree]
+        parts = [_load(part, weights, binder) for part in tree]
         packed = [tvm_ffi.convert([p.objects[i] for p in parts]) for i in range(len(backend.ranks))]
         return Handle(tuple(packed), backend, tree)
     weight = next(weights)
     if tree.sharding is None:
         what = f"it takes {arguments.described(tree)}, which is no tensor, and got {told(weight)}"
-        raise ShardingError(f"{function}(), weight {tree.name!r}", what, "Pass it to the function itself.")
-    array = arguments.Binder(function, signature, backend).array(tree, weight, "weight")
+        raise ShardingError(f"{binder.function}(), weight {tree.name!r}", what, "Pass it to the function itself.")
+    array = binder.array(tree, weight, "weight")
     return Handle(tuple(arguments.place(array, tree.sharding, backend, share=not tree.written)), backend, tree, array.shape)
 
 

@@ -89,6 +89,15 @@ def test_a_size_that_breaks_the_word_is_an_error_before_anything_runs():
             workers["total"](np.ones((6, 16), "float32"))
 
 
+def test_a_size_that_breaks_the_word_is_an_error_where_an_argument_is_whole():
+    module = tvm.IRModule({gv: f for gv, f in Parts.functions_items() if gv.name_hint == "chain"})
+    sharded = spmd.shard(module, 4, {"chain.x": P(None, None), "chain.y": P("tp", None)}, divisible={"n": 8})
+    with spmd.workers(sharded) as workers:
+        assert workers["chain"](np.ones((8, 3), "float32")).shape == (8, 3)
+        with pytest.raises(ShardingError, match=r"in multiples of 8, and got float32 \[12, 3\]\. Pad it"):
+            workers["chain"](np.ones((12, 3), "float32"))
+
+
 def test_what_cannot_be_is_said():
     with pytest.raises(ShardingError, match=r"'n' is said to be divisible by 0"):
         spmd.plan(Tokens, 2, divisible={"n": 0})

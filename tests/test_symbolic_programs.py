@@ -96,9 +96,9 @@ def test_a_note_says_where_a_symbolic_size_keeps_something_whole():
     notes = assert_equivalent(Rows, 2, specs, divisible={"s": 2}, sizes={"n": 3, "s": 4}).plan.notes
     assert notes == [
         "relax.reshape 'a' of 'main' takes dimension 1 of 'x' whole, and not split as tp:2*, because of the symbolic sizes 's', 'n'. "
-        "Give 'n' a number, or split it instead, with divisible={'n': 2}",
+        "Give 'n' a number, or let it be split: divisible={'n': 2}",
         "relax.reshape 'c' of 'main' makes dimension 1 of 'c' whole, and not split as tp:2*, because of the symbolic sizes 'n', 's'. "
-        "Give 'n' a number, or split it instead, with divisible={'n': 2}",
+        "Give 'n' a number, or let it be split: divisible={'n': 2}",
     ]
 
 
@@ -106,7 +106,7 @@ def test_a_note_names_the_operator_where_the_split_is_lost_after_others_kept_it(
     plan = spmd.plan(Between, 2, {"main.x": P(None, "tp", None, None)})
     assert plan.notes == [
         "relax.reshape 'z' of 'main' takes dimension 1 of 'y' whole, and not split as tp, because of the symbolic sizes 'n', 's'. "
-        "Give 'n' a number, or split it instead, with divisible={'n': 2}"
+        "Give 'n' a number, or let it be split: divisible={'n': 2}"
     ]
     assert not any("symbolic" in note for note in spmd.plan(Between, 2).notes)
 

@@ -127,6 +127,7 @@ SHARDED = SimpleNamespace(
     mod=Program,
     mesh=Mesh(dp=2, tp=2),
     plan=SimpleNamespace(
+        divisible={},
         functions={
             "same_rows": signature(X, leaf("y", ("n", 8), "[-, tp]"), out=leaf("z", ("n", 8), "[-, tp]")),
             "main": signature(X, W, B, out=Y, num_input=1),
@@ -144,7 +145,7 @@ SHARDED = SimpleNamespace(
                 leaf("flag", (), "[]", "bool"),
                 out=(leaf("y", (4, 3), "[-, -]", "bfloat16"), leaf("flag", (), "[]", "bool")),
             ),
-        }
+        },
     ),
 )
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import tvm
+
 from ..expression import Rule
 from ..graph import Graph, Node, Value
 from ..mesh import Mesh
@@ -196,7 +198,7 @@ class AxisSearch:
 
     def _propose(self, value: Value, sharding: Sharding) -> None:
         known = self.shardings[value]
-        if id(sharding) in known or (value.wanted is not None and not self._allowed(value, sharding)):
+        if id(sharding) in known or (value.wanted is not None and not self._allowed(value, sharding)) or _hides_size(value, sharding):
             return
         if len(known) >= MOST:
             self.cut_short[f"{value.function}: {value.name}"] = None
@@ -211,3 +213,12 @@ class AxisSearch:
 
     def _same(self, sharding: Sharding) -> Sharding:
         return self.same.setdefault(sharding, sharding)
+
+
+def _hides_size(value: Value, sharding: Sharding) -> bool:
+    """Whether a parameter that tells a symbolic size would not tell it so: shards of a pattern are a multiple of what nobody then knows."""
+    return (
+        sharding.is_symbolic
+        and value.role in ("input", "weight")
+        and any(d is not None and d.repeated and isinstance(size, tvm.ir.Var) for d, size in zip(sharding.dims, value.dims, strict=True))
+    )

@@ -132,24 +132,24 @@ def _is_symbol_why(loss: Lost, mesh: Mesh) -> bool:
 def _note(loss: Lost, mesh: Mesh) -> str:
     """What is lost, why, and what to do."""
     node, verb, workers = loss.node, "makes" if loss.is_output else "takes", mesh.axis_size(*loss.split.axes)
-    linked = _linked(loss)
-    others = [name for name in linked if name not in _names(loss.value.dims[loss.dim]) and _could_be_split(node, name, loss.split, mesh)]
-    instead = f"split it instead, with divisible={{{others[0]!r}: {workers}}}" if others else "split another dimension"
+    linked, own = _linked(loss), _names(loss.value.dims[loss.dim])
+    helping = [name for name in linked if _would_help(node, name, name in own, loss.split, mesh)]
+    instead = f"let it be split: divisible={{{helping[0]!r}: {workers}}}" if helping else "split another dimension"
     return (
         f"{node.op} {node.name!r} of {node.function!r} {verb} dimension {loss.dim} of {loss.value.name!r} whole, and not split as "
         f"{loss.split}, because of the symbolic size{'s' if len(linked) > 1 else ''} {', '.join(map(repr, linked))}. "
-        f"Give {(others or linked)[0]!r} a number, or {instead}"
+        f"Give {(helping or linked)[0]!r} a number, or {instead}"
     )
 
 
-def _could_be_split(node: Node, name: str, split: Split, mesh: Mesh) -> bool:
-    """Whether the operator could run split along a symbolic size, if that were said to be divisible."""
+def _would_help(node: Node, name: str, own: bool, split: Split, mesh: Mesh) -> bool:
+    """Whether the operator could run split along a symbolic size, if that were said to be divisible; `own` if it is in what is lost."""
     rule, workers = node.rule, mesh.axis_size(*split.axes)
     for spec, value in zip((*rule.inputs, *rule.outputs), (*node.inputs, *node.outputs), strict=True):
         for dim, size in zip(spec, value.dims, strict=False):
             if isinstance(size, tvm.ir.Var) and size.name == name and len(dim) == 1 and len(dim[0]) == 1:
                 factor = dim[0][0]
-                if factor in rule.forms:
+                if factor in rule.forms or (own and (rule.sizes[factor] or 1) % workers == 0):
                     return False
                 told = replace(rule, sizes={**rule.sizes, factor: workers}, symbolic=rule.symbolic | {factor})
                 return strategy_of(told, {factor: Split(split.axes, (Segment(workers),), symbolic=True)}, mesh) is not None

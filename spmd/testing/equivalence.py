@@ -26,6 +26,8 @@ from ..profile import Link, Profile, profile_taken
 from ..workers import Workers, program, signatures, workers
 from .arrays import random_array
 
+_NAME = re.compile(r"(?<![\w.])(?!T\.)[A-Za-z_]\w*")
+"""A symbol in a size as TVM writes it, ``n * T.int64(4)``."""
 Run = Callable[[Workers], Any]
 """What to do with a program: calls its functions, gives arrays (in tuples, lists, or dicts) to compare."""
 
@@ -145,7 +147,8 @@ def _symbols(mod: tvm.IRModule) -> list[str]:
 
     def visit(tree: LeafTree) -> None:
         if isinstance(tree, Leaf):
-            found.update(dict.fromkeys(s for s in tree.shape or () if isinstance(s, str)))
+            for size in tree.shape or ():
+                found.update(dict.fromkeys(_NAME.findall(size) if isinstance(size, str) else ()))
         else:
             for part in tree:
                 visit(part)
