@@ -33,7 +33,10 @@ def test_every_strategy_is_right(name, workers):
     assert not wrong, "\n".join(map(str, wrong))
 
 
-@pytest.mark.parametrize("name", ["elementwise", "linear", "movement", "scans", "softmax", "statistics"])
+SPECIAL = ["arrangement", "elementwise", "empty", "indexing", "linear", "movement", "scans", "softmax", "statistics"]
+
+
+@pytest.mark.parametrize("name", SPECIAL)
 def test_every_strategy_is_right_with_special_numbers(name):
     """Infinities, NaN, denormal numbers and the signs of zeros."""
     rows = family(name)
