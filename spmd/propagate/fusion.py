@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..graph import Function, Node, Value
+from .storage import VIEWS
 
 _TAKE_ALONG = frozenset(
     {
@@ -27,13 +28,6 @@ _MAKES = {"relax.matmul": 1, "relax.take": 0}
 """Operators that make one of their operands while they read it, and which."""
 _SUMS = frozenset(f"relax.{name}" for name in ("sum", "max", "min", "prod"))
 """Reductions that take along what they read."""
-VIEWS = frozenset(
-    {
-        *("relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.memory.view"),
-        *("relax.spmd.hint", "match_cast", "join"),
-    }
-)
-"""Operators that give a view of what they take, where a worker's part of the one is its part of the other."""
 _MOVES = frozenset(
     {
         *("relax.permute_dims", "relax.broadcast_to", "relax.split", "relax.concat", "relax.strided_slice"),

@@ -20,9 +20,13 @@ from ..mesh import Mesh
 from ..strategy import Strategy
 from .opcalls import whole_rule
 
-_VIEWS = frozenset(
-    f"relax.{name}" for name in ("reshape", "flatten", "expand_dims", "squeeze", "memory.view", "memory.ensure_zero_offset", "spmd.hint")
-) | {"match_cast", "join"}
+VIEWS = frozenset(
+    {
+        *("relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze"),
+        *("relax.memory.view", "relax.memory.ensure_zero_offset", "relax.spmd.hint", "match_cast", "join"),
+    }
+)
+"""Operators that give a view of what they take, where a worker's part of the one is its part of the other."""
 _IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
 _READS_ONLY = "vm.builtin."
 """Packed functions of TVM's own virtual machine write objects, but no tensors that they are given."""
@@ -162,7 +166,7 @@ def _count(ty: Any) -> int:
 def _pairs(node: Node, written: list[int]) -> Pairs:
     """The operands that lie, or may lie, in one memory."""
     call = node.binding.value
-    if node.op in _VIEWS:
+    if node.op in VIEWS:
         return [(i, i) for i in range(min(len(node.inputs), len(node.outputs)))][: 1 if node.op != "match_cast" else None]
     if _is_declared(node):
         return [pair for inputs, outputs in _declared(call) for pair in zip(inputs, outputs, strict=False)]
