@@ -55,7 +55,7 @@ def _check_values(function: Function, plan: Plan) -> None:
                 check_held(kept, value, plan.mesh, f"{where}: {value.path!r}")
             held.add((kept, value.type_class))
     signature = plan.functions[function.name]
-    for value, leaf in zip(leaves(tuple(function.params)), leaves(signature.params), strict=True):
+    for value, leaf in zip(leaves(tuple(function.params)), leaves((*signature.params, *signature.constants)), strict=True):
         _agree(value, leaf, kept_by(plan, value) if value.is_tensor else None, where)
         if value.role == "input" and value.is_tensor:
             _agree(value, leaf, plan.inputs.get(value.path), where)
@@ -110,7 +110,7 @@ def _allows(rule: Rule, choice: Choice, mesh: Mesh) -> bool:
     """Whether these shardings follow from the rule: `strategy_of` gives them again."""
     if any(split.wrong or any(s.wrong for s in split.segments) for _, split in choice.splits):
         return False
-    if any(f not in rule.sizes or (rule.sizes[f] != split.size and not split.symbolic) for f, split in choice.splits):
+    if any(f not in rule.sizes or (split.is_known and rule.sizes[f] != split.size) for f, split in choice.splits):
         return False
     terms: dict[str, tuple[int, ...]] = {}
     for i, sharding in enumerate(choice.inputs):

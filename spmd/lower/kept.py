@@ -35,13 +35,11 @@ def check_held(sharding: Sharding, value: Value, mesh: Mesh, where: str) -> None
         raise ShardingError(where, f"{sharding} uses a mesh axis twice", WAY_OUT)
     blocks = value.blocks or (1,) * len(value.shape)
     for i, (split, size, block) in enumerate(zip(sharding.dims, value.shape, blocks, strict=True)):
-        if split is not None and not _fits(split, size, block, mesh):
+        if split is not None and not _fits(split, size, block):
             raise ShardingError(where, f"{sharding} does not fit dimension {i} of {value.name!r}, of size {value.dims[i]}", WAY_OUT)
     if sharding.normalized(mesh) != sharding:
         raise ShardingError(where, f"{sharding} has units that say nothing", WAY_OUT)
 
 
-def _fits(split: Split, size: int | None, block: int, mesh: Mesh) -> bool:
-    if split.symbolic:
-        return size is None and len(split.segments) == 1 and block % split.size == 0 and not split.is_padded(mesh)
-    return split.size == size
+def _fits(split: Split, size: int | None, block: int) -> bool:
+    return split.size == size if split.is_known else size is None and split.size > 0 and block % split.size == 0

@@ -14,9 +14,12 @@ from spmd import Mesh, P, Plan, Sharding, ShardingError
 from spmd.propagate.rules import registry
 from spmd.propagate.sizes import symbols_of
 from spmd.testing import FREE_LINKS
-from spmd.testing.programs import SIZES, meshes, programs, specs
+from spmd.testing.programs import DIVISIBLE, SIZES, meshes, programs, specs
 from tests.models.mlc_llama import TINY, mlc_llama
 from tests.programs import Two
+from tests.test_lift import Mlp
+from tests.test_programs import LIFT
+from tests.test_symbolic_programs import HEADS, Attention
 
 
 @I.ir_module
@@ -64,6 +67,8 @@ PROGRAMS = {
     "sums let through": (Terms, Mesh(dp=2, tp=2), {"main.v": P(("dp", "tp"), None), "main.w": P(("dp", "tp"), None)}, {}),
     "symbolic sizes": (Two, Mesh(tp=2), {"second.x": P("tp", None), "second.return[0]": P("tp", None)}, {"divisible": {"n": 2}}),
     "a bundle with what is returned as it came": (Returned, Mesh(tp=2), {"main.x": P("tp"), "main.y": P("tp")}, {}),
+    "patterns of a symbolic size": (Attention, Mesh(tp=2), HEADS, {"profile": FREE_LINKS}),
+    "constants that are weights": (Mlp, Mesh(tp=2), {"main.x": P(None, "tp")}, {"profile": FREE_LINKS}),
     "a cache and kernels": (mlc_llama(TINY, "q4f16_1", layers=1)[0], Mesh(tp=2), None, {"profile": FREE_LINKS}),
 }
 
@@ -85,10 +90,12 @@ def test_sums_let_through_are_among_them():
 @given(st.data())
 def test_plans_of_random_programs_fit(data):
     mod, mesh = data.draw(programs(functions=2)), data.draw(meshes())
-    sharded = spmd.shard(
-        mod, mesh, data.draw(specs(mod, mesh)), profile=FREE_LINKS, sizes={n: SIZES[n] for n in symbols_of(mod) if n in SIZES}
-    )
-    tvm.ir.assert_structural_equal(spmd.lower(mod, sharded.plan), sharded.mod)
+    symbols = symbols_of(mod)
+    sizes, divisible = ({n: told[n] for n in symbols if n in told} for told in (SIZES, DIVISIBLE))
+    asked = data.draw(specs(mod, mesh, DIVISIBLE, LIFT))
+    sharded = spmd.shard(mod, mesh, asked, profile=FREE_LINKS, sizes=sizes, divisible=divisible, lift=LIFT)
+    for plan in (sharded.plan, Plan.from_json(sharded.plan.to_json())):
+        tvm.ir.assert_structural_equal(spmd.lower(mod, plan), sharded.mod)
 
 
 @pytest.mark.parametrize(
