@@ -55,6 +55,8 @@ def lifted(mod: tvm.IRModule, least: int = LIFT) -> tvm.IRModule:
     Equal constants are one weight. Constants of rank 0 and without elements stay, and those of functions within functions.
     """
     functions = {gv.name_hint: f for gv, f in sorted(mod.functions.items(), key=lambda item: item[0].name_hint) if _takes_more(f)}
+    if not any(large_constants(f.body, least) for f in functions.values()):
+        return mod
     for name in _handed_on(functions.values()):
         functions.pop(name, None)
     names = _Names(functions)

@@ -23,8 +23,9 @@ def lower_graph(graph: Graph, plan: Plan) -> tvm.IRModule:
     for name, function in graph.functions.items():
         FunctionLowering(builder, function, graph.module[name], plan, calls).run()
     lowered = builder.finalize()
-    for var in [lowered.get_global_var(name) for name in graph.functions if _is_split(plan, name)]:
-        if not sign_of(lowered[var]):  # what has collectives says itself that it is one worker's
+    sending = {c.function for c in plan.collectives}  # what has collectives says itself that it is one worker's
+    for var in [lowered.get_global_var(name) for name in graph.functions if name not in sending and _is_split(plan, name)]:
+        if not sign_of(lowered[var]):
             lowered.update_func(var, lowered[var].with_attr(WORKERS, plan.mesh.size))
     return lowered.with_attrs(dict(graph.module.attrs.items())) if graph.module.attrs else lowered
 
