@@ -3,6 +3,8 @@
 Rows ``x[indptr[e]:indptr[e + 1]]`` are those of expert e, and ``out[row] = w[e] @ x[row]``. Thread blocks walk over tiles whose number
 the data tell, so that nothing can be read off the loops. The kernel is therefore made again from its sizes: where that is the module's
 kernel to the letter, what it computes is known, and the one for a worker's sizes is made in the same way.
+
+The structure is that of MLC-LLM's kernels (``python/mlc_llm/op/moe_matmul.py``, Apache-2.0): a kernel that is to equal theirs has no other.
 """
 
 from __future__ import annotations
@@ -111,7 +113,9 @@ def make_group_gemm(g: GroupGemm) -> tirx.PrimFunc:
         level = f'T.Cast("{g.dtype}", T.bitwise_and(T.shift_right({word}, {shift}), T.{g.storage}({2**bits - 1})))'
         weight = f"({level} - T.{g.dtype}({2 ** (bits - 1) - 1}.0)) * {factor}"
         reads = f"n_offset.source[0], {word}, e.source[0], {factor}"
-        sums, product, result = "float32", 'T.Cast("float32", X_tile[i, k] * W_tile[j, k])', f'T.Cast("{g.dtype}", O_tile[i, j])'
+        sums, product, result = "float32", "X_tile[i, k] * W_tile[j, k]", "O_tile[i, j]"
+        if g.dtype != sums:
+            product, result = f'T.Cast("{sums}", {product})', f'T.Cast("{g.dtype}", {result})'
         offsets = (f"num_tiles // {tiles} * {ROWS}", f"num_tiles % {tiles} * {WIDTH}")
     else:
         params = f'w: T.Buffer(({g.experts}, {g.out}, {g.depth}), "{g.dtype}")'
