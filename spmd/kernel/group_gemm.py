@@ -9,8 +9,8 @@ The structure is that of MLC-LLM's kernels (``python/mlc_llm/op/moe_matmul.py``,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import tvm
@@ -49,15 +49,6 @@ class GroupGemm:
 def is_group_gemm(name: str, func: tirx.PrimFunc) -> bool:
     """Whether a scheduled kernel has the name of one: those of one module differ by a number."""
     return name.rstrip("0123456789") in _NAMES and bool(func.attrs and func.attrs.get("tirx.is_scheduled"))
-
-
-def local_group_gemm(func: tirx.PrimFunc, size: Callable[[str], int]) -> tirx.PrimFunc:
-    """The kernel of one worker, for local sizes of ``e``, ``n`` and ``g`` units of the features of x."""
-    whole = read_group_gemm(func)
-    units = size("g")
-    words = whole.words // whole.groups * units if whole.groups else 0
-    local = replace(whole, experts=size("e"), out=size("n"), depth=units * whole.unit, words=words, groups=units if whole.groups else 0)
-    return make_group_gemm(local).with_attrs(dict(func.attrs))
 
 
 def read_group_gemm(func: tirx.PrimFunc) -> GroupGemm:
