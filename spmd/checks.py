@@ -1,85 +1,30 @@
-"""What a public function asks of its arguments: `door` checks them all in one line, and says what to write instead.
+"""What a public function may ask of its arguments, one check for each kind: `door` takes them by name.
 
 A check takes where it stands ("shard(), mesh") and what was given, and gives what that means, or raises `ShardingError`.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import tvm
 from tvm import relax
 from tvm.relax.frontend import nn
 
-from .errors import ShardingError, nearest
-
-Check = Callable[[str, Any], Any]
-_Given = ParamSpec("_Given")
-_Made = TypeVar("_Made")
+from .door import Check
+from .door import arguments as arguments
+from .door import door as door
+from .door import told as told
+from .errors import ShardingError
 
 _EXPORT = "mod, params = network.export_tvm({...})"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def door(way_out: str = "", /, **checks: Check) -> Callable[[Callable[_Given, _Made]], Callable[_Given, _Made]]:
-    """Check the arguments of a public function by name. Arguments that it does not take are errors too, with `way_out`."""
-
-    def decorator(function: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
-        signature = inspect.signature(function)
-        where = function.__qualname__.removesuffix(".__init__")
-
-        @functools.wraps(function)
-        def enter(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
-            bound = arguments(where, signature, checks, args, kwargs, way_out)
-            return function(*bound.args, **bound.kwargs)
-
-        enter.__dict__["checks"] = checks
-        return enter
-
-    return decorator
-
-
-def arguments(
-    where: str, signature: inspect.Signature, checks: Mapping[str, Check], args: Any, kwargs: Any, way_out: str = ""
-) -> inspect.BoundArguments:
-    """The arguments of a call of what has this signature, checked by name."""
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        known = [name for name in signature.parameters if name not in ("self", "cls")]
-        unknown = next((n for n in kwargs if n not in known), None)
-        usage = way_out or f"It takes {', '.join(_shown(signature.parameters[n]) for n in known) or 'no arguments'}."
-        near = nearest(unknown, known) + " " if unknown is not None else ""
-        raise ShardingError(f"{where}()", f"{error}", near + usage) from None
-    for name, check in checks.items():
-        if name in bound.arguments:
-            bound.arguments[name] = check(f"{where}(), {name}", bound.arguments[name])
-    return bound
-
-
-def _shown(parameter: inspect.Parameter) -> str:
-    return f"{parameter.name}=" if parameter.kind is inspect.Parameter.KEYWORD_ONLY else parameter.name
-
-
-def told(value: object) -> str:
-    """What an error calls a value that is not what it should be."""
-    if value is None or isinstance(value, bool):
-        return repr(value)
-    if isinstance(value, int | float | str):
-        short = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:76]}..."
-        return f"{type(value).__name__} {short}"
-    if isinstance(value, type) or inspect.isroutine(value):
-        return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
-    shown = f" {value!r}" if isinstance(value, list | tuple | dict | set) and len(repr(cast("object", value))) < 60 else ""
-    return f"a {type(value).__name__}{shown}"
 
 
 def maybe(check: Check) -> Check:

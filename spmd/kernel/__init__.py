@@ -5,7 +5,7 @@ gives ``k = (a b c)`` with c = 8 and b = 4, so that w is ``n (a b)`` and s is ``
 """
 
 from .call import KERNEL_CALLS, CallKernel, aliases_of, kernel_key, read_call
-from .group_gemm import GroupGemm, is_group_gemm, local_group_gemm, read_group_gemm
+from .group_gemm import GroupGemm, is_group_gemm, make_group_gemm, read_group_gemm
 from .model import Block, Kernel, Staged, Unreadable
 from .reader import read_kernel
 from .stages import levels
@@ -22,7 +22,7 @@ __all__ = [
     "is_group_gemm",
     "kernel_key",
     "levels",
-    "local_group_gemm",
+    "make_group_gemm",
     "read_call",
     "read_group_gemm",
     "read_kernel",

@@ -3,12 +3,14 @@
 Rows ``x[indptr[e]:indptr[e + 1]]`` are those of expert e, and ``out[row] = w[e] @ x[row]``. Thread blocks walk over tiles whose number
 the data tell, so that nothing can be read off the loops. The kernel is therefore made again from its sizes: where that is the module's
 kernel to the letter, what it computes is known, and the one for a worker's sizes is made in the same way.
+
+The structure is that of MLC-LLM's kernels (``python/mlc_llm/op/moe_matmul.py``, Apache-2.0): a kernel that is to equal theirs has no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import tvm
@@ -47,15 +49,6 @@ class GroupGemm:
 def is_group_gemm(name: str, func: tirx.PrimFunc) -> bool:
     """Whether a scheduled kernel has the name of one: those of one module differ by a number."""
     return name.rstrip("0123456789") in _NAMES and bool(func.attrs and func.attrs.get("tirx.is_scheduled"))
-
-
-def local_group_gemm(func: tirx.PrimFunc, size: Callable[[str], int]) -> tirx.PrimFunc:
-    """The kernel of one worker, for local sizes of ``e``, ``n`` and ``g`` units of the features of x."""
-    whole = read_group_gemm(func)
-    units = size("g")
-    words = whole.words // whole.groups * units if whole.groups else 0
-    local = replace(whole, experts=size("e"), out=size("n"), depth=units * whole.unit, words=words, groups=units if whole.groups else 0)
-    return make_group_gemm(local).with_attrs(dict(func.attrs))
 
 
 def read_group_gemm(func: tirx.PrimFunc) -> GroupGemm:
@@ -111,7 +104,9 @@ def make_group_gemm(g: GroupGemm) -> tirx.PrimFunc:
         level = f'T.Cast("{g.dtype}", T.bitwise_and(T.shift_right({word}, {shift}), T.{g.storage}({2**bits - 1})))'
         weight = f"({level} - T.{g.dtype}({2 ** (bits - 1) - 1}.0)) * {factor}"
         reads = f"n_offset.source[0], {word}, e.source[0], {factor}"
-        sums, product, result = "float32", 'T.Cast("float32", X_tile[i, k] * W_tile[j, k])', f'T.Cast("{g.dtype}", O_tile[i, j])'
+        sums, product, result = "float32", "X_tile[i, k] * W_tile[j, k]", "O_tile[i, j]"
+        if g.dtype != sums:
+            product, result = f'T.Cast("{sums}", {product})', f'T.Cast("{g.dtype}", {result})'
         offsets = (f"num_tiles // {tiles} * {ROWS}", f"num_tiles % {tiles} * {WIDTH}")
     else:
         params = f'w: T.Buffer(({g.experts}, {g.out}, {g.depth}), "{g.dtype}")'

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import tvm
@@ -14,28 +12,10 @@ from tvm import s_tir, tirx
 from ..expression import Size
 from .blocks import bound_values, holds_blocks, put_in, read_block
 from .linear import keeps_zero, linear_sets
+from .links import Links, Node
 from .model import Block, Kernel, Unreadable
-from .normal import is_true, normalized, split_parts, static, terms, variables
+from .normal import is_true, normalized, static, variables
 from .stages import final_reduction, splittable
-
-
-@dataclass
-class _Node:
-    """A loop variable or a buffer dimension, as a number that is cut at `divisors` (each the product of what is minor to it)."""
-
-    size: Size
-    divisors: set[int]
-
-
-@dataclass(frozen=True)
-class _Link:
-    """The part of `a` from `a_minor` on and that of `b` from `b_minor` on, `extent` long, are one; all of both where it is None."""
-
-    a: Any
-    b: Any
-    a_minor: int = 1
-    b_minor: int = 1
-    extent: int | None = None
 
 
 def read_kernel(func: tirx.PrimFunc, outputs: int | Sequence[int], in_place: Sequence[int] = ()) -> Kernel:
@@ -56,8 +36,8 @@ def read_kernel(func: tirx.PrimFunc, outputs: int | Sequence[int], in_place: Seq
 class _Reader:
     def __init__(self, func: tirx.PrimFunc, tensors: list[Any], written: list[Any], in_place: list[Any]) -> None:
         self.func, self.tensors, self.written, self.in_place = func, tensors, written, in_place
-        self.nodes: dict[Any, _Node] = {}
-        self.links: list[_Link] = []
+        self.links = Links()
+        self.nodes = self.links.nodes
         self.whole: set[Any] = set()
         self.blocks: list[Block] = []
         self.loop_of: dict[Any, Any] = {}
@@ -82,10 +62,10 @@ class _Reader:
             self._block(block)
         for buffer in self.known:  # those that nothing reads have dimensions too
             for dim, size in enumerate(buffer.ty.shape):
-                self.nodes.setdefault((buffer, dim), _Node(static(size), set()))
-        self._share_divisors()
-        chains = {key: self._chain(node) for key, node in self.nodes.items()}
-        names, sizes = self._unify(chains)
+                self.nodes.setdefault((buffer, dim), Node(static(size), set()))
+        self.links.share_divisors()
+        chains = {key: self.links.chain(node) for key, node in self.nodes.items()}
+        names, sizes = self.links.unify(chains)
 
         def factors(key: Any) -> tuple[str, ...]:
             return tuple(names[key, i] for i in range(len(chains[key])))
@@ -181,11 +161,11 @@ class _Reader:
             raise Unreadable(f"block {name!r} has a predicate or matched buffers")
         for iter_var, value in zip(realize.block.iter_vars, realize.iter_values, strict=True):
             if static(value) == 0 and static(iter_var.dom.extent) == 1:
-                self.nodes[iter_var.var] = _Node(1, set())
+                self.nodes[iter_var.var] = Node(1, set())
                 continue
             if value not in loops:
                 raise Unreadable(f"block {name!r} is bound to {value}, which is no plain loop")
-            self.nodes[iter_var.var] = _Node(static(loops[value].extent), set())
+            self.nodes[iter_var.var] = Node(static(loops[value].extent), set())
             self.loop_of[iter_var.var] = value
 
     def _block(self, block: Block) -> None:
@@ -227,8 +207,8 @@ class _Reader:
             index = put_in(given, self.bound)
             size = static(buffer.ty.shape[dim])
             key = (buffer, dim)
-            node = self.nodes.setdefault(key, _Node(size, set()))
-            if node.size != size or not self._index(key, size, index):
+            node = self.nodes.setdefault(key, Node(size, set()))
+            if node.size != size or not self.links.index(key, size, index):
                 odd.append(index)
                 self.whole.add(key)
                 before, inside = len(block.reads), self.inside
@@ -239,92 +219,6 @@ class _Reader:
                     block.pointing.update(v for v in variables(index) if v in self.nodes)
                     self.gathered.add(buffer)
         return odd
-
-    def _index(self, key: Any, size: Size, index: Any) -> bool:
-        """Link a buffer dimension to the loop variables that index it; False where the index is of no known form."""
-        known = self.nodes.get(index)
-        if known is not None and known.size == size:
-            self.links.append(_Link(index, key))
-            return True
-        if static(index) == 0:
-            return size == 1
-        inside = variables(index)
-        if size is None or not inside or any(v not in self.nodes or self.nodes[v].size is None for v in inside):
-            return False
-        found = split_parts([index], {v: tirx.IntImm(str(v.ty.dtype), self.nodes[v].size or 0) for v in inside})
-        if len(found) != 1 or static(found[0].base) != 0:
-            return False
-        rest = size
-        links: list[_Link] = []
-        for var, low, extent, scale in sorted(terms(found[0]) or [], key=lambda p: -p[3]):
-            if var not in self.nodes or rest != extent * scale or (self.nodes[var].size or 0) % (low * extent):
-                return False
-            links.append(_Link(var, key, low, scale, extent))
-            rest = scale
-        if rest != 1:
-            return False
-        for link in links:
-            for node, low in ((self.nodes[link.a], link.a_minor), (self.nodes[key], link.b_minor)):
-                node.divisors |= {d for d in (low, low * (link.extent or 1)) if 1 < d < (node.size or 0)}
-        self.links += links
-        return True
-
-    def _share_divisors(self) -> None:
-        def carried(link: _Link, divisors: set[int], minor: int, other: int) -> set[int]:
-            if link.extent is None:
-                return divisors
-            return {d // minor * other for d in divisors if d % minor == 0 and minor < d < minor * link.extent}
-
-        changed = True
-        while changed:
-            changed = False
-            for link in self.links:
-                a, b = self.nodes[link.a], self.nodes[link.b]
-                to_a, to_b = carried(link, b.divisors, link.b_minor, link.a_minor), carried(link, a.divisors, link.a_minor, link.b_minor)
-                if not to_a <= a.divisors or not to_b <= b.divisors:
-                    a.divisors |= to_a
-                    b.divisors |= to_b
-                    changed = True
-
-    def _chain(self, node: _Node) -> list[tuple[int, Size]]:
-        """The factors of a node, major first, each as ``(product of what is minor to it, size)``."""
-        cuts = sorted(node.divisors, reverse=True)
-        if not cuts:
-            return [(1, node.size)]
-        for a, b in pairwise(cuts):
-            if a % b:
-                raise Unreadable(f"it divides one index by both {a} and {b}")
-        assert node.size is not None
-        bounds = [node.size, *cuts, 1]
-        return [(low, high // low) for high, low in pairwise(bounds)]
-
-    def _unify(self, chains: dict[Any, list[tuple[int, Size]]]) -> tuple[dict[Any, str], dict[str, Size]]:
-        parent: dict[Any, Any] = {(key, i): (key, i) for key, chain in chains.items() for i in range(len(chain))}
-
-        def root(x: Any) -> Any:
-            while parent[x] is not x:
-                x = parent[x]
-            return x
-
-        for link in self.links:
-            for i, (low, _) in enumerate(chains[link.a]):
-                if link.extent is not None and not link.a_minor <= low < link.a_minor * link.extent:
-                    continue
-                at = low // link.a_minor * link.b_minor
-                j = next((j for j, (other, _) in enumerate(chains[link.b]) if other == at), None)
-                if j is not None:
-                    ra, rb = root((link.a, i)), root((link.b, j))
-                    if ra is not rb:
-                        parent[rb] = ra
-        names: dict[Any, str] = {}
-        sizes: dict[str, Size] = {}
-        roots: dict[Any, str] = {}
-        for key, chain in chains.items():
-            for i, (_, size) in enumerate(chain):
-                top = root((key, i))
-                names[key, i] = roots.setdefault(top, f"f{len(roots)}")
-                sizes.setdefault(names[key, i], size)
-        return names, sizes
 
 
 def _plain(factor: str, kind: str, reduce: str | None, zero: bool, holding: list[set[str]]) -> bool:

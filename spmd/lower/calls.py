@@ -12,12 +12,12 @@ from tvm import relax
 
 from ..expression import Rule, Spec
 from ..graph import Graph, Node
-from ..kernel import KERNEL_CALLS, CallKernel, kernel_key, local_group_gemm, read_call
+from ..kernel import KERNEL_CALLS, CallKernel, kernel_key, read_call
 from ..mesh import Mesh
 from ..plan import Choice
 from ..sharding import Split
 from .forms import run_form
-from .kernel import local_kernel
+from .kernel import local_group_gemm, local_kernel
 from .kv_cache import local_kernels
 from .reshard import local_dims, mask_padding
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -13,12 +12,13 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from ..expression import Dim
-from ..kernel import Block, Kernel, levels
+from ..kernel import Block, Kernel, levels, make_group_gemm, read_group_gemm
 from ..kernel.blocks import holds_blocks
 from ..kernel.model import REDUCE
-from ..kernel.normal import static, variables
+from ..kernel.normal import variables
 from ..mesh import Mesh
 from ..sharding import Split
+from .places import Place, Rewrite
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ def stage_kernels(kernel: Kernel, factors: Sequence[str], splits: Mapping[str, S
     assert found is not None
     places = {f: tirx.decl_buffer((splits[f].local_size(mesh),), "int64", f"places_{f}") for f in factors}
     return [cut.stage([b for b, at in zip(kernel.blocks, found, strict=True) if at == level], places) for level in range(max(found) + 1)]
+
+
+def local_group_gemm(func: tirx.PrimFunc, size: Callable[[str], int]) -> tirx.PrimFunc:
+    """The kernel of one worker, for local sizes of ``e``, ``n`` and ``g`` units of the features of x."""
+    whole = read_group_gemm(func)
+    units = size("g")
+    words = whole.words // whole.groups * units if whole.groups else 0
+    local = replace(whole, experts=size("e"), out=size("n"), depth=units * whole.unit, words=words, groups=units if whole.groups else 0)
+    return make_group_gemm(local).with_attrs(dict(func.attrs))
 
 
 class _Cut:
@@ -149,11 +158,12 @@ class _Cut:
         """A block that asks `places` where its elements are, and leaves out of its reductions those that are padding."""
         source = block.realize.block
         stays = any(b in self.kernel.in_place for b in block.writes)
-        found = [_Place(self, v.var, f, places[f]) for f in places for v in source.iter_vars if f in self.kernel.iters[v.var]]
+        asked = [(v.var, f) for f in places for v in source.iter_vars if f in self.kernel.iters[v.var]]
+        found = [Place(self.kernel, var, f, places[f], self.splits[f].size) for var, f in asked]
         reduced = [v.var for v in source.iter_vars if v.iter_type == REDUCE]
         careful = [p for p in found if stays or block.cares(p.var) or p.var in reduced]
         guards = [p for p in careful if self.splits[p.factor].is_padded(self.mesh)]
-        rewrite = _Rewrite(self, found, tuple(places))
+        rewrite = Rewrite(self.kernel, self.buffers, found, tuple(places))
         valid = reduce(tirx.all, [p.valid() for p in guards]) if guards else None
 
         def guarded(stmt: Any) -> Any:
@@ -203,62 +213,6 @@ class _Cut:
             known = all(any(v.same_as(i) for i in iters) for v in variables(index))
             ranges.append(tvm.ir.Range.from_min_extent(index, tirx.IntImm(str(index.ty.dtype), 1)) if known else tvm.ir.Range(0, size))
         return tirx.BufferRegion(buffer, ranges)
-
-
-class _Place:
-    """Where the elements of a factor that a block variable runs over are, by the vector `places`."""
-
-    def __init__(self, cut: _Cut, var: Any, factor: str, places: Any) -> None:
-        self.var, self.factor, self.places, self.size = var, factor, places, cut.splits[factor].size
-        self.minor = math.prod(cut.kernel.sizes[f] or 1 for f in cut.kernel.iters[var][1:])
-
-    def major(self) -> Any:
-        """The global position of the major part of the block variable."""
-        dtype = str(self.var.ty.dtype)
-        at = self.var if self.minor == 1 else tirx.floordiv(self.var, tirx.IntImm(dtype, self.minor))
-        return tirx.BufferLoad(self.places, [at.astype("int64")]).astype(dtype)
-
-    def whole(self) -> Any:
-        """The global position that the block variable stands for."""
-        if self.minor == 1:
-            return self.major()
-        minor = tirx.IntImm(str(self.var.ty.dtype), self.minor)
-        return self.major() * minor + tirx.floormod(self.var, minor)
-
-    def valid(self) -> Any:
-        """Whether the element is no padding."""
-        return self.major() < tirx.IntImm(str(self.var.ty.dtype), self.size)
-
-
-class _Rewrite:
-    """Expressions of a block over local buffers, with global positions wherever one is asked for."""
-
-    def __init__(self, cut: _Cut, places: Sequence[_Place], factors: Sequence[str]) -> None:
-        self.cut, self.places, self.factors = cut, {p.var: p for p in places}, factors
-
-    def indices(self, buffer: Any, given: Sequence[Any]) -> list[Any]:
-        """Where an element of `buffer` is in the local one: dimensions that hold one of the factors are indexed by local places."""
-        held = [any(f in piece for piece in dim for f in self.factors) for dim in self.cut.kernel.buffers[buffer]]
-        return [i if local else self(i) for i, local in zip(given, held, strict=True)]
-
-    def __call__(self, root: Any) -> Any:
-        buffers = self.cut.buffers
-
-        def on_load(load: Any, _: Any) -> Any:
-            return tirx.BufferLoad(buffers[load.source], self.indices(load.source, load.indices))
-
-        def on_store(store: Any, mutator: Any) -> Any:
-            return tirx.BufferStore(buffers[store.buffer], mutator.mutate(store.value), self.indices(store.buffer, store.indices))
-
-        def on_mod(mod: Any, mutator: Any) -> Any:
-            place = self.places.get(mod.a) if isinstance(mod.a, tvm.ir.Var) else None
-            return mod if place and static(mod.b) and place.minor % (static(mod.b) or 1) == 0 else mutator.default_mutate(mod)
-
-        def on_var(var: Any, _: Any) -> Any:
-            return self.places[var].whole() if var in self.places else var
-
-        callbacks = [(tvm.ir.TensorLoad, on_load), (tirx.BufferStore, on_store), (tirx.FloorMod, on_mod), (tvm.ir.Var, on_var)]
-        return tvm_ffi.structural_mutate(root, callbacks)
 
 
 _REDUCE = {"sum": lambda a, b: a + b, "prod": lambda a, b: a * b, "max": tirx.max, "min": tirx.min}

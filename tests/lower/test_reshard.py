@@ -12,7 +12,8 @@ import spmd
 from spmd import Mesh, P, layout
 from spmd.builder import Builder
 from spmd.conversion import conversion
-from spmd.lower.reshard import _shard_order, _whole_order, brings_zeros, mask_padding
+from spmd.lower.reorder import shard_order, whole_order
+from spmd.lower.reshard import brings_zeros, mask_padding
 from spmd.schedules import build
 from spmd.sharding import Segment, Sharding, Split
 from spmd.testing import FREE_LINKS, assert_equivalent
@@ -53,7 +54,7 @@ def test_random_segments_are_ordered_as_layout_cuts_and_joins_them():
         shards = [layout.cut(whole, sharding, mesh, r) for r in range(mesh.size)]
         joined = np.concatenate(shards, axis=dim)
         assert np.array_equal(layout.join(shards, sharding, mesh, tuple(shape)), whole)
-        for kind, given, expected, order in (("cut", whole, joined, _shard_order), ("join", joined, whole, _whole_order)):
+        for kind, given, expected, order in (("cut", whole, joined, shard_order), ("join", joined, whole, whole_order)):
             here = [*dims[:dim], given.shape[dim], *dims[dim + 1 :]]
             x = relax.Var("x", relax.TensorType(here, "float64"))
             with bb.function(f"{kind}{i}", [x]):

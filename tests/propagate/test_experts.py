@@ -26,13 +26,35 @@ def layer(packed, experts=8, hidden=2048, features=1408, rows=None, dtype="float
     return expert_layer(kernels, rows, name="dequantize_group_gemm" if packed else "group_gemm")
 
 
-@pytest.mark.parametrize("sizes", [(4, 130, 96), (3, 64, 32)])
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_kernel_is_made_again_to_the_letter(packed, sizes):
-    theirs = group_gemm(*sizes, packed=packed)
-    found = read_group_gemm(theirs)
+FINGERPRINTS = {
+    ((4, 130, 96), "float16", False): 3420496534469142405,
+    ((3, 64, 32), "float16", False): 3887939154049008048,
+    ((8, 2816, 2048), "float16", False): 15494891314717730333,
+    ((3, 256, 64), "float32", False): 15905160871732266581,
+    ((4, 130, 96), "float16", True): 11380510426932193041,
+    ((3, 64, 32), "float16", True): 2725432699073743441,
+    ((8, 2048, 1408), "float16", True): 3643686972411878277,
+    ((3, 192, 64), "float32", True): 3472349895984502397,
+    ((64, 64, 32), "float32", True): 5574714151507287279,
+}
+"""`structural_hash` of the kernels that MLC-LLM makes: `group_gemm` and `dequantize_group_gemm` ("int4", groups of 32) of its
+``python/mlc_llm/op/moe_matmul.py`` at commit 79d603f, called for these experts, features out and features in with TVM 0.27."""
+
+
+@pytest.mark.parametrize(("sizes", "dtype", "packed"), FINGERPRINTS)
+def test_the_kernel_is_made_again_to_the_letter(sizes, dtype, packed):
+    made = group_gemm(*sizes, dtype, packed=packed)
+    assert tvm_ffi.structural_hash(made, map_free_vars=True) == FINGERPRINTS[sizes, dtype, packed]
+    found = read_group_gemm(made)
     assert (found.experts, found.out, found.depth, found.unit) == (*sizes, 32)
-    assert tvm_ffi.structural_equal(make_group_gemm(found), theirs, map_free_vars=True)
+    assert tvm_ffi.structural_equal(make_group_gemm(found), made, map_free_vars=True)
+
+
+def test_a_fingerprint_tells_bodies_apart():
+    made, other = (group_gemm(4, 130, 96, relu=relu) for relu in (False, True))
+    assert tvm_ffi.structural_hash(other, map_free_vars=True) != tvm_ffi.structural_hash(made, map_free_vars=True)
+    with pytest.raises(Unreadable, match="is not the product of groups that MLC-LLM makes for its sizes"):
+        read_group_gemm(other)
 
 
 def unpacked(words, scale):
