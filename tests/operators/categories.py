@@ -68,9 +68,7 @@ ARGUMENTS: dict[str, list] = {
     "one_hot_of_bad": [np.array([[0, -1, 2, 3, 1], [-128, 127, 2, 1, 0]], "int8")],
 }
 MISSING: dict[str, str] = {}
-_UNSORTED = (
-    "boundaries must ascend, and a search among others finds anything; tests/lower/test_special_numbers.py has infinite ones in order"
-)
+_UNSORTED = "boundaries must ascend, and a search among others finds anything; tests/test_edge_of_numbers.py has infinite ones in order"
 _NO_CHANCES = (
     "NaN is less than nothing and nothing is less than it: no category is chosen, and TVM leaves the element as it finds the memory"
 )

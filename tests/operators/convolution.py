@@ -87,7 +87,7 @@ class MODULE:
 ARGUMENTS: dict[str, list] = {}
 MISSING: dict[str, str] = {}
 SPECIAL: dict[str, str] = {
-    "conv2d_skipping": "the smallest numbers times weights below a half are zeros of either sign, as they are rounded; what is added next decides",
+    "conv2d_skipping": "a product too small for its dtype is rounded to a zero of its sign, and what is added first decides",
 }
 """Function -> why it has no right answer with special numbers in any place."""
 
