@@ -132,3 +132,66 @@ def test_padding_beside_infinity(workers):
         (np.ones((5, 4), "float32"), y),
         {"main.x": P("tp", None)},
     )
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("right", [False, True])
+def test_infinite_boundaries_in_order(right, workers):
+    mod = function(
+        {"x": ([2, 4], "float32"), "bounds": ([6], "float32")}, lambda bb, x, bounds: op.bucketize(x, bounds, out_int32=False, right=right)
+    )
+    x = np.array([[NAN, np.inf, -np.inf, 0.0], [-0.0, 1, 2, 1e-45]], "float32")
+    bounds = np.array([-np.inf, -np.inf, -0.0, 1, np.inf, np.inf], "float32")
+    bits_equal(mod, workers, (x, bounds), {"main.x": P(None, None), "main.bounds": P("tp")}, SLOW_LINKS)
+
+
+WHOLE, SECOND = P(None, None, None, None), P(None, "tp", None, None)
+ALONG = {"queries": [SECOND, WHOLE, WHOLE], "keys": [WHOLE, SECOND, SECOND]}
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("mask", ["TopLeft", "BottomRight"])
+@pytest.mark.parametrize("split", ALONG)
+def test_what_a_causal_mask_hides_counts_as_a_score_of_zero(split, mask, workers):
+    """TVM takes the largest score among zeros for what is hidden: where all others are far below, nothing is left."""
+    shapes = {"q": [1, 5, 1, 2], "k": [1, 7, 1, 2], "v": [1, 7, 1, 2]}
+    mod = function({n: (shape, "float64") for n, shape in shapes.items()}, lambda bb, q, k, v: op.nn.attention(q, k, v, causal_mask=mask))
+    q, k, v = (np.random.default_rng(i).normal(size=shape) for i, shape in enumerate(shapes.values()))
+    q[:, 1], k[:, 5] = 1e4, -1  # a row whose scores are below -1000, and one that only some may see
+    k[:, :3], k[:, 6], v[:, 6] = -1, np.inf, np.nan
+    specs = {f"main.{n}": spec for n, spec in zip(shapes, ALONG[split], strict=True)}
+    with spmd.workers(mod) as whole, spmd.workers(spmd.shard(mod, workers, specs, profile=SLOW_LINKS)) as many:
+        expected = np.asarray(whole["main"](q, k, v))
+        np.testing.assert_allclose(np.asarray(many["main"](q, k, v)), expected, rtol=1e-12)
+    assert np.isnan(expected).any()
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("spec", [("tp", None), (None, "tp")])
+@pytest.mark.parametrize("weights", [[1, -1, 0], [np.inf, 1, 1], [0, 0, 0], [-0.0, 2, -np.inf]])
+def test_a_loss_divided_by_weights_that_add_up_to_anything(weights, spec, workers):
+    def made(bb, p, t, w):
+        return op.nn.nll_loss(p, t, w, reduction="mean", ignore_index=255)
+
+    mod = function({"p": ([4, 3], "float64"), "t": ([4], "int64"), "w": ([3], "float64")}, made)
+    p = np.array([[1.0, 2, 3], [-0.0, 5, 6], [7, 8, 0.0], [1, 1, 1]])
+    specs = {"main.p": P(*spec), "main.t": P(spec[0]), "main.w": P(spec[1])}
+    bits_equal(mod, workers, (p, np.array([0, 1, 255, 255]), np.array(weights, "float64")), specs, SLOW_LINKS)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("operator", [op.max, op.min])
+@pytest.mark.parametrize("after", [False, True])
+def test_nan_in_what_a_kernel_compares(operator, after, workers):
+    """A kernel that ends with the extreme, or does something with it that is no softmax."""
+
+    def made(bb, x):
+        best = bb.emit(operator(x, [1], True))
+        return op.subtract(op.exp(x), best) if after else best
+
+    mod = relax.transform.FuseTIR()(
+        relax.transform.FuseOps(4)(
+            relax.transform.AnnotateTIROpPattern()(relax.transform.LegalizeOps()(function({"x": ([6, 5], "float32")}, made)))
+        )
+    )
+    bits_equal(mod, workers, (COMPARED,), {"main.x": P(None, "tp")}, SLOW_LINKS)

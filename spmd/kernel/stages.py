@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..expression import Spec
-from .model import DATA_PARALLEL, REDUCE, Block, Staged
+from .drowning import drowns
+from .model import DATA_PARALLEL, REDUCE, Block, Staged, Store
 
 _NOTHING = Staged((), None)
 
@@ -80,6 +81,8 @@ def _way(
         elif mine[0].iter_type == REDUCE:
             if block.stores is None or any(s.kind is None or holds(s.buffer) for s in block.stores):
                 return None
+            if any(_is_ordered(s) and not drowns(s, block, blocks, iters, written) for s in block.stores):
+                return None
             reduced.update({s.buffer: s.kind for s in block.stores if s.kind is not None})
         else:
             return None
@@ -101,3 +104,8 @@ def _way(
     if in_place or levels(blocks, [b for b, _ in way.reduced]) is None:
         return None
     return way
+
+
+def _is_ordered(store: Store) -> bool:
+    """Whether it compares floats: the extreme is that of what follows the last NaN."""
+    return store.kind in ("max", "min") and "float" in str(store.buffer.ty.dtype)

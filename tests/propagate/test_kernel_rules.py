@@ -22,6 +22,7 @@ LESS = {
     "k_split": "what a kernel reads elsewhere than where it writes stays whole",
     "k_flip": "what a kernel reads elsewhere than where it writes stays whole",
     "k_convolution": "what a kernel reads elsewhere than where it writes stays whole",
+    "k_max": "where a NaN stands among floats that a kernel compares, no other worker would know",
     "k_argmax": "a reduction of pairs stays whole",
     "k_mean": "what a kernel does after its last reduction is done to a whole sum, where the operator leaves a partial",
     "k_variance": "what a kernel does after its last reduction is done to a whole sum, where the operator leaves a partial",

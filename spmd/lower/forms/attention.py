@@ -12,13 +12,13 @@ from .context import FormContext, form
 
 @form("attention_queries")
 def attention_queries(f: FormContext) -> Any:
-    """The mask as a bias: what a worker's first query may see depends on where it stands."""
+    """All keys are here: which of them a query may see depends on where it stands."""
     query, key, value, *bias = f.args
-    dtype = str(query.ty.dtype)
-    places = f.along(f.positions(), 4, 2)
-    seen = _seen(f, places, relax.const(np.arange(int(key.ty.shape.values[1])), "int64"))
-    masked = f.emit(relax.op.where(seen, bias[0] if bias else f.scalar(0, dtype), f.scalar(float("-inf"), dtype)))
-    return f.emit(relax.op.nn.attention(query, key, value, masked, f.call.attrs.scale))
+    seen = _seen(f, f.along(f.positions(), 4, 2), relax.const(np.arange(int(key.ty.shape.values[1])), "int64"))
+    scores = _scores(f, query, key, bias, seen)
+    powers = _powers(f, scores, f.emit(relax.op.max(scores, [3], keepdims=True)), seen)
+    total = f.emit(relax.op.sum(powers, [3], keepdims=True))
+    return _weighed(f, powers, total, value)
 
 
 @form("attention_keys")
@@ -27,23 +27,42 @@ def attention_keys(f: FormContext) -> Any:
     emit, dtype = f.emit, str(f.args[0].ty.dtype)
     wide = "float32" if dtype in ("float16", "bfloat16") else dtype
     query, key, value, *bias = f.args if wide == dtype else [emit(relax.op.astype(x, wide)) for x in f.args]
-    scores = emit(relax.op.matmul(_turned(f, query, [0, 2, 1, 3]), _turned(f, key, [0, 2, 3, 1])))
-    scale = f.call.attrs.scale
-    factor = float(scale.value) if scale is not None else float(int(query.ty.shape.values[3])) ** -0.5
-    scores = emit(relax.op.multiply(scores, f.scalar(factor, wide)))
-    if bias:
-        scores = emit(relax.op.add(scores, bias[0]))
+    seen = None
     if f.call.attrs.causal_mask is not None:
         places = emit(relax.op.reshape(relax.const(np.arange(int(query.ty.shape.values[1])), "int64"), [1, 1, -1, 1]))
-        scores = emit(relax.op.where(_seen(f, places, f.along(f.positions(), 4, 3)), scores, f.scalar(float("-inf"), wide)))
-    scores = f.masked(scores, 3, float("-inf"))
+        seen = _seen(f, places, f.along(f.positions(), 4, 3))
+    scores = f.masked(_scores(f, query, key, bias, seen), 3, float("-inf"))
     largest = f.all_reduce(emit(relax.op.max(scores, [3], keepdims=True)), "max")
-    powers = emit(relax.op.exp(emit(relax.op.subtract(scores, largest))))
+    powers = _powers(f, scores, largest, seen)
     total = f.all_reduce(emit(relax.op.sum(powers, [3], keepdims=True)), "sum")
     # Nothing times what may stand in padding could still be NaN.
-    mine = emit(relax.op.matmul(emit(relax.op.divide(powers, total)), _turned(f, f.masked(value, 1, 0), [0, 2, 1, 3])))
-    out = _turned(f, mine, [0, 2, 1, 3])
+    out = _weighed(f, powers, total, f.masked(value, 1, 0))
     return out if wide == dtype else emit(relax.op.astype(out, dtype))
+
+
+def _scores(f: FormContext, query: Any, key: Any, bias: list[Any], seen: Any) -> Any:
+    """``b h s t``. What is not `seen` is zero, as in TVM, and counts in the largest score."""
+    emit, dtype, scale = f.emit, str(query.ty.dtype), f.call.attrs.scale
+    scores = emit(relax.op.matmul(_turned(f, query, [0, 2, 1, 3]), _turned(f, key, [0, 2, 3, 1])))
+    if scale is None:
+        root = float(int(query.ty.shape.values[3])) ** 0.5
+        scores = emit(relax.op.divide(scores, f.scalar(root, dtype)))
+    else:
+        scores = emit(relax.op.multiply(scores, f.scalar(float(scale.value), dtype)))
+    if bias:
+        scores = emit(relax.op.add(scores, bias[0]))
+    return scores if seen is None else emit(relax.op.where(seen, scores, f.scalar(0, dtype)))
+
+
+def _powers(f: FormContext, scores: Any, largest: Any, seen: Any) -> Any:
+    powers = f.emit(relax.op.exp(f.emit(relax.op.subtract(scores, largest))))
+    return powers if seen is None else f.emit(relax.op.where(seen, powers, f.scalar(0, str(powers.ty.dtype))))
+
+
+def _weighed(f: FormContext, powers: Any, total: Any, value: Any) -> Any:
+    """The values, ``b s h e``, weighed by powers that add up to `total`."""
+    weights = f.emit(relax.op.divide(powers, total))
+    return _turned(f, f.emit(relax.op.matmul(weights, _turned(f, value, [0, 2, 1, 3]))), [0, 2, 1, 3])
 
 
 def _turned(f: FormContext, x: Any, axes: list[int]) -> Any:

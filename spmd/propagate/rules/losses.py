@@ -29,8 +29,11 @@ def nll_loss(op: OpCall) -> Rule:
     prediction, target, weights = _specs(op)
     kept = op.attrs.reduction == "none"
     text = f"{prediction}, {target}{weights} -> {target if kept else ''}"
-    classes = Form("nll_loss", _weight_sum(op, is_class=True), partial="sum", ordered=True)
-    others = Form("nll_loss", _weight_sum(op, is_class=False), partial=None if kept else "sum")
+    # The sum of given weights may be zero or infinite: a mean is divided by it once it is whole.
+    is_whole = op.attrs.reduction == "mean" and weights != ""
+    first = (Exchange("all_reduce", ""),) if is_whole else ()
+    classes = Form("nll_loss", first + _weight_sum(op, is_class=True), partial=None if is_whole else "sum", ordered=True)
+    others = Form("nll_loss", first + _weight_sum(op, is_class=False), partial=None if is_whole or kept else "sum")
     return op.bind(text, reduce=None, forms={"c": classes, **dict.fromkeys(target.split(), others)})
 
 
