@@ -55,7 +55,7 @@ def _check_values(function: Function, plan: Plan) -> None:
                 check_held(kept, value, plan.mesh, f"{where}: {value.path!r}")
             held.add((kept, value.type_class))
     signature = plan.functions[function.name]
-    for value, leaf in zip(leaves(tuple(function.params)), leaves(signature.params), strict=True):
+    for value, leaf in zip(leaves(tuple(function.params)), leaves((*signature.params, *signature.constants)), strict=True):
         _agree(value, leaf, kept_by(plan, value) if value.is_tensor else None, where)
         if value.role == "input" and value.is_tensor:
             _agree(value, leaf, plan.inputs.get(value.path), where)

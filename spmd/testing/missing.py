@@ -103,7 +103,7 @@ def _run(
                 if not _is_packed(node):
                     raise
                 continue  # it does not take such shapes
-            shards = zip(*(_arrays(o) for o in result.objects), strict=True)
+            shards = [parts for one in _flat([result]) for parts in zip(*map(_arrays, one.objects), strict=True)]
             explained = [
                 next(_explains(list(parts), whole, next(iter(mesh.axes)), mesh), None)
                 for parts, whole in zip(shards, expected[of], strict=True)
