@@ -14,8 +14,8 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import P, ShardingError
-from spmd.inline import inlined
 from spmd.explain.page import page_data
+from spmd.inline import inlined
 from spmd.lift import constants_of, lifted
 from spmd.testing import FREE_LINKS, assert_equivalent
 from tests.models.group_quant import QuantizedLinear, quantize
