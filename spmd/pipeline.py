@@ -15,7 +15,7 @@ from typing import Any
 import tvm
 
 from . import checks
-from .annotate import Specs, annotate, specs_of
+from .annotate import Specs, annotate, specs_of, unused_hints
 from .arrays import host
 from .checks import door, told
 from .errors import ShardingError
@@ -160,6 +160,7 @@ def _planned(
     decided.divisible, decided.lift, decided.profile = dict(divisible or {}), lift, times.name
     if times.mesh.size > 1 and (whole := kept_whole(graph.module, lift)):
         decided.notes.append(whole)
+    decided.notes += unused_hints(mod, graph)
     for note in decided.notes:
         _LOG.warning(note)
     return graph, decided

@@ -14,6 +14,7 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import P, ShardingError
+from spmd.explain.page import page_data
 from spmd.inline import inlined
 from spmd.lift import constants_of, lifted
 from spmd.testing import FREE_LINKS, assert_equivalent
@@ -391,3 +392,20 @@ def test_torch_binds_its_parameters():
         result = w["main"](x.numpy())
     found = result[0] if isinstance(result, tuple) else result
     np.testing.assert_allclose(found, net(x).detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_passes_take_constants():
+    passes, x = spmd.transform, array(4, 16)
+    in_two = tvm.transform.Sequential([passes.Propagate(2, COLUMNS, lift=64), passes.Lower()])(Mlp)
+    with spmd.workers(spmd.shard(Mlp, 2, COLUMNS, lift=64)) as w:
+        expected = w["main"](x)
+    for mod in (in_two, passes.Shard(2, COLUMNS, lift=64)(Mlp)):
+        with spmd.workers(passes.sharded(mod)) as w:
+            np.testing.assert_array_equal(w["main"](x), expected)
+
+
+def test_the_page_says_what_were_constants():
+    data = page_data(spmd.plan(Mlp, 2, COLUMNS, lift=64))
+    roles = {name: role for name, role, *_ in data["tensors"]}
+    assert roles["main.matmul.0.constant"] == "constant"
+    assert data["assumed"] == []

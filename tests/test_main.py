@@ -103,3 +103,15 @@ def test_from_the_shell():
     command = [sys.executable, "-m", "spmd", "explain", *MLP, "--name", "main"]
     out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=Path(__file__).parents[1])
     assert out.stdout.startswith("main: [-, -]\n") and out.stderr == ""
+
+
+def test_constants_that_are_weights(tmp_path, capsys):
+    file = tmp_path / "frozen.py"
+    file.write_text(
+        "import numpy as np\nfrom tvm import relax\nbuilder = relax.BlockBuilder()\nx = relax.Var('x', relax.TensorType((4, 64), 'float32'))\n"
+        "with builder.function('main', [x]):\n    w = relax.const(np.ones((64, 64), 'float32'))\n"
+        "    builder.emit_func_output(builder.emit(relax.op.matmul(x, w)))\nmodule = builder.finalize()\n"
+    )
+    name = "main.matmul.0.constant"
+    assert main(["explain", str(file), "--mesh", "tp=2", "--spec", f"{name}=P(None, 'tp')", "--name", name]) == 0
+    assert f"specs['{name}'] asks for P(None, 'tp')" in capsys.readouterr().out

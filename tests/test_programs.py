@@ -24,7 +24,7 @@ def drawn(number, count):
     @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.data())
     def draw(data):
-        large = data.draw(st.integers(0, 9)) == 0
+        large = data.draw(st.sampled_from(range(10))) == 0
         mod = data.draw(programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_"))
         mesh = data.draw(meshes(6))
         cases.append(Case(mod, mesh, data.draw(specs(mod, mesh, DIVISIBLE, LIFT)), SIZES, DIVISIBLE, LIFT))

@@ -15,6 +15,7 @@ from tvm.relax.script import parser as _parser
 
 from ..checks import told
 from ..errors import ShardingError
+from ..graph import Graph
 from ..spec import P
 
 HINT = "relax.spmd.hint"
@@ -40,6 +41,35 @@ def read_hint(call: tvm.ir.Call) -> P:
     read: Any = json.loads(call.attrs["spec"])
     entries, options = (read, {}) if isinstance(read, list) else (read.pop("entries"), read)
     return P(*(... if e == "..." else tuple(e) if isinstance(e, list) else e for e in entries), **options)
+
+
+def unused_hints(mod: tvm.IRModule, graph: Graph) -> list[str]:
+    """Notes of the hints of `mod` that its graph does not have: what nothing uses is dropped, and nobody would know."""
+    heard = {f.name: {node.name for node in f.nodes if node.op == HINT} for f in graph.functions.values()}
+    anywhere = {name for names in heard.values() for name in names}
+    notes: list[str] = []
+    for variable, function in mod.functions_items():
+        name = variable.name_hint
+        hints = _hints(function) if isinstance(function, relax.Function) else {}
+        used = _hints(relax.analysis.remove_all_unused(function)) if hints else {}
+        for result, x in hints.items():
+            if result not in used or result not in heard.get(name, anywhere):
+                what = f"the hint on {x!r} in {name!r} is not obeyed, as nothing uses its result {result!r}"
+                notes.append(f"{what}; let what reads {x!r} read the result of the hint")
+    return notes
+
+
+def _hints(function: relax.Function) -> dict[str, str]:
+    """What hints are bound to, and what they are hints on, by name."""
+    found: dict[str, str] = {}
+
+    def see(binding: Any) -> None:
+        value = binding.value
+        if isinstance(value, tvm.ir.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == HINT:
+            found[str(binding.var.name)] = str(getattr(value.args[0], "name", "a constant"))
+
+    tvm_ffi.structural_walk(function.body, ((relax.VarBinding,), see))
+    return found
 
 
 def _write(spec: P) -> str:

@@ -40,7 +40,7 @@ function drawGraph(f, chosen, select) {
     op[2].forEach((v, k) => {
       if (v < 0) return;
       const [name, role] = plan.tensors[v];
-      if (role === "weight") return weights.push([v, k]);
+      if (role === "weight" || role === "constant") return weights.push([v, k]);
       if (!maker.has(v) && !chips.has(v)) chips.set(v, add({chip: v, depth: 0, parents: [], width: 120}));
       parents.push(...sources(v).map(([parent, far]) => [parent, v, k, far]));
     });

@@ -108,6 +108,7 @@ function drawMemory() {
   if (plan.workers > shown) $("memory").append(element("p", {class: "dim"}, `and ${plan.workers - shown} more, all the same`));
   const more = Object.entries(plan.memory).filter(([, held]) => held).map(([name, held]) => `, ${name}: ${bytes(held)}`).join("");
   $("memory").append(element("p", {class: "dim"}, `weights: ${bytes(local)} of ${bytes(whole)}${more}`));
+  if (plan.assumed.length) $("memory").append(element("p", {class: "dim"}, `weights are counted with assumed symbolic sizes: ${plan.assumed.join(", ")}; give them with sizes=`));
   if (plan.uncounted.length) $("memory").append(element("p", {class: "dim"}, `not counted, as nothing says how large: ${plan.uncounted.join(", ")}`));
 }
 

@@ -56,6 +56,7 @@ class _Data:
         self.ops: dict[str, int] = {}
         kept = {**plan.values, **plan.params}
         self.tensors = {name: i for i, name in enumerate(kept)}
+        self.constants = {leaf.name for signature in plan.functions.values() for leaf in signature.constants}
         tensors = [self._tensor(name, sharding) for name, sharding in kept.items()]
         functions = [self._function(name) for name in plan.functions]
         like = {(folded(name), str(sharding)): self.tensors[name] for name, sharding in reversed(plan.params.items())}
@@ -72,6 +73,7 @@ class _Data:
             "weights": held,
             "memory": _fullest(plan),
             "uncounted": sorted({name for held in plan.memory.values() for name in held.unknown}),
+            "assumed": sorted({name for held in plan.memory.values() for name in held.assumed}),
             "shardings": [self._sharding(s) for s in self.shardings],
             "ops": list(self.ops),
         }
@@ -79,7 +81,7 @@ class _Data:
     def _tensor(self, name: str, sharding: Sharding) -> list[Any]:
         """Name, role, sharding, type and shape, the shape and bytes of a worker, all its bytes, the sizes, why."""
         plan, info = self.plan, self.plan.tensors.get(name)
-        role = "weight" if name in plan.params else "input" if name in plan.inputs else "value"
+        role = "constant" if name in self.constants else "weight" if name in plan.params else "input" if name in plan.inputs else "value"
         if info is None:
             return [name, role, self._index(sharding), "object", "", 0, 0, [], plan.reasons.get(name, "")]
         local, item = sharding.local_shape(info.sizes, plan.mesh), item_bytes(info.dtype)

@@ -5,7 +5,7 @@ right result and are not in the rule are named.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tvm import relax
 from ..arguments import Handle
 from ..builder import Builder
 from ..checks import door
+from ..collectives.pool import WorkerError
 from ..graph import Function, Node, Value, leaves
 from ..layout import Array, cut, join
 from ..mesh import Mesh, MeshLike
@@ -25,58 +26,112 @@ from ..workers import workers
 from .alone import operators_alone
 from .equivalence import difference, random_arguments
 from .oracle import ORACLE, Arguments, Program, Verdict, empty_plan, operator_of, strategies_of
+from .resized import KERNELS, Unfit, Untried, kernel_call, packed_call
 
 
 @door(**{name: check for name, check in ORACLE.items() if name != "tolerance"})
 def find_missing(mod: tvm.IRModule, mesh: MeshLike, *, arguments: Arguments | None = None, seed: int = 0, most: int = 256) -> list[Verdict]:
     """Placements under which the operator itself, run on each shard, is right, and that its rule does not have ("missing").
 
-    A placement whose shards do not fit together is none; one for which TVM fails in another way is an "error". Tries at most `most`
-    combinations of whole or evenly split inputs of each function, and reads off the result whether it is whole, split over one
-    dimension, or a partial sum.
+    A placement whose shards do not fit together is none; one for which TVM fails in another way is an "error", and what cannot be run on
+    shards is "untried". Tries at most `most` combinations of whole or evenly split inputs of each function, and reads off the results
+    whether they are whole, split over one dimension, or partial sums. Kernels are made for the sizes of shards.
     """
-    mod, _ = operators_alone(mod)
+    mod, taken_apart = operators_alone(mod)
     graph, mesh = build_graph(mod), Mesh.of(mesh)
     axis = next(iter(mesh.axes))
     builder = Builder()
     trials: dict[str, tuple[Function, tuple[Sharding, ...]]] = {}
     found: list[Verdict] = []
+    untried: dict[tuple[str, str, str], None] = {}
     for function in graph.functions.values():
         node = operator_of(function)
         known = {s.inputs for s in strategies_of(graph, node, mesh)}
+        if (why := _untold(node)) is not None:
+            untried[function.name, node.op, why] = None
+            continue
         options = [[Sharding.replicated(len(v.shape)), *_even_splits(v, axis, mesh)] for v in node.inputs]
         for i, placement in enumerate(itertools.islice(itertools.product(*options), most)):
             if placement in known or all(s.is_replicated for s in placement):
                 continue
             try:
-                if _emit_local(builder, f"{function.name}__{i}", node, placement, mesh):
+                if _emit_local(builder, f"{function.name}__{i}", node, placement, mesh, mod):
                     trials[f"{function.name}__{i}"] = (function, placement)
+            except Unfit:
+                continue
+            except Untried as reason:
+                untried[function.name, node.op, str(reason)] = None
             except Exception as error:
                 found.append(Verdict(function.name, node.op, tuple(map(str, placement)), (), "error", f"{type(error).__name__}: {error}"))
-    if not trials:
-        return found
-    local = builder.finalize()
-    with workers(mod) as one, workers(_raw_program(local, mesh)) as many:
+    if trials:
+        found += _run(mod, _raw_program(builder.finalize(), mesh), trials, arguments or {}, seed)
+    found += [Verdict(name, op, (), (), "untried", why) for name, op, why in untried]
+    return found + [Verdict("", what, (), (), "untried", why) for what, why in taken_apart.items()]
+
+
+def _untold(node: Node) -> str | None:
+    """Why an operator is not tried at all."""
+    call = node.binding.value
+    if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op):
+        return "it is no call of an operator"
+    if not all(v.is_tensor for v in (*node.inputs, *node.outputs)):
+        return "it takes or gives what is no tensor"
+    return "its sizes are symbolic" if any(None in v.shape for v in node.inputs) else None
+
+
+def _run(
+    mod: tvm.IRModule, local: Program, trials: Mapping[str, tuple[Function, tuple[Sharding, ...]]], arguments: Arguments, seed: int
+) -> Iterator[Verdict]:
+    """The trials whose results are parts of what the operator gives whole."""
+    mesh = local.mesh
+    with workers(mod) as one, workers(local) as many:
+        given: dict[str, list[Any]] = {}
+        expected: dict[str, list[Array]] = {}
         for name, (function, placement) in trials.items():
-            node = operator_of(function)
-            params = list(leaves(tuple(function.params)))
-            given = list(
-                (arguments or {}).get(function.name) or random_arguments(one.signatures[function.name].params, function.name, seed)
-            )
-            flat = dict(zip(params, _flat(given), strict=True))
-            expected = one[function.name](*given)
-            if not isinstance(expected, np.ndarray):
-                continue
+            node, of = operator_of(function), function.name
+            if of not in given:
+                given[of] = list(arguments.get(of) or random_arguments(one.signatures[of].params, of, seed))
+                expected[of] = list(_flat([one[of](*given[of])]))
+            flat = dict(zip(leaves(tuple(function.params)), _flat(given[of]), strict=True))
             objects = [
-                tuple(tvm.runtime.tensor(cut(np.asarray(flat[v]), s, mesh, r)) for r in range(mesh.size))
-                for v, s in zip(node.inputs, placement, strict=True)
+                tuple(tvm.runtime.tensor(cut(np.asarray(x), s, mesh, r)) for r in range(mesh.size))
+                for x, s in zip(_operands(node, flat), placement, strict=True)
             ]
-            result = many[name](*[Handle(o, many.backend) for o in objects], keep=True)
-            shards = [o.numpy() for o in result.objects]
-            for sharding in _explains(shards, expected, axis, mesh):
-                found.append(Verdict(function.name, node.op, tuple(map(str, placement)), (str(sharding),), "missing"))
-                break
-    return found
+            try:
+                result = many[name](*[Handle(o, many.backend) for o in objects], keep=True)
+            except WorkerError:
+                if not _is_packed(node):
+                    raise
+                continue  # it does not take such shapes
+            shards = [parts for one in _flat([result]) for parts in zip(*map(_arrays, one.objects), strict=True)]
+            explained = [
+                next(_explains(list(parts), whole, next(iter(mesh.axes)), mesh), None)
+                for parts, whole in zip(shards, expected[of], strict=True)
+            ]
+            if None not in explained:
+                yield Verdict(of, node.op, tuple(map(str, placement)), tuple(map(str, explained)), "missing")
+
+
+def _operands(node: Node, given: Mapping[Value, Any]) -> Iterator[Any]:
+    """What an operator takes: arguments, and constants of the program."""
+    found: list[Any] = []
+
+    def see(arg: Any) -> None:
+        for part in arg.fields if isinstance(arg, relax.Tuple) else [arg]:
+            if isinstance(part, relax.Tuple):
+                see(part)
+            elif isinstance(part, tvm.ir.Expr) and isinstance(part.ty, relax.TensorType):
+                found.append(part)
+
+    for arg in node.binding.value.args:
+        see(arg)
+    for value, operand in zip(node.inputs, found, strict=True):
+        yield operand.value.numpy() if isinstance(operand, tvm.ir.GenericConst) else given[value]
+
+
+def _arrays(made: Any) -> list[Array]:
+    """What one worker made: a tensor, or several."""
+    return [made.numpy()] if isinstance(made, tvm.runtime.Tensor) else [array for part in made for array in _arrays(part)]
 
 
 def _even_splits(value: Value, axis: str, mesh: Mesh) -> Iterator[Sharding]:
@@ -85,11 +140,9 @@ def _even_splits(value: Value, axis: str, mesh: Mesh) -> Iterator[Sharding]:
             yield Sharding(tuple(Split((axis,), (Segment(size),)) if d == dim else None for d in range(len(value.shape))))
 
 
-def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: Sequence[Sharding], mesh: Mesh) -> bool:
+def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: Sequence[Sharding], mesh: Mesh, mod: tvm.IRModule) -> bool:
     """Emit the operator itself on shards; False where it does not take their shapes, which TVM says in three ways."""
     call = node.binding.value
-    if not isinstance(call, tvm.ir.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name.startswith("relax.call_"):
-        return False
     shapes = [s.local_shape(tuple(n or 0 for n in v.shape), mesh) for v, s in zip(node.inputs, placement, strict=True)]
     params = [relax.Var(f"x{i}", relax.TensorType(shape, v.dtype)) for i, (shape, v) in enumerate(zip(shapes, node.inputs, strict=True))]
     rest = iter(params)
@@ -99,19 +152,37 @@ def _emit_local(builder: relax.BlockBuilder, name: str, node: Node, placement: S
             return relax.Tuple([local(f) for f in arg.fields])
         return next(rest) if isinstance(arg, tvm.ir.Expr) and isinstance(arg.ty, relax.TensorType) else arg
 
-    made = tvm.ir.Call(call.op, [local(a) for a in call.args], call.attrs)
+    args = [local(a) for a in call.args]
+    if call.op.name in KERNELS:
+        made = kernel_call(builder, name, call, args, mod)
+    elif _is_packed(node):
+        made = packed_call(call, args)
+    elif _fits(made := tvm.ir.Call(call.op, args, call.attrs), name, params):
+        pass
+    else:
+        return False
+    with builder.function(name, params):
+        builder.emit_func_output(builder.emit(made))
+    return True
+
+
+def _is_packed(node: Node) -> bool:
+    """Whether it calls a packed function, which says only when it runs whether shards fit."""
+    return "packed" in node.binding.value.op.name
+
+
+def _fits(call: Any, name: str, params: Sequence[Any]) -> bool:
+    """Whether TVM takes an operator with these shapes."""
     scratch = Builder()
     try:
         with scratch.function(name, params):
-            result = scratch.emit(made)
+            result = scratch.emit(call)
             scratch.emit_func_output(result)
         if _is_impossible(result.ty):
             return False
         relax.transform.LegalizeOps()(scratch.finalize())  # type inference does not see all that does not fit
     except (ValueError, AssertionError, tvm.error.InternalError):
         return False
-    with builder.function(name, params):
-        builder.emit_func_output(builder.emit(made))
     return True
 
 

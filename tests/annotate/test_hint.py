@@ -5,6 +5,8 @@ import pytest
 import tvm
 from tvm import relax
 from tvm.relax.frontend import nn
+from tvm.script import ir as I
+from tvm.script import relax as R
 
 import spmd
 from spmd import P, ShardingError
@@ -96,6 +98,56 @@ def test_a_bad_hint_is_refused_by_the_name_of_its_value():
         spmd.plan(hinted_module(P("dp", None)), 2)
     with pytest.raises(ShardingError, match=r"hint on 'y' in 'main': P\('tp'\) has 1 entries"):
         spmd.plan(hinted_module(P("tp")), 2)
+
+
+def unused(last):
+    """A hint on `y`, whose result only `last` reads, if anything: what is returned reads `y` itself."""
+    builder, types = relax.BlockBuilder(), [relax.TensorType(shape, "float32") for shape in ((4, 8), (8, 16))]
+    params = [relax.Var("x", types[0]), relax.Var("w", types[1])]
+    with builder.function("main", params, {"num_input": 1}):
+        with builder.dataflow():
+            y = builder.emit(relax.op.matmul(*params), "y")
+            z = builder.emit(spmd.hint(y, P(None, "tp")), "z")
+            if last is not None:
+                builder.emit(last(z), "dead")
+            out = builder.emit_output(relax.op.tanh(y))
+        builder.emit_func_output(out)
+    return builder.finalize()
+
+
+@pytest.mark.parametrize("last", [None, relax.op.exp, lambda z: spmd.hint(z, P("tp", None))])
+def test_a_hint_whose_result_nothing_uses_is_named(last, caplog):
+    note = "the hint on 'y' in 'main' is not obeyed, as nothing uses its result 'z'; let what reads 'y' read the result of the hint"
+    assert note in spmd.plan(unused(last), 2).notes
+    assert note in caplog.text
+    assert any(note in text for text in assert_equivalent(unused(last), 2).plan.notes)
+
+
+def test_hints_whose_results_are_used_have_no_note():
+    assert not [note for note in spmd.plan(hinted_module(P(None, "tp")), 2).notes if "hint" in note]
+
+
+def test_an_unused_hint_in_a_private_function_and_in_a_branch_is_named():
+    @I.ir_module
+    class Module:
+        @R.function(private=True)
+        def inner(x: R.Tensor((4, 8), "float32")) -> R.Tensor((4, 8), "float32"):
+            R.spmd.hint(x, spec='["tp", null]')
+            return R.tanh(x)
+
+        @R.function
+        def main(x: R.Tensor((4, 8), "float32"), c: R.Tensor((), "bool")):
+            cls = Module
+            a = cls.inner(x)
+            if c:
+                R.spmd.hint(a, spec='["tp", null]')
+                d = R.exp(a)
+            else:
+                d = R.tanh(a)
+            return d
+
+    notes = [note for note in spmd.plan(Module, 2).notes if "is not obeyed" in note]
+    assert len(notes) == 2, notes
 
 
 def test_a_spec_that_contradicts_a_hint():

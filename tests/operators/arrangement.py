@@ -184,6 +184,7 @@ class MODULE:
 ARGUMENTS: dict[str, list] = {}
 MISSING = {
     "layout_transform_odd": "a map that merges dimensions is not read",
+    "meshgrid_xy": "TVM infers other shapes than it makes, unless the sizes are equal",
     "reshape_nothing": "there is nothing to split",
 }
 

@@ -320,4 +320,4 @@ MODULE = tvm.IRModule({**relax.transform.LegalizeOps()(Operators).functions, **W
 ARGUMENTS = {"k_floor_divide": [np.arange(56, dtype="int32").reshape(8, 7), np.arange(56, dtype="int32").reshape(8, 7) % 5 + 1]}
 """Function -> arguments, where random ones (integers 0 to 3) would not do: dividing by zero ends the process."""
 MISSING: dict[str, str] = {}
-"""Function -> why placements that `find_missing` finds are not in the rule; it does not try kernels."""
+"""Function -> why placements that `find_missing` finds are not in the rule."""

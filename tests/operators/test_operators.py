@@ -73,7 +73,8 @@ def test_strategies_over_two_axes_are_right(name):
 def test_no_strategy_is_missing(name):
     rows = family(name)
     with meaning(rows):
-        missing = [v for v in find_missing(rows.MODULE, 2, arguments=rows.ARGUMENTS) if v.function not in rows.MISSING]
+        verdicts = find_missing(rows.MODULE, 2, arguments=rows.ARGUMENTS)
+    missing = [v for v in verdicts if v.function not in rows.MISSING and v.status != "untried"]
     assert not missing, "\n".join(map(str, missing))
 
 

@@ -77,6 +77,49 @@ class MODULE:
                 vr, vc = T.axis.remap("SS", [r, c])
                 store[vr, vc] = store[5 - vr, vc] + T.float64(1)
 
+    @T.prim_func(private=True, s_tir=True)
+    def put_any(a: T.handle, b: T.handle, c: T.handle):
+        s, r, n, e = T.int64(), T.int64(), T.int64(), T.int64()
+        store = T.match_buffer(a, (s, n, e), "float64")
+        rows = T.match_buffer(b, (r, n, e), "float64")
+        where = T.match_buffer(c, (r,), "int32")
+        for i, j, k in T.grid(r, n, e):
+            with T.sblock("put"):
+                vr, vc, ve = T.axis.remap("SSS", [i, j, k])
+                store[where[vr], vc, ve] = rows[vr, vc, ve]
+
+    @T.prim_func(private=True, s_tir=True)
+    def running_any(a: T.handle, b: T.handle):
+        n, m = T.int64(), T.int64()
+        store = T.match_buffer(a, (n,), "float64")
+        rows = T.match_buffer(b, (n, m), "float64")
+        for r, k in T.grid(n, m):
+            with T.sblock("sum"):
+                vr, vk = T.axis.remap("SR", [r, k])
+                store[vr] = store[vr] + rows[vr, vk]
+
+    @T.prim_func(private=True, s_tir=True)
+    def turned_any(a: T.handle, b: T.handle):
+        n, m = T.int64(), T.int64()
+        store = T.match_buffer(a, (m, n), "float64")
+        rows = T.match_buffer(b, (n, m), "float64")
+        for r, c in T.grid(n, m):
+            with T.sblock("put"):
+                vr, vc = T.axis.remap("SS", [r, c])
+                store[vc, vr] = rows[vr, vc] + store[vc, vr]
+
+    @R.function
+    def w_put_any(store: R.Tensor((8, 4, 6), "float64"), rows: R.Tensor((2, 4, 6), "float64"), where: R.Tensor((2,), "int32")):
+        return R.call_tir_inplace(MODULE.put_any, (store, rows, where), [0], out_ty=R.Tensor((8, 4, 6), "float64"))
+
+    @R.function
+    def w_running_any(store: R.Tensor((4,), "float64"), rows: R.Tensor((4, 6), "float64")):
+        return R.call_tir_inplace(MODULE.running_any, (store, rows), [0], out_ty=R.Tensor((4,), "float64"))
+
+    @R.function
+    def w_turned_any(store: R.Tensor((6, 4), "float64"), rows: R.Tensor((4, 6), "float64")):
+        return R.call_tir_inplace(MODULE.turned_any, (store, rows), [0], out_ty=R.Tensor((6, 4), "float64"))
+
     @R.function
     def w_put(store: R.Tensor((9, 4, 7), "float64"), rows: R.Tensor((3, 4, 7), "float64"), where: R.Tensor((3,), "int32")):
         return R.call_tir_inplace(MODULE.put, (store, rows, where), [0], out_ty=R.Tensor((9, 4, 7), "float64"))
@@ -117,5 +160,6 @@ class MODULE:
 
 STORE, ROWS = (np.random.default_rng(0).normal(size=size) for size in ((9, 4, 7), (3, 4, 7)))
 ARGUMENTS = {"w_put": [STORE, ROWS, np.array([8, 0, 4], "int32")], "w_put_last": [ROWS, np.array([5], "int32"), STORE]}
+ARGUMENTS["w_put_any"] = [STORE[:8, :, :6], ROWS[:2, :, :6], np.array([6, 1], "int32")]
 """Function -> arguments, where random ones would not do."""
 MISSING: dict[str, str] = {}

@@ -144,7 +144,7 @@ def test_random_programs_are_well_formed_and_of_many_operators():
     seen = set()
 
     @settings(
-        max_examples=1200, derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck]
+        max_examples=300, derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck]
     )
     @given(st.data())
     def draw(data):

@@ -40,6 +40,26 @@ def test_a_sharded_program():
         assert len(w.backend._launches) >= 2, "its kernels run on pocl"
 
 
+def test_constants_that_are_weights():
+    w1, w2 = arrays((16, 32), (32, 16))
+    program = spmd.shard(
+        module([((4, 16), "float32")], lambda builder, args: builder.emit(_product(builder, args[0], w1, w2))),
+        2,
+        {"main.matmul.0.constant": P(None, "tp"), "main.matmul.1.constant": P("tp", None)},
+    )
+    (x,) = arrays((4, 16))
+    with spmd.workers(program) as w:
+        expected = w["main"](x)
+    assert not difference(expected, x @ w1 @ w2)
+    with on_pocl(program) as w:
+        assert not difference(expected, w["main"](x))
+        assert w.trace()
+
+
+def _product(builder, x, w1, w2):
+    return relax.op.matmul(builder.emit(relax.op.matmul(x, relax.const(w1))), relax.const(w2))
+
+
 def times(factor, dtype="float32"):
     """A program of one kernel, of always the same name."""
     return module([((6,), dtype)], lambda builder, args: builder.emit(relax.op.multiply(args[0], relax.const(factor, dtype))))

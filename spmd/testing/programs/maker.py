@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import tvm
-from hypothesis import strategies as st
 from tvm import relax
 
 from ..arrays import random_array
 
-Draw = Callable[[Any], Any]
 Shape = list[Any]
 """Sizes; the name of the symbol where one is symbolic."""
 SIZES = [1, 2, 3, 4, 5, 6, 8, 9, 12]
@@ -32,7 +31,7 @@ _SYMBOL = 8  # what a symbolic size counts for the number of elements
 class Maker:
     """The function that is being written: `dtype` is that of its floats, `symbol` its symbolic size, if any."""
 
-    draw: Draw
+    dice: Random
     bb: relax.BlockBuilder
     name: str
     dtype: str
@@ -53,7 +52,7 @@ class Maker:
 
     def integer(self, least: int, most: int) -> int:
         """A number from `least` to `most`."""
-        return self.draw(st.integers(least, most))
+        return self.dice.randint(least, most)
 
     def choose(self, options: Sequence[Any]) -> Any:
         """One of the options."""
@@ -76,7 +75,7 @@ class Maker:
         constant, and its name ends so.
         """
         shape = list(shape)
-        if self.constants is not None and not kind and all(isinstance(s, int) for s in shape) and self.integer(0, 1) == 0:
+        if self.constants is not None and not kind and all(isinstance(s, int) for s in shape) and self.integer(0, 2) == 0:
             return self.constant(shape, dtype)
         if self.weights is not None:
             taken = {p.name for p in self.params}

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import tvm
-from hypothesis import strategies as st
 from tvm import relax
 
 from .maker import SIZES, Maker, dtype_of, is_float, shape_of
@@ -46,7 +45,7 @@ def merged(m: Maker, x: Any) -> Any:
 
 def permute(m: Maker, x: Any) -> Any:
     """Any order of the dimensions."""
-    return op.permute_dims(x, m.draw(st.permutations(list(range(x.ty.ndim)))))
+    return op.permute_dims(x, m.dice.sample(range(x.ty.ndim), x.ty.ndim))
 
 
 def ones(m: Maker, x: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import tvm
 from tvm import relax
 
+from ...lift import LIFT
 from .maker import SIZES, Maker, dtype_of, shape_of
 
 op = relax.op
@@ -102,13 +104,16 @@ def pooling(m: Maker, x: Any) -> Any:
 
 
 def attention(m: Maker, x: Any) -> Any:
-    """Attention of sequence x heads x size, by one operator or by its parts."""
-    if x.ty.ndim == 4 and m.integer(0, 1):
-        batch, _, heads, size = shape_of(x)
-        other = m.like([batch, m.choose([3, 5, 8]), heads, size], m.dtype)
-        return op.nn.attention(x, other, other, causal_mask=m.choose([None, "TopLeft", "BottomRight"])), m.bound(other)
-    if x.ty.ndim < 2:
+    """Attention of sequence x heads x size, by one operator."""
+    if x.ty.ndim != 4:
         return None
+    batch, _, heads, size = shape_of(x)
+    other = m.like([batch, m.choose([3, 5, 8]), heads, size], m.dtype)
+    return op.nn.attention(x, other, other, causal_mask=m.choose([None, "TopLeft", "BottomRight"])), m.bound(other)
+
+
+def attention_by_parts(m: Maker, x: Any) -> Any:
+    """Attention to a few keys, by products and a softmax."""
     keys = m.like([m.choose([3, 5, 8]), shape_of(x)[-1]], m.dtype)
     scores = op.nn.softmax(op.matmul(x, op.permute_dims(keys)), -1)
     return op.matmul(scores, keys), m.bound(keys)
@@ -142,6 +147,20 @@ def layer(m: Maker, x: Any) -> Any:
         up, gate = (op.matmul(x, m.parameter([k, width], m.dtype)) for _ in range(2))
     down = op.matmul(op.multiply(op.nn.silu(gate), op.tanh(up)), m.parameter([width, k], m.dtype))
     return op.add(op.tanh(down), x), m.bound(x) + 1
+
+
+def frozen(m: Maker, x: Any) -> Any:
+    """A layer of two matrices, or one, that are constants as large as those of models: they become weights."""
+    k = shape_of(x)[-1]
+    if m.constants is None or not isinstance(k, int):
+        return None
+    width = -(-LIFT // (k * tvm.DataType(m.dtype).bits // 8)) + m.integer(0, 2)
+    into = m.constant([k, width], m.dtype)
+    inside = op.tanh(op.matmul(x, into))
+    if m.integer(0, 3) == 0:
+        return inside, 1.0
+    out = m.constant([width, k], m.dtype) if m.integer(0, 1) else op.permute_dims(into)
+    return op.tanh(op.divide(op.matmul(inside, out), m.number(width))), 1.0
 
 
 def _is(m: Maker, value: Any, rank: int) -> bool:

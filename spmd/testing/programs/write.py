@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import tvm
 import tvm_ffi
-from hypothesis import strategies as st
 from tvm import relax
 
 from . import control, elementwise, indexing, movement, network, writes
-from .maker import LARGEST, SIZES, SYMBOLIC, Draw, Maker, count, dtype_of, is_float, is_static, shape_of
+from .maker import LARGEST, SIZES, SYMBOLIC, Maker, count, dtype_of, is_float, is_static, shape_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class _Operator:
     """Whether it takes values of symbolic size."""
     exact: bool = False
     """Whether it rounds nothing, and is no sum of several."""
+    often: int = 1
+    """How many times as often as others it is taken where it will do; what asks for values of high rank will seldom do."""
 
     def takes(self, value: Any) -> bool:
         """Whether `value` will do."""
@@ -40,11 +42,9 @@ def _some_static(value: Any) -> bool:
 _OPERATORS = [
     _Operator(elementwise.unary, "f", 0, symbolic=True),
     _Operator(elementwise.step, "fi", 0, exact=True),
-    _Operator(elementwise.binary, "fi", 0, symbolic=True),
-    _Operator(elementwise.binary, "fi", 0, symbolic=True),
+    _Operator(elementwise.binary, "fi", 0, symbolic=True, often=2),
     _Operator(control.packed, "fib", 0, exact=True),
-    _Operator(control.small_kernel, "i"),
-    _Operator(control.made_on_the_way, "f"),
+    _Operator(control.small_kernel, "fi"),
     _Operator(control.made_on_the_way, "f", 2),
     _Operator(elementwise.divide, "f"),
     _Operator(elementwise.compare, "fi", 0),
@@ -55,8 +55,7 @@ _OPERATORS = [
     _Operator(elementwise.scan, "fi", symbolic=True),
     _Operator(elementwise.softmax, "f", symbolic=True),
     _Operator(elementwise.normalized, "f", symbolic=True),
-    _Operator(movement.reshape, "fib", exact=True),
-    _Operator(movement.reshape, "f", exact=True),
+    _Operator(movement.reshape, "fib", exact=True, often=2),
     _Operator(movement.merged, "fib", symbolic=True, exact=True),
     _Operator(movement.permute, "fib", symbolic=True, exact=True),
     _Operator(movement.ones, "fib", symbolic=True, exact=True),
@@ -76,25 +75,25 @@ _OPERATORS = [
     _Operator(indexing.one_hot, "i"),
     _Operator(indexing.counted, "i"),
     _Operator(indexing.table, "fi", exact=True),
-    _Operator(network.matmul, "f", symbolic=True),
-    _Operator(network.matmul, "f", symbolic=True),
-    _Operator(network.scores, "f", 3, symbolic=True),
+    _Operator(network.matmul, "f", symbolic=True, often=2),
+    _Operator(network.scores, "f", 3, symbolic=True, often=4),
     _Operator(network.contraction, "f"),
-    _Operator(network.convolution, "f", 3),
-    _Operator(network.pooling, "f", 3),
-    _Operator(network.attention, "f", 2),
+    _Operator(network.convolution, "f", 3, often=7),
+    _Operator(network.pooling, "f", 3, often=4),
+    _Operator(network.attention, "f", 4, often=9),
+    _Operator(network.attention_by_parts, "f", 2),
     _Operator(network.loss, "f", 2),
     _Operator(network.layer, "f", 2, symbolic=True),
+    _Operator(network.frozen, "f", symbolic=True, often=12),
     _Operator(control.call, "f"),
     _Operator(control.kernel, "f"),
-    _Operator(writes.in_place, "f", 2),
-    _Operator(control.small_kernel, "f"),
+    _Operator(writes.in_place, "f", 2, often=2),
 ]
-_WITH_BRANCHES = [*_OPERATORS, *4 * [_Operator(control.branch, "f")]]
+_WITH_BRANCHES = [*_OPERATORS, _Operator(control.branch, "f", often=12)]
 
 
 def write(
-    draw: Draw,
+    dice: Random,
     bb: relax.BlockBuilder,
     name: str,
     most: int,
@@ -107,15 +106,15 @@ def write(
 
     With `weights`, all parameters but the first few are weights, which join that list; with `constants`, some of them are constants.
     """
-    dtype = draw(st.sampled_from(["float64"] * 6 + ["float32"] * 2 + ["float16"])) if not private else "float64"
-    symbolic = not private and draw(st.integers(0, 7)) == 0
-    maker = Maker(draw, bb, name, dtype, helpers=helpers if dtype == "float64" else [])
+    dtype = dice.choice(["float64"] * 6 + ["float32"] * 2 + ["float16"]) if not private else "float64"
+    symbolic = not private and dice.randint(0, 7) == 0
+    maker = Maker(dice, bb, name, dtype, helpers=helpers if dtype == "float64" else [])
     if symbolic:  # the size that it stands for is its name's
-        maker.symbol = tvm.tirx.Var(f"n{draw(st.sampled_from(SYMBOLIC))}", "int64")
-    first = [_parameter(maker, symbolic and i == 0) for i in range(draw(st.integers(1, 2)))]
+        maker.symbol = tvm.tirx.Var(f"n{dice.choice(SYMBOLIC)}", "int64")
+    first = [_parameter(maker, symbolic and i == 0) for i in range(dice.randint(1, 2))]
     given = len(maker.params)
     maker.weights, maker.constants = weights, constants
-    branches = not private and draw(st.integers(0, 5)) == 0
+    branches = not private and dice.randint(0, 5) == 0
     attrs = {"num_input": given} if weights is not None else None
     maker.values += [v for v in first if not isinstance(v.ty, relax.TupleType)]
     with bb.function(name, attrs=attrs, private=private):  # parameters come up while the body is written: they are given at its end
@@ -133,16 +132,16 @@ def write(
 
 def _parameter(maker: Maker, symbolic: bool) -> Any:
     """A first parameter: floats, integers or booleans, or a tuple of some, in which there may be others."""
-    draw = maker.draw
-    shape = [draw(st.sampled_from(SIZES)) for _ in range(draw(st.sampled_from([1, 2, 2, 3, 3, 4, 4])))]
+    dice = maker.dice
+    shape = [dice.choice(SIZES) for _ in range(dice.choice([1, 2, 2, 3, 3, 4, 4]))]
     while count(shape) > LARGEST // 4:
         shape.pop()
     if symbolic:
         shape = [maker.symbol.name, *shape[:2]] if len(shape) > 1 else [maker.symbol.name, shape[0]]
-    dtype = draw(st.sampled_from([maker.dtype] * 4 + ["int32", "int64", "bool"]))
-    if not symbolic and draw(st.integers(0, 9)) == 0:
+    dtype = dice.choice([maker.dtype] * 4 + ["int32", "int64", "bool"])
+    if not symbolic and dice.randint(0, 9) == 0:
         types = [relax.TensorType(shape, maker.dtype), relax.TensorType(shape[:1], "int32")]
-        if draw(st.booleans()):
+        if dice.randrange(2):
             types = [relax.TupleType([types[1], relax.TupleType([types[0], types[0]])]), types[0]]
         var = relax.Var(f"p{len(maker.params)}", relax.TupleType(types))
         maker.params.append(var)
@@ -156,8 +155,7 @@ def _body(maker: Maker, most: int, operators: list[_Operator], first: list[Any])
             maker.values += [maker.know(v, exact=True) for v in _parts(maker.bb, var)]
     for _ in range(maker.integer(1, maker.choose([3, most, most]))):
         x = maker.pick()
-        fitting = [o for o in operators if o.takes(x)]
-        fitting += 3 * [o for o in fitting if o.rank > 2]  # such values are rare
+        fitting = [o for o in operators if o.takes(x) for _ in range(o.often)]
         if not fitting:
             continue
         operator = maker.choose(fitting)
