@@ -14,6 +14,7 @@ from tvm.script import tirx as T
 
 import spmd
 from spmd import P
+from spmd.propagate.sizes import symbols_of
 from spmd.testing import FREE_LINKS, difference, random_arguments, simulate
 from spmd.testing.equivalence import traffic_difference
 
@@ -22,7 +23,7 @@ WAYS = (0, 1, 2)
 
 def check(mod, mesh, specs=None, profile=FREE_LINKS):
     """The sharded module, which gives what `mod` gives whichever way it goes: its first parameters are set to each of `WAYS`."""
-    sharded = spmd.shard(mod, mesh, specs, profile=profile, sizes={"m": 3, "k": 3})
+    sharded = spmd.shard(mod, mesh, specs, profile=profile, sizes={n: 3 for n in symbols_of(mod) if n in ("m", "k")})
     relax.analysis.well_formed(sharded.mod)
     traces = {way: {} for way in WAYS}
 

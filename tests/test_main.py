@@ -108,7 +108,8 @@ def test_from_the_shell():
 def test_constants_that_are_weights(tmp_path, capsys):
     file = tmp_path / "frozen.py"
     file.write_text(
-        "import numpy as np\nfrom tvm import relax\nbuilder = relax.BlockBuilder()\nx = relax.Var('x', relax.TensorType((4, 64), 'float32'))\n"
+        "import numpy as np\nfrom tvm import relax\nbuilder = relax.BlockBuilder()\n"
+        "x = relax.Var('x', relax.TensorType((4, 64), 'float32'))\n"
         "with builder.function('main', [x]):\n    w = relax.const(np.ones((64, 64), 'float32'))\n"
         "    builder.emit_func_output(builder.emit(relax.op.matmul(x, w)))\nmodule = builder.finalize()\n"
     )

@@ -132,7 +132,7 @@ def test_an_unused_hint_in_a_private_function_and_in_a_branch_is_named():
     class Module:
         @R.function(private=True)
         def inner(x: R.Tensor((4, 8), "float32")) -> R.Tensor((4, 8), "float32"):
-            R.spmd.hint(x, spec='["tp", null]')
+            unused = R.spmd.hint(x, spec='["tp", null]')  # noqa: F841
             return R.tanh(x)
 
         @R.function
@@ -140,7 +140,7 @@ def test_an_unused_hint_in_a_private_function_and_in_a_branch_is_named():
             cls = Module
             a = cls.inner(x)
             if c:
-                R.spmd.hint(a, spec='["tp", null]')
+                unused = R.spmd.hint(a, spec='["tp", null]')  # noqa: F841
                 d = R.exp(a)
             else:
                 d = R.tanh(a)

@@ -18,7 +18,7 @@ from spmd.schedules import build
 from spmd.sharding import Segment, Sharding, Split
 from spmd.testing import FREE_LINKS, assert_equivalent
 
-SLOW = spmd.Profile("slow workers", flops=1e5, memory_bandwidth=1e5, link_bandwidth=1e12, link_latency=1e-9)
+SLOW = spmd.Profile("slow arithmetic", flops=1e5, memory_bandwidth=1e9, link_bandwidth=1e12, link_latency=1e-9)
 PATTERNS = [[(8, 1)] * 40, [(3, 1), (5, 1)] * 12, [(6, 2)] * 20, [(5, 2), (3, 1), (4, 4)] * 9, [(7, 1)] * 9 + [(2, 1)] * 11]
 
 

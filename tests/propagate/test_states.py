@@ -1,5 +1,7 @@
 """KV caches at operators that know nothing of heads, at those that may look inside, and where all heads share a latent vector."""
 
+from dataclasses import replace
+
 import pytest
 from tvm.script import ir as I
 from tvm.script import relax as R
@@ -119,7 +121,7 @@ def of(plan, function, op):
 
 
 def test_what_knows_nothing_of_heads_takes_any_cache():
-    sharded = spmd.shard(Positions, 2, profile=HEAVY)
+    sharded = spmd.shard(Positions, 2, profile=replace(HEAVY, memory_bandwidth=1e12))  # which makes cutting x cheap
     plan = sharded.plan
     assert plan.notes == [] and str(plan.params["w"]) == "[tp, -]"
     assert str(of(plan, "decode", "query_positions").inputs[0]) == "[tp]"
