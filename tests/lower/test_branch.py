@@ -28,7 +28,7 @@ class Convert:
         else:
             with R.dataflow():
                 c = R.cumsum(x, axis=0)
-                e = R.negative(c)
+                e = R.multiply(c, R.const(2, "float32"))
                 R.output(e)
             z = e
         return (z, R.cumsum(x, axis=0))
@@ -47,7 +47,7 @@ def test_what_one_branch_converts_is_not_there_in_the_other_or_after():
                 with R.dataflow():
                     x2 = R.spmd.all_to_all(x, axis="tp", concat_dim=0, split_dim=1, value="x", workers=2)
                     c = R.cumsum(x2, axis=0)
-                    e = R.negative(c)
+                    e = R.multiply(c, R.const(2, "float32"))
                     R.output(e)
                 z = e
             x3 = R.spmd.all_to_all(x, axis="tp", concat_dim=0, split_dim=1, value="x", workers=2)
@@ -69,7 +69,7 @@ class Partial:
             z = R.matmul(a, v)
         else:
             c = R.matmul(y, v)
-            z = R.negative(c)
+            z = R.multiply(c, R.const(2, "float32"))
         return z
 
 
@@ -87,7 +87,7 @@ def test_partial_sums_of_both_branches_are_reduced_once():
                 z = R.matmul(a, v)
             else:
                 c = R.matmul(y, v)
-                z = R.negative(c)
+                z = R.multiply(c, R.const(2, "float32"))
             total = R.spmd.all_reduce(z, axis="tp", kind="sum", value="z", workers=2)
             return total
 
@@ -104,7 +104,7 @@ class Meet:
         else:
             e = R.exp(y)
             z = e
-        return R.negative(z)
+        return R.multiply(z, R.const(2, "float32"))
 
 
 def test_each_branch_converts_to_the_sharding_that_both_give():
@@ -117,7 +117,7 @@ def test_each_branch_converts_to_the_sharding_that_both_give():
             else:
                 e = R.exp(y)
                 z = R.spmd.all_to_all(e, axis="tp", concat_dim=1, split_dim=0, value="e", workers=2)
-            return R.negative(z)
+            return R.multiply(z, R.const(2, "float32"))
 
     specs = {
         "main.x": P("tp", None),
