@@ -28,7 +28,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_addoption(parser):
-    parser.addoption("--programs", type=int, default=1000, help="how many random programs test_programs.py runs")
+    parser.addoption("--programs", type=int, default=500, help="how many random programs test_programs.py runs")
     parser.addoption("--gpu-programs", type=int, default=100, help="how many testing/test_pocl.py compiles for GPUs")
     parser.addoption("--programs-seed", type=int, default=0, help="the first seed of their slices")
 
