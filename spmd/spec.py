@@ -80,7 +80,7 @@ class P:
     """
 
     def __init__(self, *entries: Entry, others: str | None = OPEN, gather: bool = True) -> None:
-        if others is not None and not (isinstance(others, str) and others == OPEN):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if others is not None and not isinstance(others, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ShardingError("P()", f"others is {told(others)}", "It is '?', or None: what is not named is whole.")
         self.entries, self.others, self.gather = entries, others, checks.flag("P(), gather", gather)
         if sum(e is ... for e in entries) > 1:
