@@ -195,7 +195,7 @@ def mapping(what: str, example: str, value: Check) -> Check:
     return check
 
 
-sizes = mapping("names of symbolic sizes to sizes", 'sizes={"n": 128}', whole(1, "A size is a whole number, 1 or more."))
+sizes = mapping("names of symbolic sizes to sizes", 'sizes={"n": 128}', whole(0, "A size is a whole number, 0 or more."))
 
 
 def _divisor(where: str, given: Any) -> int:

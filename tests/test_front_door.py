@@ -114,11 +114,11 @@ ERRORS = {
         lambda: spmd.plan(Two, 2, divisible={"m": 4}),
         r"divisible: .* the name 'm'\. The module has 'n'",
     ),
-    "a size below 1": (
-        lambda: spmd.plan(Two, 2, sizes={"n": 0}),
-        r"sizes\['n'\]: it takes a whole number, 1 or more, and got int 0",
+    "a size below 0": (
+        lambda: spmd.plan(Two, 2, sizes={"n": -1}),
+        r"sizes\['n'\]: it takes a whole number, 0 or more, and got int -1",
     ),
-    "half a size": (lambda: spmd.plan(Two, 2, sizes={"n": 2.5}), r"sizes\['n'\]: it takes a whole number, 1 or more, and got float 2\.5"),
+    "half a size": (lambda: spmd.plan(Two, 2, sizes={"n": 2.5}), r"sizes\['n'\]: it takes a whole number, 0 or more, and got float 2\.5"),
     "a hint of no spec": (
         lambda: spmd.hint(relax.Var("x", relax.TensorType([2], "float32")), "tp"),
         r"spmd\.hint\(\): str 'tp' is no spmd\.P",

@@ -103,6 +103,8 @@ def _run(
                 if not _is_packed(node):
                     raise
                 continue  # it does not take such shapes
+            if not all(isinstance(made, Handle) for made in _flat([result])):
+                continue  # a number, which every worker has
             shards = [parts for one in _flat([result]) for parts in zip(*map(_arrays, one.objects), strict=True)]
             explained = [
                 next(_explains(list(parts), whole, next(iter(mesh.axes)), mesh), None)
