@@ -170,8 +170,8 @@ def test_operators_of_one_shape_have_times_of_their_own(names):
 
 
 def test_each_operator_of_one_type_has_the_time_of_its_rule():
-    """The work is named by the rule: full, view, and one of which only some rows are read."""
+    """The work is named by the rule: full, view, and one of which no more rows are read than it makes."""
     choices = spmd.plan(packed(PACKED), 1, profile=SLOW).choices["packed"]
     seconds = {c.op: c.seconds for c in choices}
     assert seconds["problem.view"] == 0.0
-    assert seconds["problem.sparse"] < seconds["problem.cheap"] == seconds["problem.summed"] < seconds["problem.heavy"]
+    assert seconds["problem.sparse"] <= seconds["problem.cheap"] == seconds["problem.summed"] < seconds["problem.heavy"]
