@@ -56,14 +56,14 @@ class Binder:
     def bind(self, args: Sequence[Any], named: Mapping[str, Any] | None = None) -> list[list[Any]]:
         """The arguments of each worker of this process, by rank; those that are `named` stand in their places."""
         params = self.signature.params
-        given = self._in_place(args, named) if named else args
+        given = self._with_named(args, named) if named else args
         if len(given) != len(params):
             names = ", ".join(names_of(param) for param in params)
             raise ShardingError(f"{self.function}()", f"it takes {len(params)} arguments ({names}), and got {len(given)}")
         columns = [self._place(tree, arg) for tree, arg in zip(params, given, strict=True)]
         return [[column[i] for column in columns] for i in range(len(self.backend.ranks))]
 
-    def _in_place(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+    def _with_named(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
         """Arguments in order, then by name, as Python has them; a tuple has the name of its parameter."""
         where, names = f"{self.function}()", list(self.signature.names)
         for name in named:
