@@ -4,8 +4,10 @@ Choose with `--hypothesis-profile=fuzz` or `HYPOTHESIS_PROFILE=fuzz`; `ci` other
 and from which seed on, are options of pytest.
 """
 
+import logging
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -25,6 +27,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def leaves_logging_alone():
+    """A test that turns logging off for good would hide what later tests of its process expect to read."""
+    yield
+    assert logging.root.manager.disable == logging.NOTSET and logging.getLogger("spmd").level == logging.NOTSET
 
 
 def pytest_addoption(parser):

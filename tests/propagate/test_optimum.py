@@ -1,7 +1,5 @@
 """The plan of random programs costs what a mixed-integer program over the same tables says, on meshes of one and of two axes."""
 
-import logging
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -35,7 +33,6 @@ def scaled(groups):
 @settings(max_examples=170)  # on three meshes: over 500 programs
 @given(st.data())
 def test_random_programs_are_planned_at_the_optimum(mesh, data):
-    logging.disable(logging.WARNING)
     module = data.draw(programs(functions=2, operators=4))
     cost = Cost(mesh, SLOW_WORKERS, SIZES)
     graph = build_graph(lifted(inlined(module)))

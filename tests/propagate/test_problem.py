@@ -1,6 +1,5 @@
 """What a solution costs in the tables is what its operators and conversions cost one by one, worked out again with nothing remembered."""
 
-import logging
 import random
 
 import pytest
@@ -89,7 +88,6 @@ def in_tables(problem, choice):
 @settings(max_examples=4)
 @given(st.data())
 def test_solutions_cost_what_their_operators_cost_one_by_one(mesh, make, data):
-    logging.disable(logging.WARNING)
     module = data.draw(programs(functions=2, operators=4))
     module.update(packed(data.draw(st.lists(st.sampled_from(PACKED), min_size=1, max_size=4))))
     profile = data.draw(st.sampled_from([SLOW, FAST]))
@@ -137,7 +135,6 @@ def counted_once(problem, choice, fresh, name):
 @settings(max_examples=4)
 @given(st.data())
 def test_plans_predict_what_their_operators_and_conversions_take(mesh, make, data):
-    logging.disable(logging.WARNING)
     module = data.draw(programs(functions=2, operators=4))
     module.update(packed(data.draw(st.lists(st.sampled_from(PACKED), min_size=1, max_size=4))))
     profile = data.draw(st.sampled_from([SLOW, FAST]))
