@@ -51,6 +51,8 @@ def _steps(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Step, ...] |
     source, target = _in_common_parts(source, target, mesh)
     if not set(target.partial) <= set(source.partial):
         return None
+    if any(d is not None and d.uneven and len(d.axes) > 1 for d in (*source.dims, *target.dims)):
+        return None  # the parts of such an axis hold no units of their own
     left = frozenset(axis for axis, _ in target.partial)
     used = dict.fromkeys((*source.axes(), *target.axes()))
     slow = frozenset(axis for axis in used if mesh.is_slow(axis))
@@ -104,7 +106,7 @@ def _alike(source: Split | None, target: Split | None, mesh: Mesh) -> bool:
     if source is None or target is None:
         return source is target
     a, b = mesh.axis_size(*source.axes), mesh.axis_size(*target.axes)
-    if (source.symbolic, source.repeated) != (target.symbolic, target.repeated):
+    if (source.symbolic, source.repeated, source.uneven) != (target.symbolic, target.repeated, target.uneven):
         return False
     return a == b and [(s.size, s.local(a)) for s in source.segments] == [(s.size, s.local(b)) for s in target.segments]
 

@@ -22,6 +22,8 @@ def piece_split(piece: Piece, rule: Rule, splits: Mapping[str, Split], mesh: Mes
         return None
     first, last = piece.index(here[0]), piece.index(here[-1])
     own = splits[here[-1]]
+    if own.uneven:
+        return _in_larger_units(piece, here, own, rule)
     if len(here) > 1:
         # Several factors split one dimension only where every worker holds one element of each but the last.
         for f in piece[first:last]:
@@ -42,8 +44,30 @@ def piece_split(piece: Piece, rule: Rule, splits: Mapping[str, Split], mesh: Mes
     return Split(tuple(a for f in here for a in splits[f].axes), tuple(segments), symbolic, repeated)
 
 
+def _in_larger_units(piece: Piece, here: Sequence[str], own: Split, rule: Rule) -> Split | None:
+    """How the major factor of a merged dimension, dealt out in units, splits it: what stands under it is a part of the unit."""
+    before, after = piece[: piece.index(here[0])], piece[piece.index(here[-1]) + 1 :]
+    if len(here) > 1 or blocks(before, rule) != 1 or is_unknown((*before, *after), rule):
+        return None
+    return Split.in_units(own.axes, own.size * blocks(after, rule)) if blocks(after, rule) else None
+
+
+def _of_larger_units(piece: Piece, split: Split, rule: Rule, mesh: Mesh) -> dict[str, Split] | None:
+    """The factor of a merged dimension that a split in units splits: what `_in_larger_units` makes this split of."""
+    for at, factor in enumerate(piece):
+        after = piece[at + 1 :]
+        if rule.sizes[factor] == 1 and len(piece) > 1:
+            continue
+        rest = 0 if is_unknown(after, rule) else blocks(after, rule)
+        made = Split.in_units(split.axes, split.size // rest) if rest and split.size % rest == 0 else None
+        return {factor: made.normalized(mesh)} if made is not None and fits(rule, factor, made, mesh) else None
+    return None
+
+
 def factor_splits(piece: Piece, split: Split, rule: Rule, mesh: Mesh) -> dict[str, Split] | None:
     """Which factors of a merged dimension this splits, and how: what `piece_split` makes this split of."""
+    if split.uneven:
+        return _of_larger_units(piece, split, rule, mesh)
     workers = mesh.axis_size(*split.axes)
     for at, factor in enumerate(piece):
         before, after, unknown = piece[:at], piece[at + 1 :], is_unknown((factor,), rule)
@@ -101,6 +125,8 @@ def fits(rule: Rule, factor: str, split: Split, mesh: Mesh) -> bool:
     what the size is known to be a multiple of.
     """
     size = rule.sizes[factor]
+    if split.uneven:
+        return rule.uneven.get(factor, 0) % split.size == 0 if factor in rule.uneven else False
     if factor not in rule.symbolic:
         return split.is_known and split.size == size
     if size is None or split.is_known:

@@ -22,7 +22,7 @@ from .errors import ShardingError
 from .graph import Graph
 from .inline import inlined
 from .lift import LIFT, constants_by_name, kept_whole, lifted
-from .lower import check_plan, lower_graph, partition, told_by_shards
+from .lower import check_plan, lower_graph, partition, sizes_passed, told_by_shards
 from .mesh import Mesh, MeshLike
 from .normal import normalized
 from .plan import Plan
@@ -157,6 +157,7 @@ def _planned(
     check_symbols(graph, sizes=sizes, divisible=divisible)
     annotate(graph, times.mesh, specs)
     decided = make_plan(graph, times)
+    decided.functions.update(sizes_passed(graph, decided))
     decided.divisible, decided.lift, decided.profile = dict(divisible or {}), lift, times.name
     if times.mesh.size > 1 and (whole := kept_whole(graph.module, lift)):
         decided.notes.append(whole)

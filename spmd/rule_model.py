@@ -68,6 +68,9 @@ class Rule:
     """Factors that the operator must see whole."""
     symbolic: frozenset[str] = frozenset()
     """Factors whose size is known only when the program runs; `sizes` then says by what it can be divided."""
+    uneven: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Factors whose size is known only when the program runs, and which may be split in units, with padding; by what their size can be
+    divided as it is written."""
     unread: frozenset[str] = frozenset()
     """Factors of what the operator leaves out (the rest of a slice): no output has them, and splitting them leaves no partial."""
     uncounted: frozenset[str] = frozenset()

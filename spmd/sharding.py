@@ -10,6 +10,8 @@ Of a size that is known only when the program runs, segments count something els
   and where blocks are no factor of the program's own (the 5 heads of ``(5, n)``) but a part of a size, they are dealt out evenly.
 - `repeated`, ``tp:*8``: they are a *pattern* that follows itself as often as the dimension has room for it. Each worker holds its
   part of every repetition: of ``(n, 8)`` heads seen as ``n * 8``, n times ``8 / workers``. A pattern may be padded as a dimension may.
+- `uneven`, ``tp:~1``: nobody said by what the size can be divided. It is one segment in units of so many elements, dealt out as such a
+  segment of a known size is: each worker holds the units that there are divided by the workers, rounded up, and the last ones padding.
 
 `Split.at` is what either means once the size is known, a split by plain segments; every other function here commutes with it.
 """
@@ -34,7 +36,7 @@ _TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@{AXIS})*)")
 _ONE = r"\d+(?:~\d+)?"
 _RUN = rf"{_ONE}(?:x\d+)?|\({_ONE}(?:\|{_ONE})*\)x\d+"
 _SIZES = rf"(?:{_RUN})(?:\|(?:{_RUN}))*"
-_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::(?:\*{_SIZES}|{_SIZES}\*?))?")
+_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::(?:\*{_SIZES}|{_SIZES}\*?|~\d+))?")
 _MOST_WRITTEN = 8
 """Segments that are written one by one; more are written as runs, ``8x512``."""
 _LONGEST_PATTERN = 16
@@ -93,6 +95,11 @@ def segments_of(text: str) -> tuple[Segment, ...]:
     return tuple(found)
 
 
+def _units(size: int) -> tuple[Segment, ...]:
+    """A dimension of unknown size in units."""
+    return (Segment(size, size),)
+
+
 @dataclass(frozen=True)
 class Split:
     """How one dimension is split: over which mesh axes (major first), and by which segments."""
@@ -102,35 +109,49 @@ class Split:
     symbolic: bool = False
     """Whether the size is known only when the program runs, and counted in blocks of an unknown length."""
     repeated: bool = False
-    """Whether the segments are a pattern that is repeated an unknown number of times. Never both."""
+    """Whether the segments are a pattern that is repeated an unknown number of times."""
+    uneven: bool = False
+    """Whether the size is known only when the program runs, and dealt out in units, with padding. A size has one of the three at most."""
 
     @property
     def wrong(self) -> str:
         """What no split can have."""
-        return "" if self.axes and self.segments else "a split has an axis and a segment"
+        if not self.axes or not self.segments:
+            return "a split has an axis and a segment"
+        if self.symbolic + self.repeated + self.uneven > 1:
+            return "an unknown size is counted in one way"
+        if self.uneven and (len(self.axes) > 1 or len(self.segments) > 1):
+            return "an unknown size is dealt out unevenly over one axis, in one piece"
+        return ""
+
+    @classmethod
+    def in_units(cls, axes: tuple[str, ...], unit: int = 1) -> Split:
+        """The split of an unknown size in units that nobody said the workers can share evenly."""
+        return cls(axes, _units(unit), uneven=True)
 
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.axes, self.segments, self.symbolic, self.repeated))
+        return hash((self.axes, self.segments, self.symbolic, self.repeated, self.uneven))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Split, (self.axes, self.segments, self.symbolic, self.repeated)  # the hash of a text is another one in another process
+        fields = (self.axes, self.segments, self.symbolic, self.repeated, self.uneven)
+        return Split, fields  # the hash of a text is another one in another process
 
     def over(self, axes: tuple[str, ...], segments: tuple[Segment, ...]) -> Split:
         """Other axes and segments of the same kind of size."""
-        return Split(axes, segments, self.symbolic, self.repeated)
+        return Split(axes, segments, self.symbolic, self.repeated, self.uneven)
 
     @property
     def is_known(self) -> bool:
         """Whether it says the size of the dimension."""
-        return not self.symbolic and not self.repeated
+        return not self.symbolic and not self.repeated and not self.uneven
 
     @property
     def size(self) -> int:
-        """The global size of the dimension; the number of its blocks or the size of its pattern where that is not known."""
+        """The global size of the dimension; where that is not known, the number of its blocks, the size of its pattern, or of a unit."""
         return sum(s.size for s in self.segments)
 
     def local_size(self, mesh: Mesh) -> int:
@@ -190,17 +211,21 @@ class Split:
         if size % self.size:
             way_out = "Pass one that is, or shard with another `divisible`."
             raise ShardingError("a split of a symbolic size", f"the size {size} is no multiple of {self.size}, as was said", way_out)
+        if self.uneven:
+            return Split(self.axes, (Segment(size, self.size),))
         times = size // self.size
         if self.repeated:
             return Split(self.axes, self.segments * times or (Segment(0),))
         return Split(self.axes, tuple(Segment(s.size * times, max(s.unit * times, 1)) for s in self.segments))
 
     def whole_size(self, local: int, mesh: Mesh) -> int:
-        """The global size of a dimension of which each worker holds `local` elements."""
+        """The global size of a dimension of which each worker holds `local` elements; of an uneven one these do not tell it."""
         return self.size if self.is_known else local // self.local_size(mesh) * self.size
 
     def held_size(self, size: int, mesh: Mesh) -> int:
         """What each worker holds of a dimension that turns out to have this size, rounded up where it is no multiple."""
+        if self.uneven:
+            return -(-size // (self.size * mesh.axis_size(*self.axes))) * self.size
         return self.local_size(mesh) if self.is_known else -(-size * self.local_size(mesh) // self.size)
 
     def normalized(self, mesh: Mesh) -> Split:
@@ -218,6 +243,7 @@ class Split:
     def __str__(self) -> str:
         plain = self.is_known and len(self.segments) == 1 and self.segments[0].unit == 1
         text = f"{'*' if self.repeated else ''}{segments_text(self.segments)}{'*' if self.symbolic else ''}"
+        text = f"~{self.size}" if self.uneven else text
         return "+".join(self.axes) + ("" if plain else f":{text}")
 
 
@@ -308,8 +334,9 @@ class Sharding:
         for field, size in zip(fields, shape, strict=True):
             axes, _, sizes = field.partition(":")
             symbolic, repeated = sizes.endswith("*"), sizes.startswith("*")
-            segments = segments_of(sizes.strip("*")) if sizes else (Segment(size),)
-            dims.append(None if field == "-" else Split(tuple(axes.split("+")), segments, symbolic, repeated))
+            uneven = sizes.startswith("~")
+            segments = _units(int(sizes[1:])) if uneven else segments_of(sizes.strip("*")) if sizes else (Segment(size),)
+            dims.append(None if field == "-" else Split(tuple(axes.split("+")), segments, symbolic, repeated, uneven))
         partial = tuple((axis, kind) for kind, axis in (p.split("@") for p in match[2].split()))
         return cls(tuple(dims), partial)
 

@@ -3,6 +3,6 @@
 from .fits import check_plan
 from .lower import lower_graph
 from .partition import partition
-from .symbols import told_by_shards
+from .symbols import sizes_passed, told_by_shards
 
-__all__ = ["check_plan", "lower_graph", "partition", "told_by_shards"]
+__all__ = ["check_plan", "lower_graph", "partition", "sizes_passed", "told_by_shards"]

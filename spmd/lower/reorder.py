@@ -24,6 +24,9 @@ def local_dim(dim: Any, split: Split, mesh: Mesh) -> Any:
     """The local size of one dimension, of which `dim` is the size before this split."""
     if split.is_known:
         return split.local_size(mesh)
+    if split.uneven:
+        units, workers = _simple(dim // split.size), mesh.axis_size(*split.axes)
+        return _simple((units + (workers - 1)) // workers * split.size)
     if split.is_padded(mesh):
         return _simple(dim // split.size * split.local_size(mesh))
     return _simple(dim // mesh.axis_size(*split.axes))
@@ -93,9 +96,12 @@ def shard_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mes
     """Dimension `dim`, whole and in global order, as the shards of all workers one after another, zero padded."""
     if _is_plain(split, mesh):
         return x
+    workers = mesh.axis_size(*split.axes)
+    if split.uneven:
+        length = _simple(local_dim(here[dim], split, mesh) * workers)
+        return _lengthened(emit, x, dim, here, length)
     if not split.is_known:
         return _unknown_in_shard_order(emit, x, dim, here, split, mesh)
-    workers = mesh.axis_size(*split.axes)
     if len(split.segments) == 1:
         return _padded(emit, x, dim, here, split.segments[0], workers)
     dealt = _dealt(emit, x, dim, here, split.segments, workers)
@@ -128,10 +134,21 @@ def _padded(emit: Emit, x: Any, dim: int, here: list[Any], segment: Segment, wor
     return emit(relax.op.concat([x, zeros], axis=dim))
 
 
-def whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
-    """Dimension `dim`, holding the shards of all workers one after another, in global order and without padding."""
+def _lengthened(emit: Emit, x: Any, dim: int, here: list[Any], length: Any) -> Any:
+    """Dimension `dim`, of a size that is known when the program runs, with zeros after it up to `length`."""
+    zeros = emit(relax.op.zeros([*here[:dim], _simple(length - here[dim]), *here[dim + 1 :]], str(x.ty.dtype)))
+    longer = emit(relax.op.concat([x, zeros], axis=dim))
+    return emit(relax.op.reshape(longer, [*here[:dim], length, *here[dim + 1 :]]))  # TVM does not see that the sum is this
+
+
+def whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh, size: Any = None) -> Any:
+    """Dimension `dim`, holding the shards of all workers one after another, in global order and without padding; `size` elements, which
+    the shards of an uneven one do not tell.
+    """
     if _is_plain(split, mesh):
         return x
+    if split.uneven:
+        return emit(relax.op.strided_slice(x, [dim], [0], [size], assume_inbound=True))
     if not split.is_known:
         return _unknown_in_whole_order(emit, x, dim, here, split, mesh)
     workers, segments = mesh.axis_size(*split.axes), split.segments

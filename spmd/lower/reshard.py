@@ -11,7 +11,7 @@ from tvm import relax
 from .. import collectives
 from ..conversion import Step, moved_split
 from ..mesh import Mesh
-from ..sharding import Sharding
+from ..sharding import Sharding, Split
 from .reorder import Emit, folded, local_dim, local_dims, reshaped, shard_order, whole_order
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
     here = local_dims(dims, step.source, mesh)
     if step.kind == "all_gather":
         gathered = yield send(x, dim=step.dim)
-        return whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh)
+        return whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh, dims[step.dim])
     into = step.to_dim if step.kind == "all_to_all" else step.dim
     split = moved_split(step, into, mesh)
     x = shard_order(emit, x, into, here, split, mesh)
@@ -59,7 +59,7 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
         return (yield send(x, kind=step.reduce, dim=into))
     x = yield send(x, split_dim=into, concat_dim=step.dim)
     here[into] = size
-    return whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh)
+    return whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh, dims[step.dim])
 
 
 def emit_together(emit: Emit, conversions: Sequence[Sending[T]]) -> list[T]:
@@ -126,6 +126,11 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
             continue
+        if split.uneven:
+            mine = _uneven_valid(emit, dims[dim], split, mesh)
+            shaped = emit(relax.op.reshape(mine, [size if d == dim else 1 for d, size in enumerate(here)]))
+            x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
+            continue
         workers, size = mesh.axis_size(split.axis), split.local_size(mesh)
         valid = np.zeros((workers, size), "bool")
         for worker in range(workers):
@@ -138,6 +143,13 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
         x = x if split.is_known else emit(relax.op.reshape(x, here))
     return x
+
+
+def _uneven_valid(emit: Emit, size: Any, split: Split, mesh: Mesh) -> Any:
+    """Which elements of its part of a dimension this worker has, where the size is known when the program runs: its part of all "yes"."""
+    local = local_dim(size, split, mesh)
+    everywhere = shard_order(emit, emit(relax.op.ones([size], "bool")), 0, [size], split, mesh)
+    return _own_part(emit, everywhere, 0, [size], local, split.axis, mesh.axis_size(split.axis))
 
 
 def _neutral(kind: str, dtype: str) -> Any:

@@ -126,6 +126,7 @@ class AxisSearch:
             rule.whole,
             rule.unread,
             rule.symbolic,
+            tuple(rule.uneven.items()),
             rule.uncounted,
             rule.linear,
             rule.zero,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 
 from ..expression import Rule
@@ -44,20 +45,27 @@ def in_blocks(rule: Rule, shapes: Sequence[Sequence[Any]], divisible: Divisible)
     """`rule` with the number of blocks of each factor without a size; `shapes` are the dims of its inputs, then of its outputs.
 
     What an operator does on such a factor must not hang on its size: those that have a form, or whose size the arguments or attributes
-    of the local call hang on, stay as they are.
+    of the local call hang on, stay as they are. The others may be split in units too, where all dimensions are written alike.
     """
     if rule.kernels is not None or None not in rule.sizes.values():
         return rule
     blocks: dict[str, int] = {}
+    written: dict[str, list[Any]] = {}
     for spec, dims in zip((*rule.inputs, *rule.outputs), shapes, strict=True):
         for dim, size in zip(spec, dims, strict=False):
             if len(dim) == 1 and len(dim[0]) == 1 and rule.sizes[dim[0][0]] is None:
                 found = divisor(size, divisible)
                 blocks[dim[0][0]] = math.gcd(blocks.get(dim[0][0], found), found)
-    known = {f: n for f, n in blocks.items() if n > 1 and f not in rule.forms and f not in rule.whole}
-    for f in _asked(rule) if known else ():
-        known.pop(f, None)
-    return replace(rule, sizes={**rule.sizes, **known}, symbolic=frozenset(known)) if known else rule
+                written.setdefault(dim[0][0], []).append(size)
+    asked = {*rule.forms, *rule.whole, *(_asked(rule) if written else ())}
+    known = {f: n for f, n in blocks.items() if n > 1 and f not in asked}
+    uneven = {f: divisor(sizes[0], {}) for f, sizes in written.items() if f not in asked and all(map(_alike, sizes, sizes[1:]))}
+    return replace(rule, sizes={**rule.sizes, **known}, symbolic=frozenset(known), uneven=uneven) if known or uneven else rule
+
+
+def _alike(size: Any, other: Any) -> bool:
+    """Whether two sizes are written alike."""
+    return isinstance(size, tvm.ir.Expr) and isinstance(other, tvm.ir.Expr) and tvm_ffi.structural_equal(size, other)
 
 
 def _asked(rule: Rule) -> set[str]:
