@@ -12,7 +12,7 @@ from tvm.script import tirx as T
 
 import spmd
 from spmd import P, Plan, Sharding, ShardingError
-from spmd.plan import Alternative
+from spmd.plan.decisions import Alternative
 from tests.programs import Mlp, Two
 
 CPU = "cpu"

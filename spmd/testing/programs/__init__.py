@@ -13,13 +13,14 @@ from typing import Any
 import tvm
 from hypothesis import strategies as st
 
-from ...builder import Builder
-from ...inline import inlined
-from ...lift import LIFT, lifted
-from ...mesh import Mesh
-from ...plan import Leaf, LeafTree, Signature
-from ...spec import P
-from ...workers import signatures
+from spmd.ir.builder import Builder
+from spmd.ir.inline import inlined
+from spmd.ir.lift import LIFT, lifted
+from spmd.placement.mesh import Mesh
+from spmd.placement.spec import P
+from spmd.plan.decisions import Leaf, LeafTree, Signature
+from spmd.run.workers import signatures
+
 from .maker import BLOCKS, SYMBOLIC
 from .write import write
 from .writes import STORE
