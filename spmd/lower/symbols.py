@@ -7,7 +7,7 @@ passes it. A size that any tensor tells that is whole needs neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,13 +15,16 @@ import tvm
 import tvm_ffi
 from tvm import relax, tirx
 
-from ..errors import ShardingError
-from ..graph import Function, Graph, Tree, Value, leaves
-from ..kernel.normal import static
-from ..lift import constants_of
-from ..plan import Plan, Signature
-from ..sharding import Sharding
-from ..symbol_text import evaluated
+from spmd.errors import ShardingError
+from spmd.ir.lift import constants_of
+from spmd.ir.trees import Tree, leaves
+from spmd.placement.sharding import Sharding
+from spmd.plan.decisions import Signature
+from spmd.plan.model import Plan
+from spmd.plan.sizes import evaluated
+from spmd.program.graph import Function, Graph, Value
+from spmd.rules.kernel.normal import static
+
 from .kept import kept_by
 from .reshard import local_dims
 
