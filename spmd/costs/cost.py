@@ -18,7 +18,7 @@ from spmd.program.graph import Node, Value
 from spmd.rules.strategy import Strategy
 from spmd.transfers.conversion import Step, conversion, moved_split
 
-from .planning_sizes import PlanningSizes
+from .planning_sizes import DEFAULT_SIZE, PlanningSizes
 from .profile import Link, Profile, profile_taken
 
 INFEASIBLE = 1e9
@@ -107,8 +107,14 @@ class Cost(PlanningSizes):
 
     def local_shape(self, shape: tuple[int, ...], sharding: Sharding) -> tuple[int, ...]:
         """What a worker holds of a tensor of the planning `shape`."""
-        mesh = self.mesh
-        return tuple([size if split is None else split.held_size(size, mesh) for size, split in zip(shape, sharding.dims, strict=True)])
+        return tuple([size if split is None else self._held_size(size, split) for size, split in zip(shape, sharding.dims, strict=True)])
+
+    def _held_size(self, size: int, split: Split) -> int:
+        """What a worker holds of a dimension of this planning size."""
+        unit = 1 if split.length is None else split.length.number
+        for name in () if split.length is None else split.length.names:
+            unit *= self.sizes.get(name, DEFAULT_SIZE)
+        return split.held_size(size, self.mesh, unit)
 
     def step_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         """Bytes of the tensor that each worker brings to a collective; what is scattered is padded first."""
@@ -119,7 +125,7 @@ class Cost(PlanningSizes):
         """What a worker holds before a step that cuts dimension `into`, with the padding that this takes."""
         held, split = self.local_bytes(shape, item, step.source), moved_split(step, into, self.mesh)
         if split.uneven:
-            return held // (shape[into] or 1) * split.held_size(shape[into], self.mesh) * self.mesh.axis_size(step.axis)
+            return held // (shape[into] or 1) * self._held_size(shape[into], split) * self.mesh.axis_size(step.axis)
         return held * split.local_size(self.mesh) * self.mesh.axis_size(step.axis) // split.size if shape[into] else held
 
     def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
@@ -234,7 +240,7 @@ class Cost(PlanningSizes):
     def _local_factor(self, factor: str, sizes: Mapping[str, int], splits: Mapping[str, Split]) -> int:
         """What a worker holds of a factor."""
         size = sizes.get(factor, 1)
-        return splits[factor].held_size(size, self.mesh) if factor in splits else size
+        return self._held_size(size, splits[factor]) if factor in splits else size
 
 
 CostFactory = Callable[[Mesh, Profile, Mapping[str, int] | None, float | None], Cost]

@@ -60,8 +60,9 @@ def _check_results(name: str, signature: Signature) -> None:
     told = {str(size): 1 for leaf in leaves(signature.params) for size in leaf.shape or () if str(size).isidentifier()}
     for leaf in leaves(signature.outputs):
         for size, split in zip(leaf.shape or (), leaf.sharding.dims if leaf.sharding is not None else (), strict=False):
-            if split is not None and split.uneven and evaluated(str(size), told) is None:
-                what = f"it returns {leaf.name!r} split unevenly along the size {size}, which no argument tells"
+            needed = (str(size), *(split.length.names if split.length is not None else ())) if split is not None else ()
+            if split is not None and split.is_measured and any(evaluated(text, told) is None for text in needed):
+                what = f"it returns {leaf.name!r} split as {split} along the size {size}, and no argument tells these"
                 raise ShardingError(f"function {name!r}", what, "Return it whole.")
 
 
@@ -118,11 +119,13 @@ def _sorted(shapes: _Shapes, known: Sequence[Any], plan: Plan, where: str) -> _U
     """The variables in local shapes that are no local size themselves."""
     local = [dim for dims, sharding in shapes for dim in local_dims(dims, sharding, plan.mesh)]
     told = [*known, *(d for d in local if isinstance(d, tvm.ir.Var))]
+    named = {name for sharding in plan.values.values() for name in sharding.names}
     found = _Untold()
     for var in (v for dim in local for v in _variables(dim)):
         if any(var.same_as(other) for other in (*told, *found.multiples, *found.passed)):
             continue
-        if any(s is not None and s.uneven and _has(d, var) for dims, sharding in shapes for d, s in zip(dims, sharding.dims, strict=True)):
+        uneven = [d for dims, sharding in shapes for d, s in zip(dims, sharding.dims, strict=True) if s is not None and s.uneven]
+        if var.name in named or any(_has(dim, var) for dim in uneven):  # lengths go on having its name
             found.passed.append(var)
             continue
         splits = [s for dims, sharding in shapes for d, s in zip(dims, sharding.dims, strict=True) if _is(d, var) and s is not None]

@@ -12,6 +12,7 @@ from spmd.checks import door, told
 from spmd.errors import ShardingError, nearest
 
 from .axes import overlap
+from .length import Length
 from .mesh import Mesh
 from .sharding import Segment, Sharding, Split
 
@@ -166,7 +167,7 @@ class P:
             raise ShardingError(where, f"{self} splits dimension {dim}, whose size is symbolic{known},{over}", way_out)
         if not axes:
             return None
-        return Split(axes, (Segment(block),), symbolic=True) if even else Split.in_units(axes)
+        return Split(axes, (Segment(block),), symbolic=True) if even else Split.in_units(axes, Length())
 
     def _key(self) -> tuple[object, ...]:
         return (self.entries, self.others, self.gather)

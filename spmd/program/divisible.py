@@ -16,7 +16,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
+from spmd.placement.length import Length
 from spmd.rules.model import Rule
+from spmd.rules.products import length_of, product_of
 
 Divisible = Mapping[str, int]
 
@@ -59,13 +61,24 @@ def in_blocks(rule: Rule, shapes: Sequence[Sequence[Any]], divisible: Divisible)
                 written.setdefault(dim[0][0], []).append(size)
     asked = {*rule.forms, *rule.whole, *(_asked(rule) if written else ())}
     known = {f: n for f, n in blocks.items() if n > 1 and f not in asked}
-    uneven = {f: divisor(sizes[0], {}) for f, sizes in written.items() if f not in asked and all(map(_alike, sizes, sizes[1:]))}
-    return replace(rule, sizes={**rule.sizes, **known}, symbolic=frozenset(known), uneven=uneven) if known or uneven else rule
+    alike = {f: sizes[0] for f, sizes in written.items() if all(map(_alike, sizes, sizes[1:]))}
+    uneven, lengths = frozenset(f for f in alike if f not in asked), _lengths(alike)
+    return replace(rule, sizes={**rule.sizes, **known}, symbolic=frozenset(known), uneven=uneven, lengths=lengths)
 
 
 def _alike(size: Any, other: Any) -> bool:
     """Whether two sizes are written alike."""
     return isinstance(size, tvm.ir.Expr) and isinstance(other, tvm.ir.Expr) and tvm_ffi.structural_equal(size, other)
+
+
+def _lengths(written: Mapping[str, Any]) -> dict[str, Length]:
+    """Those that are products of a number and variables; none where two variables have one name."""
+    found = {f: product_of((size,)) for f, size in written.items()}
+    symbols = {term.name: term for _, terms in found.values() for term in terms if isinstance(term, tvm.ir.Var)}
+    if any(isinstance(term, tvm.ir.Var) and not term.same_as(symbols[term.name]) for _, terms in found.values() for term in terms):
+        return {}
+    lengths = {f: length_of(product) for f, product in found.items()}
+    return {f: length for f, length in lengths.items() if length is not None}
 
 
 def _asked(rule: Rule) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ class Binder:
         known = {name: size for name, (size, _) in self.sizes.items()}
 
         def whole(local: int, split: Split | None, size: int | str) -> int:
-            if split is None or not split.uneven:
+            if split is None or not split.is_measured:
                 return local if split is None else split.whole_size(local, self.backend.mesh)
             found = evaluated(str(size), known)
             if found is None:
@@ -226,7 +226,10 @@ def returned(tree: LeafTree, values: Sequence[Any], binder: Binder, keep: bool) 
     if tree.shape is None or tree.sharding is None:
         return wrapped(values, backend, keep)
     shape = binder.shape_of(tree, values[0].shape)
-    return Handle(tuple(values), backend, tree, shape) if keep else joined(values, tree.sharding, backend, shape)
+    placed = tree.sharding.told({name: size for name, (size, _) in binder.sizes.items()})
+    if keep:
+        return Handle(tuple(values), backend, tree if placed == tree.sharding else replace(tree, sharding=placed), shape)
+    return joined(values, placed, backend, shape)
 
 
 def wrapped(values: Sequence[Any], backend: Backend, keep: bool) -> Any:
