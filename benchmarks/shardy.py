@@ -33,7 +33,7 @@ from tests.models.llama_block import BATCH, HIDDEN, KV_HEADS, SEQUENCE, WEIGHTS,
 
 if TYPE_CHECKING:
     from benchmarks.jax_block import Sent, Specs
-    from spmd.plan import Collective
+    from spmd.plan.decisions import Collective
 
 COLUMNS, ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), ("o_proj", "down_proj")
 ANNOTATED = {"all": (*COLUMNS, *ROWS), "all, k v in 4": (*COLUMNS, *ROWS), "q k v gate up": COLUMNS, "nothing": ()}

@@ -1,17 +1,18 @@
 """spmd: the SPMD compiler for Apache TVM Relax."""
 
-from . import collectives, plans, testing, transform
+from . import collectives, presets, testing, transform
 from .annotate import hint
+from .costs.cost import Cost, Work
+from .costs.profile import Link, Profile
 from .errors import ShardingError
-from .measure import measure
-from .mesh import Mesh
 from .pipeline import ShardedModule, lower, plan, shard
-from .plan import Plan
-from .profile import Link, Profile
-from .propagate import Cost, Work, rule
-from .sharding import Sharding
-from .spec import P
-from .workers import workers
+from .placement.mesh import Mesh
+from .placement.sharding import Sharding
+from .placement.spec import P
+from .plan.model import Plan
+from .rules.registry import rule
+from .run.measure import measure
+from .run.workers import workers
 
 __all__ = [
     "Cost",
@@ -29,7 +30,7 @@ __all__ = [
     "lower",
     "measure",
     "plan",
-    "plans",
+    "presets",
     "rule",
     "shard",
     "testing",

@@ -13,11 +13,11 @@ from typing import Any
 
 import tvm
 
+from .costs.profile import Profile
 from .errors import ShardingError, nearest
-from .mesh import Mesh
 from .pipeline import plan
-from .profile import Profile
-from .spec import P
+from .placement.mesh import Mesh
+from .placement.spec import P
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

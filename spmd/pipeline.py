@@ -16,19 +16,23 @@ import tvm
 
 from . import checks
 from .annotate import Specs, annotate, specs_of, unused_hints
-from .arrays import host
-from .checks import door, told
+from .checks.door import door, told
+from .costs.cost import Cost, CostFactory
+from .costs.planning_sizes import check_symbols, planning_sizes
+from .costs.profile import Profile, profile_of, profile_taken
 from .errors import ShardingError
-from .graph import Graph
-from .inline import inlined
-from .lift import LIFT, constants_by_name, kept_whole, lifted
-from .lower import check_plan, lower_graph, partition, told_by_shards
-from .mesh import Mesh, MeshLike
-from .normal import normalized
-from .plan import Plan
-from .profile import Profile, profile_of, profile_taken
-from .propagate import Cost, CostFactory, build_graph, make_plan
-from .propagate.sizes import check_symbols, planning_sizes
+from .ir.inline import inlined
+from .ir.lift import LIFT, kept_whole, lifted
+from .ir.normal import normalized
+from .lower import check_plan, lower_graph, told_by_shards
+from .placement.arrays import host
+from .placement.mesh import Mesh, MeshLike
+from .plan.model import Plan
+from .program.build import build_graph
+from .program.graph import Graph
+from .realize.plan_of_decision import make_plan
+from .run.constants import constants_by_name
+from .run.partition import partition
 
 _LOG = logging.getLogger("spmd")
 

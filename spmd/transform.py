@@ -14,10 +14,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 import tvm
 
 from . import checks, pipeline
-from .checks import door
+from .checks.door import door
 from .errors import ShardingError
 from .pipeline import ShardedModule
-from .plan import Plan
+from .plan.model import Plan
 
 _Options = ParamSpec("_Options")
 _Made = TypeVar("_Made")

@@ -4,7 +4,7 @@ import pytest
 import tvm
 
 import spmd
-from spmd.workers import Workers
+from spmd.run.workers import Workers
 
 
 def need_pocl() -> None:

@@ -14,7 +14,7 @@ from tvm.script import tirx as T
 
 import spmd
 from spmd import P
-from spmd.propagate.sizes import symbols_of
+from spmd.costs.planning_sizes import symbols_of
 from spmd.testing import FREE_LINKS, difference, random_arguments, simulate
 from spmd.testing.equivalence import traffic_difference
 
@@ -294,14 +294,14 @@ def test_a_state_goes_through_a_branch():
 
 
 def test_a_state_that_is_split_goes_through_a_branch(monkeypatch):
-    from spmd.propagate.rules import registry
+    from spmd.rules import registry
 
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     for name, text in (("state", "m h -> h"), ("push", "h, m h -> h"), ("peek", "h, m h -> m h")):
 
         def rule(op, text=text):
             shapes = [[s or (6,) for s in side] for side in (op.inputs, op.outputs)]
-            return spmd.expression.bind(text, *shapes, whole="m")
+            return spmd.rules.expression.bind(text, *shapes, whole="m")
 
         spmd.rule(f"test.branch_{name}")(rule)
     sharded = check(States, 2, {"main.x": P(None, "tp")})

@@ -9,7 +9,7 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import P
-from spmd.inline import inline_private, inlined
+from spmd.ir.inline import inline_private, inlined
 from spmd.testing import assert_equivalent
 
 
@@ -98,7 +98,7 @@ def doubled_in_place(a):
 @pytest.fixture
 def rules(monkeypatch):
     """Rules that are forgotten after the test."""
-    from spmd.propagate.rules import registry
+    from spmd.rules import registry
 
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     spmd.rule("test.scaled_product", expression="m k, k n -> m n")

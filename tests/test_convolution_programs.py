@@ -6,7 +6,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from spmd import P
-from spmd.profile import Profile
+from spmd.costs.profile import Profile
 from spmd.testing import assert_equivalent
 
 

@@ -13,7 +13,7 @@ from tvm import relax
 from tvm.relax.frontend import nn
 
 import spmd
-from spmd import Mesh, P, ShardingError, collectives, plans, testing, transform
+from spmd import Mesh, P, ShardingError, collectives, presets, testing, transform
 from spmd.annotate import importers
 from tests.programs import Mlp
 
@@ -158,10 +158,10 @@ def public():
         "rule of a function": (lambda function: spmd.rule("junk.rule")(function), {"function": lambda op: None}),
         "workers": (spmd.workers, {"sharded": None, "backend": "none", "target": "nothing", "timeout": 0}),
         "measure": (spmd.measure, {"workers": 1, "seconds": 0, "name": "own", "backend": "none"}),
-        "data_parallel": (plans.data_parallel, {"mod": Mlp, "axis": "dp"}),
-        "fsdp": (plans.fsdp, {"mod": Mlp, "axis": "dp", "specs": None}),
-        "megatron": (plans.megatron, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
-        "sequence_parallel": (plans.sequence_parallel, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
+        "data_parallel": (presets.data_parallel, {"mod": Mlp, "axis": "dp"}),
+        "fsdp": (presets.fsdp, {"mod": Mlp, "axis": "dp", "specs": None}),
+        "megatron": (presets.megatron, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
+        "sequence_parallel": (presets.sequence_parallel, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
         "plan_of": (transform.plan_of, {"mod": Mlp}),
         "with_plan": (transform.with_plan, {"mod": Mlp, "plan": PLAN}),
         "sharded": (transform.sharded, {"mod": Mlp}),
@@ -212,7 +212,7 @@ def test_junk_is_refused(name):
 
 
 def test_every_public_function_is_here():
-    rooms = (spmd, plans, transform, testing, collectives, importers)
+    rooms = (spmd, presets, transform, testing, collectives, importers)
     functions = {n for room in rooms for n in getattr(room, "__all__", dir(room)) if inspect.isfunction(getattr(room, n)) and n[0] != "_"}
     classes = (Mesh, spmd.Sharding, spmd.Profile)
     methods = {f"{kind.__name__}.{n}" for kind in classes for n, f in vars(kind).items() if callable(f) or isinstance(f, classmethod)}

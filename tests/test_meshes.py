@@ -11,10 +11,11 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 import spmd
-from spmd import Mesh, P, layout
-from spmd.conversion import conversion
-from spmd.sharding import Sharding
+from spmd import Mesh, P
+from spmd.placement import layout
+from spmd.placement.sharding import Sharding
 from spmd.testing import assert_equivalent
+from spmd.transfers.conversion import conversion
 from tests.programs import Mlp, Two
 
 SQUARE, WIDE, CUBE = Mesh(dp=2, tp=2), Mesh(dp=2, tp=3), Mesh(a=2, b=2, c=2)

@@ -6,7 +6,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from spmd import P
-from spmd.profile import Profile
+from spmd.costs.profile import Profile
 from spmd.testing import assert_equivalent
 
 SLOW_LINKS = Profile("slow links", flops=1e12, memory_bandwidth=1e12, link_bandwidth=1e6, link_latency=1e-12)

@@ -6,9 +6,9 @@ import pytest
 from tvm import relax
 
 from spmd import P, shard
-from spmd.layout import reduce
+from spmd.placement.layout import reduce
+from spmd.run.workers import workers
 from spmd.testing import FREE_LINKS
-from spmd.workers import workers
 
 op, nn = relax.op, relax.op.nn
 LONG = 1536

@@ -8,7 +8,7 @@ from tvm.script import tirx as T
 
 import spmd
 from spmd import Mesh, P
-from spmd.plan import Plan
+from spmd.plan.model import Plan
 from spmd.testing import FREE_LINKS, assert_equivalent
 
 

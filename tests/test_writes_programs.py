@@ -228,7 +228,7 @@ def test_a_packed_function_that_takes_a_weight_whole_is_refused_where_it_is_spli
 @pytest.fixture
 def rules(monkeypatch):
     """Rules that are forgotten after the test."""
-    from spmd.propagate.rules import registry
+    from spmd.rules import registry
 
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     spmd.rule("tests.writes.count", expression="... -> ...")

@@ -13,10 +13,10 @@ from tvm.relax import script as _script
 from tvm.relax.frontend import nn
 from tvm.relax.script import parser as _parser
 
-from ..checks import told
-from ..errors import ShardingError
-from ..graph import Graph
-from ..spec import P
+from spmd.checks import told
+from spmd.errors import ShardingError
+from spmd.placement.spec import P
+from spmd.program.graph import Graph
 
 HINT = "relax.spmd.hint"
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from ..checks import told
-from ..errors import ShardingError, nearest
-from ..graph import Graph, Node, Tree, Value, leaves
-from ..mesh import Mesh
-from ..profile import Profile
-from ..sharding import Sharding
-from ..spec import Constraint, P
+from spmd.checks import told
+from spmd.errors import ShardingError, nearest
+from spmd.ir.trees import Tree, leaves
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding
+from spmd.placement.spec import Constraint, P
+from spmd.program.graph import Graph, Node, Value
+
 from .hint import HINT, read_hint
 
 Specs = Mapping[str, P]
@@ -26,8 +27,8 @@ def specs_of(where: str, given: Any) -> Specs | None:
     if given is None:
         return None
     example = "Write specs={'*.weight': P('tp', None)}."
-    if isinstance(given, str | Profile):
-        example = f"A profile is named: write profile={given.name if isinstance(given, Profile) else given!r}."
+    if isinstance(given, str) or hasattr(given, "link_bandwidth"):
+        example = f"A profile is named: write profile={getattr(given, 'name', given)!r}."
     if not isinstance(given, Mapping):
         raise ShardingError(where, f"it takes a mapping from names to P, and got {told(given)}", example)
     for pattern, spec in cast("Mapping[Any, Any]", given).items():

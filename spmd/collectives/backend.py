@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import tvm_ffi
 from tvm.target import Target
 
-from .. import checks
-from ..checks import door
-from ..errors import ShardingError
-from ..mesh import Mesh
+from spmd import checks
+from spmd.checks import door
+from spmd.errors import ShardingError
+from spmd.placement.mesh import Mesh
 
 Tensor = Any  # tvm.runtime.Tensor: TVM ships no types
 SEPARATOR = ", "

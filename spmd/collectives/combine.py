@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..layout import Array, reduce
+from spmd.placement.layout import Array, reduce
 
 Arrays = Sequence[Array]
 

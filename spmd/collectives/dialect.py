@@ -19,10 +19,10 @@ from tvm import relax
 from tvm.relax import script as _script
 from tvm.relax.script import parser as _parser
 
-from .. import checks
-from ..checks import told
-from ..errors import ShardingError
-from ..sharding import PARTIAL_KINDS
+from spmd import checks
+from spmd.checks import told
+from spmd.errors import ShardingError
+from spmd.placement.sharding import PARTIAL_KINDS
 
 Expr = Any  # relax.Expr: TVM ships no types
 Operand = Expr | Sequence[Expr]

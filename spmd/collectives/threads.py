@@ -13,9 +13,10 @@ from typing import Any
 
 import tvm
 
-from ..arrays import view
-from ..errors import ShardingError
-from ..mesh import Mesh
+from spmd.errors import ShardingError
+from spmd.placement.arrays import view
+from spmd.placement.mesh import Mesh
+
 from .backend import Backend, CollectiveError, Communicator, Tensor
 from .combine import COMBINE, Array
 

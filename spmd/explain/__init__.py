@@ -3,6 +3,6 @@
 from .difference import Difference, difference
 from .page import write_page
 from .report import Report, report
-from .text import branch_text, explanation, known_name, summary
+from .text import explanation, known_name, summary
 
-__all__ = ["Difference", "Report", "branch_text", "difference", "explanation", "known_name", "report", "summary", "write_page"]
+__all__ = ["Difference", "Report", "difference", "explanation", "known_name", "report", "summary", "write_page"]

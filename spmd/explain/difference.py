@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..mesh import Mesh
-from ..sharding import Sharding
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding
+
 from .tables import folded, size_text, time_text
 
 if TYPE_CHECKING:
-    from ..plan import Plan
+    from spmd.plan.model import Plan
 
 Changed = dict[str, tuple[Sharding | None, Sharding | None]]
 """Name -> sharding here and there, None where a plan does not have the name."""

@@ -10,14 +10,16 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..sharding import Sharding
+from spmd.placement.sharding import Sharding
+from spmd.plan.decisions import branch_text
+
 from .repeats import repeats
 from .report import residents
 from .tables import folded, item_bytes, shape_text
-from .text import branch_text
 
 if TYPE_CHECKING:
-    from ..plan import Collective, Plan
+    from spmd.plan.decisions import Collective
+    from spmd.plan.model import Plan
 
 _FILES = Path(__file__).parent
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .tables import Table, first_of_calls, folded, item_bytes, shape_text, size_text, time_text
 
 if TYPE_CHECKING:
-    from ..plan import Collective, Memory, Plan
+    from spmd.plan.decisions import Collective, Memory
+    from spmd.plan.model import Plan
 
 
 @dataclass(frozen=True)

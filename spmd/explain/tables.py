@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tvm
 
 if TYPE_CHECKING:
-    from ..plan import Collective
+    from spmd.plan.decisions import Collective
 
 _NUMBER = re.compile(r"[-+]?[\d,.]+( (B|kB|MB|GB|us|ms|s))?|-")
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")

@@ -7,21 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import ShardingError, nearest
-from ..sharding import Sharding
+from spmd.errors import ShardingError, nearest
+from spmd.placement.sharding import Sharding
+from spmd.plan.decisions import branch_text
+
 from .tables import first_of_calls, folded, item_bytes, shape_text, size_text, time_text
 
 if TYPE_CHECKING:
-    from ..plan import Alternative, Collective, Plan
+    from spmd.plan.decisions import Alternative, Collective
+    from spmd.plan.model import Plan
 
 MOST_LISTED = 6
 """Operators, and other choices, that an explanation names."""
-
-
-def branch_text(branch: tuple[str, bool]) -> str:
-    """One branch of an If in words."""
-    name, taken = branch
-    return f"the {'true' if taken else 'false'} branch of {name!r}"
 
 
 def known_name(plan: Plan, name: str) -> Sharding:

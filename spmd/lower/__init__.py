@@ -2,7 +2,6 @@
 
 from .fits import check_plan
 from .lower import lower_graph
-from .partition import partition
 from .symbols import told_by_shards
 
-__all__ = ["check_plan", "lower_graph", "partition", "told_by_shards"]
+__all__ = ["check_plan", "lower_graph", "told_by_shards"]

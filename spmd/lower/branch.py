@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from tvm import relax
 
-from ..graph import Branch, Node, Tree, Value, leaves
-from ..plan import Choice
+from spmd.ir.trees import Tree, leaves
+from spmd.plan.decisions import Choice
+from spmd.program.graph import Branch, Node, Value
 
 if TYPE_CHECKING:
     from .function import FunctionLowering, Local

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ..errors import ShardingError
-from ..graph import Function, Value, leaves
-from ..plan import Plan
-from ..sharding import Sharding
+from spmd.errors import ShardingError
+from spmd.ir.trees import leaves
+from spmd.placement.sharding import Sharding
+from spmd.plan.model import Plan
+from spmd.program.graph import Function, Value
+
 from .kept import WAY_OUT
 
 Way = tuple[str, Sharding, Sharding]

@@ -10,12 +10,13 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from ..expression import Rule, Spec
-from ..graph import Graph, Node
-from ..kernel import KERNEL_CALLS, CallKernel, kernel_key, read_call
-from ..mesh import Mesh
-from ..plan import Choice
-from ..sharding import Split
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Split
+from spmd.plan.decisions import Choice
+from spmd.program.graph import Graph, Node
+from spmd.rules.kernel import KERNEL_CALLS, CallKernel, kernel_key, read_call
+from spmd.rules.model import Rule, Spec
+
 from .forms import run_form
 from .kernel import local_group_gemm, local_kernel
 from .kv_cache import local_kernels

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import zip_longest
 
-from ..errors import ShardingError
-from ..expression import Rule
-from ..graph import Function, Graph, Value, leaves
-from ..mesh import Mesh
-from ..plan import Choice, Leaf, Plan, output_shardings
-from ..sharding import Sharding
-from ..strategy import Strategy, strategy_of
+from spmd.errors import ShardingError
+from spmd.ir.trees import leaves
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding
+from spmd.plan.decisions import Choice, Leaf, output_shardings
+from spmd.plan.model import Plan
+from spmd.program.graph import Function, Graph, Value
+from spmd.rules.model import Rule
+from spmd.rules.strategy import Strategy, strategy_of
+
 from .bundles import bundles_of
 from .kept import WAY_OUT, check_held, kept_by
 

@@ -10,12 +10,15 @@ from typing import Any
 import tvm_ffi
 from tvm import relax
 
-from ..conversion import conversion
-from ..errors import ShardingError
-from ..graph import Branch, Function, Node, Tree, Value, leaves
-from ..mesh import Mesh
-from ..plan import Choice, Plan
-from ..sharding import Sharding
+from spmd.errors import ShardingError
+from spmd.ir.trees import Tree, leaves
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding
+from spmd.plan.decisions import Choice
+from spmd.plan.model import Plan
+from spmd.program.graph import Branch, Function, Node, Value
+from spmd.transfers.conversion import conversion
+
 from .branch import Steps, emit_if, is_dataflow
 from .bundles import Way, bundles_of
 from .calls import CallLowering

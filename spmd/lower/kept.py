@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..axes import overlap
-from ..errors import ShardingError, nearest
-from ..graph import Value
-from ..mesh import Mesh
-from ..plan import Plan
-from ..sharding import Sharding, Split
+from spmd.errors import ShardingError, nearest
+from spmd.placement.axes import overlap
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding, Split
+from spmd.plan.model import Plan
+from spmd.program.graph import Value
 
 WAY_OUT = "Plan this module with spmd.plan()."
 

@@ -11,13 +11,14 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from ..expression import Dim
-from ..kernel import Block, Kernel, levels, make_group_gemm, read_group_gemm
-from ..kernel.blocks import holds_blocks
-from ..kernel.model import REDUCE
-from ..kernel.normal import variables
-from ..mesh import Mesh
-from ..sharding import Split
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Split
+from spmd.rules.kernel import Block, Kernel, levels, make_group_gemm, read_group_gemm
+from spmd.rules.kernel.blocks import holds_blocks
+from spmd.rules.kernel.model import REDUCE
+from spmd.rules.kernel.normal import variables
+from spmd.rules.model import Dim
+
 from .places import Place, Rewrite
 
 

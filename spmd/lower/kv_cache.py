@@ -22,7 +22,8 @@ from tvm import tirx
 from tvm.relax.frontend.nn.llm.kv_cache import llama_rope_with_position_map
 from tvm.target import Target
 
-from ..errors import ShardingError
+from spmd.errors import ShardingError
+
 from .kv_cache_call import ARGUMENTS, AS_MADE, COMPACT, HEADS, QUERY, ROTARY, CacheCall, Lookup, Parameters, Position, make_kernels
 from .rope_scaling import Scaling, find_rope, looks_plain
 

@@ -14,7 +14,7 @@ from tvm import relax, tirx
 from tvm.relax.frontend.nn.llm.kv_cache import AttnKind, RopeMode, TIRPagedKVCache
 from tvm.target import Target
 
-from ..errors import ShardingError
+from spmd.errors import ShardingError
 
 Position = tuple[int, int]
 """Argument of the call, and element of it where it is a tuple."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tvm
 
-from ..builder import Builder
-from ..graph import Graph, leaves
-from ..per_worker import WORKERS, sign_of
-from ..plan import Plan
-from ..sharding import Sharding
+from spmd.ir.builder import Builder
+from spmd.ir.per_worker import WORKERS, sign_of
+from spmd.ir.trees import leaves
+from spmd.placement.sharding import Sharding
+from spmd.plan.model import Plan
+from spmd.program.graph import Graph
+
 from .calls import CallLowering
 from .function import FunctionLowering
 

@@ -10,8 +10,8 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from ..kernel import Kernel
-from ..kernel.normal import static
+from spmd.rules.kernel import Kernel
+from spmd.rules.kernel.normal import static
 
 
 class Place:

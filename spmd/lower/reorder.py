@@ -8,8 +8,8 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from ..mesh import Mesh
-from ..sharding import Segment, Sharding, Split, runs
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Segment, Sharding, Split, runs
 
 Emit = Callable[[Any], Any]
 """Binds an expression to a new variable and returns it."""

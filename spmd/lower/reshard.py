@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from tvm import relax
 
-from .. import collectives
-from ..conversion import Step, moved_split
-from ..mesh import Mesh
-from ..sharding import Sharding
+from spmd import collectives
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding
+from spmd.transfers.conversion import Step, moved_split
+
 from .reorder import Emit, folded, local_dim, local_dims, reshaped, shard_order, whole_order
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
     """`x` with the neutral element of the reduction `kind` wherever a shard holds padding. `dims` is the global shape, `x` the shard."""
     import numpy as np
 
-    from ..layout import pieces
+    from spmd.placement.layout import pieces
 
     dtype, here = str(x.ty.dtype), local_dims(dims, sharding, mesh)
     for dim, split in enumerate(sharding.dims):

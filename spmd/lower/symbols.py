@@ -9,11 +9,13 @@ import tvm
 import tvm_ffi
 from tvm import relax, tirx
 
-from ..errors import ShardingError
-from ..graph import Function, Graph, Tree, Value
-from ..kernel.normal import static
-from ..plan import Plan
-from ..sharding import Sharding
+from spmd.errors import ShardingError
+from spmd.ir.trees import Tree
+from spmd.placement.sharding import Sharding
+from spmd.plan.model import Plan
+from spmd.program.graph import Function, Graph, Value
+from spmd.rules.kernel.normal import static
+
 from .kept import kept_by
 from .reshard import local_dims
 

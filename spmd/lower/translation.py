@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import tvm
 from tvm import relax
 
-from ..errors import ShardingError
-from ..graph import Tree, Value
+from spmd.errors import ShardingError
+from spmd.ir.trees import Tree
+from spmd.program.graph import Value
 
 if TYPE_CHECKING:
     from .calls import CallLowering

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..graph import Graph, Value
-from .cost import INFEASIBLE, Cost
+from spmd.costs.cost import INFEASIBLE, Cost
+from spmd.program.graph import Graph, Value
+
 from .decide import MOST_TOGETHER, Decision, decide
 from .memory import RESIDENT, Usage, resident_bytes
+from .memory_error import gigabytes, nothing_fits
 from .problem import Problem
-from .residents import gigabytes, nothing_fits
 from .search import Search, Solution
 from .solver import Factor, Table
 

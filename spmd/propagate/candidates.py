@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import tvm
 
-from ..expression import Rule
-from ..graph import Graph, Node, Value
-from ..mesh import Mesh
-from ..sharding import Segment, Sharding, Split
-from ..spec import Constraint
-from ..strategy import Strategy, complete, in_larger_units, partial_strategy, replicate, splits_from, strategy_of
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Segment, Sharding, Split
+from spmd.placement.spec import Constraint
+from spmd.program.graph import Graph, Node, Value
+from spmd.rules.model import Rule
+from spmd.rules.strategy import Strategy, complete, in_larger_units, partial_strategy, replicate, splits_from, strategy_of
 
 MOST = 32
 """The most shardings of one value, and strategies of one operator, that are considered."""

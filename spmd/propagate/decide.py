@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from ..graph import Graph, Node
+from spmd.costs.cost import Cost
+from spmd.program.graph import Graph, Node
+
+from .axes_together import Parts, Product
 from .candidates import Candidates
-from .cost import Cost
 from .problem import Problem
-from .product import Parts, Product
 from .search import Search, Solution
 from .solver import Factor
 

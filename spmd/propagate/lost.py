@@ -13,15 +13,15 @@ from typing import Any
 import tvm
 import tvm_ffi
 
-from ..errors import ShardingError
-from ..expression import Rule, Spec
-from ..graph import Function, Node, Value
-from ..kernel import KERNEL_CALLS
-from ..mesh import Mesh
-from ..sharding import Segment, Sharding, Split
-from ..strategy import Strategy, complete, splits_from, strategy_of
-from .rules import OpCall, rule_of
-from .sizes import PlanningSizes
+from spmd.costs.planning_sizes import PlanningSizes
+from spmd.errors import ShardingError
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Segment, Sharding, Split
+from spmd.program.graph import Function, Node, Value
+from spmd.rules.kernel import KERNEL_CALLS
+from spmd.rules.model import Rule, Spec
+from spmd.rules.registry import OpCall, rule_of
+from spmd.rules.strategy import Strategy, complete, splits_from, strategy_of
 
 _FAR = 64
 """How many operators are asked, at most, where a split is lost after some that could keep it."""

@@ -13,12 +13,14 @@ from functools import cached_property
 
 from tvm import tirx
 
-from ..conversion import conversion
-from ..graph import Function, Node, Value, leaves
-from ..plan import Memory
-from ..sharding import Sharding
-from .fusion import VIEWS, fused
-from .kv_bytes import create_bytes
+from spmd.costs.fusion import VIEWS, fused
+from spmd.costs.kv_bytes import create_bytes
+from spmd.ir.trees import leaves
+from spmd.placement.sharding import Sharding
+from spmd.plan.decisions import Memory
+from spmd.program.graph import Function, Node, Value
+from spmd.transfers.conversion import conversion
+
 from .problem import Problem
 
 RESIDENT = ("weight", "constant")

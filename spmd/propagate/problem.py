@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..conversion import conversion
-from ..errors import ShardingError
-from ..graph import Graph, Node, Value
-from ..sharding import Sharding
-from ..spec import Constraint
-from ..strategy import Strategy
+from spmd.costs.cost import INFEASIBLE, Cost
+from spmd.errors import ShardingError
+from spmd.placement.sharding import Sharding
+from spmd.placement.spec import Constraint
+from spmd.program.graph import Graph, Node, Value
+from spmd.program.storage import loses_writes
+from spmd.rules.strategy import Strategy
+from spmd.transfers.conversion import conversion
+
 from .candidates import Candidates
-from .cost import INFEASIBLE, Cost
 from .solver import Factor, Table
-from .storage import loses_writes
 
 LARGEST_JOINT = 1 << 16
 """Entries of the largest table of one operator over its strategies and all its operands."""

@@ -9,17 +9,17 @@ import tvm
 from tvm import relax, tirx
 from tvm.target import Target
 
-from spmd.schedules.empty import AllocateEmpty
-from spmd.schedules.memory import PlanMemory
-from spmd.schedules.mirror import MirrorIndices
-from spmd.schedules.optional import FuseGroups, Optional
-from spmd.schedules.producers import FuseProducers
-from spmd.schedules.scans import BarrierScans
-from spmd.schedules.scheduling import CPUSchedules, GPUSchedules
-from spmd.schedules.single import SingleTerms
-from spmd.schedules.targets import TargetLike, is_cpu, resolve
-from spmd.schedules.widen import WidenHalf
-from spmd.schedules.writes import SeparateWrites
+from .empty import AllocateEmpty
+from .memory import PlanMemory
+from .mirror import MirrorIndices
+from .optional import FuseGroups, Optional
+from .producers import FuseProducers
+from .scans import BarrierScans
+from .scheduling import CPUSchedules, GPUSchedules
+from .single import SingleTerms
+from .targets import TargetLike, is_cpu, resolve
+from .widen import WidenHalf
+from .writes import SeparateWrites
 
 _TURN = threading.RLock()
 """One thread compiles at a time: TVM writes kernels under tags that it keeps in one place for all threads."""

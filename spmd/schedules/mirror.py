@@ -8,7 +8,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from spmd.schedules.cpu.analysis import constant
+from .cpu.analysis import constant
 
 
 @tirx.transform.prim_func_pass(opt_level=0, name="spmd.MirrorIndices")

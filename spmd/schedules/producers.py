@@ -15,9 +15,9 @@ from tvm.ir import GlobalVar, TensorLoad
 from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visitor
 from tvm.s_tir import Schedule
 
-from spmd.schedules.cpu.analysis import is_costly, is_reduction_block
-from spmd.schedules.cpu.product import is_move, right_read
-from spmd.schedules.optional import FuseGroups
+from .cpu.analysis import is_costly, is_reduction_block
+from .cpu.product import is_move, right_read
+from .optional import FuseGroups
 
 INJECTIVE = 2  # op_pattern up to which each output reads single elements of its inputs
 NAME = "fused_weight"

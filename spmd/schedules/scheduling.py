@@ -12,9 +12,9 @@ from tvm.ir import TensorLoad
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
 
-from spmd.schedules.cpu import default_rules
-from spmd.schedules.cpu.analysis import is_refusal
-from spmd.schedules.threads import reads_of_others
+from .cpu import default_rules
+from .cpu.analysis import is_refusal
+from .threads import reads_of_others
 
 SCHEDULED = "tirx.is_scheduled"
 RULE = "spmd.schedule_rule"  # the name of the rule that decided a function's loops

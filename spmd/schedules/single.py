@@ -9,7 +9,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 
-from spmd.schedules.cpu.analysis import is_reduction_block, is_unit
+from .cpu.analysis import is_reduction_block, is_unit
 
 
 @tirx.transform.prim_func_pass(opt_level=0, name="spmd.SingleTerms")

@@ -8,7 +8,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from spmd.schedules.cpu.analysis import variables
+from .cpu.analysis import variables
 
 _OWN = {"local": ("threadIdx", "blockIdx"), "shared": ("blockIdx",)}
 """Whose memory it is: the threads of one index have one."""

@@ -9,9 +9,9 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 
-from spmd.schedules.cpu.analysis import is_reduction_block
-from spmd.schedules.cpu.product import right_read
-from spmd.schedules.scheduling import is_scheduled
+from .cpu.analysis import is_reduction_block
+from .cpu.product import right_read
+from .scheduling import is_scheduled
 
 WIDE = "float32"
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)

@@ -4,7 +4,7 @@ from .batch import assert_all_equivalent
 from .equivalence import FREE_LINKS, Run, assert_equivalent, difference, random_arguments, simulate
 from .missing import find_missing
 from .oracle import Verdict, prove
-from .reduction import Case
+from .shrink import Case
 
 __all__ = [
     "FREE_LINKS",

@@ -9,11 +9,11 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from ..builder import Builder
-from ..graph import Graph, Node
-from ..inline import inlined
-from ..propagate import build_graph
-from ..propagate.sizes import symbols_of
+from spmd.costs.planning_sizes import symbols_of
+from spmd.ir.builder import Builder
+from spmd.ir.inline import inlined
+from spmd.program.build import build_graph
+from spmd.program.graph import Graph, Node
 
 _SIZE = 6
 """What a symbolic size is where an operator alone does not tell it by what it takes: most meshes divide it."""

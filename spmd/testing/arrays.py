@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..layout import Array
+from spmd.placement.layout import Array
 
 
 def random_array(name: str, shape: Sequence[int], dtype: str, seed: int) -> Array:

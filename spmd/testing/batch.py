@@ -11,16 +11,17 @@ from typing import Any, cast
 import numpy as np
 import tvm
 
-from .. import checks
-from ..checks import door, told
-from ..collectives import Record
-from ..errors import ShardingError
-from ..mesh import Mesh
-from ..pipeline import shard
-from ..propagate.sizes import symbols_of
-from ..workers import signatures, workers
+from spmd import checks
+from spmd.checks import door, told
+from spmd.collectives import Record
+from spmd.costs.planning_sizes import symbols_of
+from spmd.errors import ShardingError
+from spmd.pipeline import shard
+from spmd.placement.mesh import Mesh
+from spmd.run.workers import signatures, workers
+
 from .equivalence import FREE_LINKS, difference, random_arguments, traffic_difference
-from .reduction import Case, smallest
+from .shrink import Case, smallest
 from .special import sprinkled_arguments
 
 _TARGETS = {"threads": {"kind": "llvm", "opt-level": 0}, "pocl": {"kind": "opencl"}}

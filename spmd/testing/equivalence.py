@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import tvm
 
-from .. import checks
-from ..annotate import Specs, specs_of
-from ..checks import door, told
-from ..collectives import Record
-from ..errors import ShardingError
-from ..graph import Branch
-from ..layout import Array
-from ..lift import LIFT
-from ..mesh import Mesh, MeshLike
-from ..pipeline import ShardedModule, shard
-from ..plan import Collective, Leaf, LeafTree, Plan, Signature
-from ..profile import Link, Profile, profile_taken
-from ..workers import Workers, program, signatures, workers
+from spmd import checks
+from spmd.annotate import Specs, specs_of
+from spmd.checks import door, told
+from spmd.collectives import Record
+from spmd.costs.profile import Link, Profile, profile_taken
+from spmd.errors import ShardingError
+from spmd.ir.lift import LIFT
+from spmd.pipeline import ShardedModule, shard
+from spmd.placement.layout import Array
+from spmd.placement.mesh import Mesh, MeshLike
+from spmd.plan.decisions import Collective, Leaf, LeafTree, Signature
+from spmd.plan.model import Plan
+from spmd.program.graph import Branch
+from spmd.run.workers import Workers, program, signatures, workers
+
 from .arrays import random_array
 
 _NAME = re.compile(r"(?<![\w.])(?!T\.)[A-Za-z_]\w*")

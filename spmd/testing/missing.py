@@ -12,17 +12,19 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..arguments import Handle
-from ..builder import Builder
-from ..checks import door
-from ..collectives.pool import WorkerError
-from ..graph import Function, Node, Value, leaves
-from ..layout import Array, cut, join
-from ..mesh import Mesh, MeshLike
-from ..plan import Leaf, Signature
-from ..propagate import build_graph
-from ..sharding import Segment, Sharding, Split
-from ..workers import workers
+from spmd.checks import door
+from spmd.collectives.pool import WorkerError
+from spmd.ir.builder import Builder
+from spmd.ir.trees import leaves
+from spmd.placement.layout import Array, cut, join
+from spmd.placement.mesh import Mesh, MeshLike
+from spmd.placement.sharding import Segment, Sharding, Split
+from spmd.plan.decisions import Leaf, Signature
+from spmd.program.build import build_graph
+from spmd.program.graph import Function, Node, Value
+from spmd.run.arguments import Handle
+from spmd.run.workers import workers
+
 from .alone import operators_alone
 from .equivalence import difference, random_arguments
 from .oracle import ORACLE, Arguments, Program, Verdict, empty_plan, operator_of, strategies_of

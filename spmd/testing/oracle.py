@@ -13,24 +13,28 @@ from typing import Any, Literal
 import numpy as np
 import tvm
 
-from .. import checks
-from ..arguments import Handle
-from ..builder import Builder
-from ..checks import door
-from ..errors import ShardingError
-from ..graph import Function, Graph, Node, Value, leaves, map_tree
-from ..layout import Array, cut
-from ..lower.calls import CallLowering
-from ..lower.function import FunctionLowering
-from ..mesh import Mesh, MeshLike
-from ..plan import Choice, Leaf, LeafTree, Plan, Signature
-from ..profile import profile_of
-from ..propagate import Cost, build_graph
-from ..propagate.product import find_candidates
-from ..propagate.storage import loses_writes
-from ..sharding import Segment, Sharding, Split
-from ..strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
-from ..workers import Workers, workers
+from spmd import checks
+from spmd.checks import door
+from spmd.costs.cost import Cost
+from spmd.costs.profile import profile_of
+from spmd.errors import ShardingError
+from spmd.ir.builder import Builder
+from spmd.ir.trees import leaves, map_tree
+from spmd.lower.calls import CallLowering
+from spmd.lower.function import FunctionLowering
+from spmd.placement.layout import Array, cut
+from spmd.placement.mesh import Mesh, MeshLike
+from spmd.placement.sharding import Segment, Sharding, Split
+from spmd.plan.decisions import Choice, Leaf, LeafTree, Signature
+from spmd.plan.model import Plan
+from spmd.program.build import build_graph
+from spmd.program.graph import Function, Graph, Node, Value
+from spmd.program.storage import loses_writes
+from spmd.propagate.axes_together import find_candidates
+from spmd.rules.strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
+from spmd.run.arguments import Handle
+from spmd.run.workers import Workers, workers
+
 from .alone import operators_alone
 from .equivalence import difference, random_arguments
 from .special import exact_terms, signs_of_zeros_differ, sprinkled_arguments

@@ -23,12 +23,12 @@ import pyopencl as cl
 import tvm
 import tvm_ffi
 
-from ..arrays import check_dtype
-from ..collectives.backend import Communicator, Tensor
-from ..collectives.threads import ThreadBackend
-from ..errors import ShardingError
-from ..layout import Array
-from ..mesh import Mesh
+from spmd.collectives.backend import Communicator, Tensor
+from spmd.collectives.threads import ThreadBackend
+from spmd.errors import ShardingError
+from spmd.placement.arrays import check_dtype
+from spmd.placement.layout import Array
+from spmd.placement.mesh import Mesh
 
 _BUILD = "target.build.opencl"
 _TURN = threading.Lock()

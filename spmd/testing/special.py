@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..layout import Array
+from spmd.placement.layout import Array
 
 _SHARE = 0.2
 """How many of the elements are replaced."""

@@ -8,7 +8,7 @@ from tvm.script import relax as R
 import spmd
 from spmd import Mesh, P, ShardingError
 from spmd.annotate import annotate
-from spmd.propagate import build_graph
+from spmd.program.build import build_graph
 from tests.models.mlc_llama import TINY, mlc_llama
 from tests.programs import Mlp, Two
 

@@ -13,7 +13,7 @@ import tvm_ffi
 
 from spmd.collectives import CollectiveError, Record, make_backend
 from spmd.collectives.pool import Pool, WorkerError
-from spmd.mesh import Mesh
+from spmd.placement.mesh import Mesh
 from tests.pocl import need_pocl
 
 BACKENDS = ["threads", "pocl"]

@@ -9,7 +9,7 @@ import spmd
 from spmd import P, ShardingError
 from spmd.collectives import Backend, Communicator, backend, make_backend, register_backend
 from spmd.collectives.threads import ThreadBackend, ThreadCommunicator
-from spmd.mesh import Mesh
+from spmd.placement.mesh import Mesh
 from spmd.testing import difference
 from tests.lower.test_bundles import SPLIT, Products
 from tests.programs import Mlp

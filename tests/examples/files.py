@@ -14,8 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from examples.llm.config import LlamaConfig
 from examples.llm.tokenizer import tokenizer_from_gguf
 from examples.llm.weights import gguf_name
-
-from .reference import Weights
+from tests.examples.reference import Weights
 
 WORDS = ("Ġhello", "Ġh", "Ġhe", "Ġhel", "Ġhell")
 SPECIAL = ("<|end|>", "<|user|>", "<|answer|>")

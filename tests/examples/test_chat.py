@@ -6,9 +6,8 @@ import pytest
 
 from examples.llm import chat
 from examples.llm.source import open_model
-
-from .files import CONFIG, write_folder, write_gguf
-from .reference import greedy, random_checkpoint
+from tests.examples.files import CONFIG, write_folder, write_gguf
+from tests.examples.reference import greedy, random_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from examples.llm import demo
+from tests.examples.files import CONFIG, write_gguf
+from tests.examples.reference import random_checkpoint
 from tests.pocl import need_pocl
-
-from .files import CONFIG, write_gguf
-from .reference import random_checkpoint
 
 
 @pytest.fixture(scope="module")

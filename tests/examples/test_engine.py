@@ -7,9 +7,8 @@ from examples.llm.engine import PREFILL_CHUNK, Engine, check_shards, shard, star
 from examples.llm.errors import ModelError
 from examples.llm.sampling import Sampler
 from examples.llm.weights import assemble
-
-from .files import CONFIG
-from .reference import forward, greedy, random_checkpoint
+from tests.examples.files import CONFIG
+from tests.examples.reference import forward, greedy, random_checkpoint
 
 CHECKPOINT = random_checkpoint(CONFIG)
 PROMPT = [5, 60, 200, 7, 31]

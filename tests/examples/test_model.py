@@ -13,8 +13,7 @@ from examples.llm.errors import ModelError
 from examples.llm.model import METHODS, build_module
 from examples.llm.model_dense import build_dense_module, rotary_frequencies
 from examples.llm.weights import assemble
-
-from .reference import Weights, forward, inverse_frequencies, random_checkpoint
+from tests.examples.reference import Weights, forward, inverse_frequencies, random_checkpoint
 
 TINY = replace(LlamaConfig.preset("tiny"), rope_theta=5000.0)
 LLAMA3 = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}

@@ -10,9 +10,8 @@ from examples.llm.engine import METHODS, start
 from examples.llm.model import build_module
 from examples.llm.weights import assemble
 from spmd import P
-
-from .files import CONFIG
-from .reference import forward, random_checkpoint
+from tests.examples.files import CONFIG
+from tests.examples.reference import forward, random_checkpoint
 
 CHECKPOINT = random_checkpoint(CONFIG)
 PROMPT = [5, 60, 200, 7, 31]

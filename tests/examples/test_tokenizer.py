@@ -5,9 +5,8 @@ import pytest
 from examples.llm.errors import ModelError
 from examples.llm.source import open_model
 from examples.llm.tokenizer import tokenizer_from_gguf
-
-from .files import CONFIG, TOKENIZER, write_folder
-from .reference import random_checkpoint
+from tests.examples.files import CONFIG, TOKENIZER, write_folder
+from tests.examples.reference import random_checkpoint
 
 TEXT = "say hello 42 times, naïve 日本 🙂\n\tdone"
 

@@ -11,9 +11,8 @@ from examples.llm.errors import ModelError
 from examples.llm.model import build_module
 from examples.llm.source import open_model
 from examples.llm.weights import gguf_name, hf_sources, unpermute
-
-from .files import CONFIG, llama_cpp_permute, write_folder, write_gguf
-from .reference import random_checkpoint
+from tests.examples.files import CONFIG, llama_cpp_permute, write_folder, write_gguf
+from tests.examples.reference import random_checkpoint
 
 UNTIED = replace(CONFIG, tie_word_embeddings=False)
 

@@ -11,13 +11,13 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import Mesh, P, Plan, Sharding, ShardingError
-from spmd.propagate.rules import registry
-from spmd.propagate.sizes import symbols_of
+from spmd.costs.planning_sizes import symbols_of
+from spmd.rules import registry
 from spmd.testing import FREE_LINKS
 from spmd.testing.programs import DIVISIBLE, SIZES, meshes, programs, specs
+from tests.ir.test_lift import Mlp
 from tests.models.mlc_llama import TINY, mlc_llama
 from tests.programs import Two
-from tests.test_lift import Mlp
 from tests.test_programs import LIFT
 from tests.test_symbolic_programs import HEADS, Attention
 

@@ -5,16 +5,17 @@ import pytest
 import tvm
 from tvm import relax
 
-from spmd import Mesh, layout
-from spmd.arguments import Handle
-from spmd.conversion import conversion
+from spmd import Mesh
+from spmd.costs.cost import Cost
+from spmd.costs.profile import profile_of
 from spmd.lower.reshard import emit_step, emit_together, local_dims, mask_padding
-from spmd.plan import Leaf, Signature
-from spmd.profile import profile_of
-from spmd.propagate import Cost
-from spmd.sharding import Sharding
+from spmd.placement import layout
+from spmd.placement.sharding import Sharding
+from spmd.plan.decisions import Leaf, Signature
+from spmd.run.arguments import Handle
+from spmd.run.workers import workers
 from spmd.testing.oracle import Program, empty_plan
-from spmd.workers import workers
+from spmd.transfers.conversion import conversion
 
 SHARDINGS = {
     ("n", 4): ["[-, -]", "[tp:8*, -]", "[tp(1)2:8*, -]", "[tp(2)2:8*, -]", "[tp(2)2+tp(1)2:8*, -]", "[-, tp]", "[tp(2)2:8*, tp(1)2]"],

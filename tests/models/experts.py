@@ -10,7 +10,7 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.script import tirx as T
 
-from spmd.kernel.group_gemm import GroupGemm, make_group_gemm
+from spmd.rules.kernel.group_gemm import GroupGemm, make_group_gemm
 from tests.models.group_quant import BITS, GROUP, PER_WORD, ZERO
 
 

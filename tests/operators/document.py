@@ -8,13 +8,14 @@ from pathlib import Path
 import tvm
 
 import tests.operators as operators
-from spmd.graph import Node
-from spmd.mesh import Mesh
-from spmd.profile import profile_of
-from spmd.propagate import Cost, build_graph
-from spmd.propagate.product import find_candidates
-from spmd.propagate.rules.registry import function_of
-from spmd.strategy import Strategy
+from spmd.costs.cost import Cost
+from spmd.costs.profile import profile_of
+from spmd.placement.mesh import Mesh
+from spmd.program.build import build_graph
+from spmd.program.graph import Node
+from spmd.propagate.axes_together import find_candidates
+from spmd.rules.registry import function_of
+from spmd.rules.strategy import Strategy
 
 PAGE = Path(__file__).parents[2] / "docs" / "operators.md"
 HEAD = """# Operators

@@ -6,8 +6,8 @@ import pytest
 import tvm
 from tvm import relax, te
 
-from spmd.propagate import build_graph
-from spmd.propagate.rules.not_user_ops import NOT_USER_OPS
+from spmd.program.build import build_graph
+from spmd.rules.families.not_user_ops import NOT_USER_OPS
 from spmd.schedules import build
 from tests.operators import document, unlowered
 from tests.operators.exceptions import NO_ROW, WHOLE

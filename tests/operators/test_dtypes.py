@@ -9,8 +9,8 @@ import pytest
 import tvm
 from tvm import relax
 
+from spmd.run.workers import workers
 from spmd.testing import prove
-from spmd.workers import workers
 
 op, nn = relax.op, relax.op.nn
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

@@ -12,10 +12,10 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import Mesh, P, Profile, ShardingError
-from spmd.inline import inlined
-from spmd.propagate import Cost, build_graph
+from spmd.costs.cost import INFEASIBLE, Cost
+from spmd.ir.inline import inlined
+from spmd.program.build import build_graph
 from spmd.propagate.budget import decide_within
-from spmd.propagate.cost import INFEASIBLE
 from spmd.propagate.decide import decide
 from spmd.propagate.memory import Usage
 from spmd.testing import difference, simulate

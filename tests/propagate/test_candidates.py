@@ -6,8 +6,8 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import Mesh
-from spmd.builder import Builder
-from spmd.propagate import candidates, product
+from spmd.ir.builder import Builder
+from spmd.propagate import axes_together, candidates
 from spmd.testing import FREE_LINKS
 
 
@@ -61,8 +61,8 @@ def test_values_that_are_cut_short_are_named(monkeypatch):
 
 def test_on_two_axes_too(monkeypatch):
     mesh = Mesh(dp=2, tp=2)
-    monkeypatch.setattr(product, "MOST_SHARDINGS", 3)
+    monkeypatch.setattr(axes_together, "MOST_SHARDINGS", 3)
     assert named(mesh) >= {"main: x", "main: w", "main: v", "main: up", "main: down"}
     monkeypatch.undo()
-    monkeypatch.setattr(product, "MOST_STRATEGIES", 3)
+    monkeypatch.setattr(axes_together, "MOST_STRATEGIES", 3)
     assert named(mesh) == {"main: up", "main: down"}

@@ -10,8 +10,8 @@ from tvm.script import tirx as T
 
 import spmd
 from spmd import P
-from spmd.kernel import Unreadable, read_group_gemm
-from spmd.kernel.group_gemm import GroupGemm, make_group_gemm
+from spmd.rules.kernel import Unreadable, read_group_gemm
+from spmd.rules.kernel.group_gemm import GroupGemm, make_group_gemm
 from spmd.testing import assert_equivalent, difference, simulate
 from tests.models.experts import expert_layer, gemv, group_gemm, serial
 

@@ -6,7 +6,7 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import P
-from spmd.plan import Memory
+from spmd.plan.decisions import Memory
 from spmd.testing import FREE_LINKS
 from tests.lower.test_kv_cache import cache_module
 from tests.models.mlc_llama import TINY, mlc_llama

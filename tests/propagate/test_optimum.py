@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from spmd import Mesh
 from spmd.annotate import annotate
-from spmd.inline import inlined
-from spmd.lift import lifted
-from spmd.profile import Profile
-from spmd.propagate import Cost, build_graph
-from spmd.propagate.cost import INFEASIBLE
+from spmd.costs.cost import INFEASIBLE, Cost
+from spmd.costs.profile import Profile
+from spmd.ir.inline import inlined
+from spmd.ir.lift import lifted
+from spmd.program.build import build_graph
 from spmd.propagate.decide import decide
 from spmd.testing.programs import SIZES, programs, specs
 from tests.propagate.test_solver import integer_program

@@ -11,16 +11,16 @@ from tvm.relax import op
 import spmd
 from spmd import Mesh, P
 from spmd.annotate import annotate
-from spmd.conversion import conversion
-from spmd.inline import inlined
-from spmd.lift import lifted
-from spmd.profile import Profile
-from spmd.propagate import Cost, build_graph
+from spmd.costs.cost import INFEASIBLE, Cost
+from spmd.costs.profile import Profile
+from spmd.ir.inline import inlined
+from spmd.ir.lift import lifted
+from spmd.program.build import build_graph
+from spmd.program.storage import loses_writes
 from spmd.propagate.budget import decide_within
-from spmd.propagate.cost import INFEASIBLE
-from spmd.propagate.planner import make_plan
-from spmd.propagate.storage import loses_writes
+from spmd.realize.plan_of_decision import make_plan
 from spmd.testing.programs import SIZES, programs, specs
+from spmd.transfers.conversion import conversion
 
 SLOW = Profile("slow workers", flops=1e6, memory_bandwidth=1e6, link_bandwidth=1e7, link_latency=1e-6)
 FAST = Profile("fast", flops=1e12, memory_bandwidth=1e12, link_bandwidth=50e9, link_latency=5e-6)

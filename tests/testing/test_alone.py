@@ -8,7 +8,7 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import ShardingError
-from spmd.propagate.rules import registry
+from spmd.rules import registry
 from spmd.testing import find_missing, prove
 from spmd.testing.alone import operators_alone
 

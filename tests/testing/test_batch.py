@@ -12,11 +12,11 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import Mesh, P
-from spmd.propagate.rules import registry
+from spmd.rules import registry
 from spmd.testing import assert_equivalent
 from spmd.testing.batch import assert_all_equivalent, failures, kind_of
 from spmd.testing.programs import meshes, programs, specs
-from spmd.testing.reduction import Case, smallest
+from spmd.testing.shrink import Case, smallest
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from tvm.script import relax as R
 import spmd
 from spmd import P, ShardingError
 from spmd.collectives import Record
-from spmd.plan import Collective
-from spmd.propagate.rules import registry
+from spmd.plan.decisions import Collective
+from spmd.rules import registry
 from spmd.testing import assert_equivalent, difference, random_arguments, simulate
 from spmd.testing.equivalence import traffic_difference
 from tests.programs import Mlp, Two

@@ -10,12 +10,12 @@ from tvm import relax
 from tvm.relax.distributed import DeviceMesh, DTensorType
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ... import checks
-from ...checks import door
-from ...errors import ShardingError
-from ...mesh import Mesh
-from ...spec import P
-from ..hint import hint
+from spmd import checks
+from spmd.annotate.hint import hint
+from spmd.checks import door
+from spmd.errors import ShardingError
+from spmd.placement.mesh import Mesh
+from spmd.placement.spec import P
 
 _HINTS = ("relax.dist.annotate_sharding", "relax.dist.redistribute")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from ...errors import ShardingError
-from ...spec import OPEN, P
+from spmd.errors import ShardingError
+from spmd.placement.spec import OPEN, P
 
 
 def from_jax(tree: Any) -> dict[str, P]:

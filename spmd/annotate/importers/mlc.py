@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
-from ... import checks
-from ...checks import door, told
-from ...errors import ShardingError
-from ...spec import P
+from spmd import checks
+from spmd.checks import door, told
+from spmd.errors import ShardingError
+from spmd.placement.spec import P
 
 
 def _pairs(where: str, given: Any) -> list[tuple[str, Any]]:

@@ -8,7 +8,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ...layout import pieces
+from spmd.placement.layout import pieces
+
 from .context import FormContext, form
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ... import collectives
-from ...errors import ShardingError
-from ...expression import Rule
-from ...graph import Node
-from ...layout import pieces
-from ...mesh import Mesh
-from ...plan import Choice
-from ...sharding import Split
-from ..reshard import local_dims
+from spmd import collectives
+from spmd.errors import ShardingError
+from spmd.lower.reshard import local_dims
+from spmd.placement.layout import pieces
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Split
+from spmd.plan.decisions import Choice
+from spmd.program.graph import Node
+from spmd.rules.model import Rule
 
 
 def _no_kernel(*_: Any) -> Any:

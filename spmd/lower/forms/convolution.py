@@ -6,8 +6,9 @@ from typing import Any
 
 import tvm
 
-from ...attributes import with_attributes
-from ...halo import Window
+from spmd.rules.attributes import with_attributes
+from spmd.rules.windows import Window
+
 from .context import FormContext, form
 from .halo import fetch, own_rows
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from ...halo import Halo
+from spmd.rules.windows import Halo
+
 from .context import FormContext
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from tvm import relax
 
-from ..kernel import stage_kernels
+from spmd.lower.kernel import stage_kernels
+
 from .context import FormContext, form
 
 

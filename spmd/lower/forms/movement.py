@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from ...moves import Moves
+from spmd.rules.element_routes import Moves
+
 from .context import FormContext, form
 
 

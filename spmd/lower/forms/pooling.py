@@ -9,7 +9,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ...halo import Window
+from spmd.rules.windows import Window
+
 from .context import FormContext, form
 from .convolution import dim_of, rows_under, unpadded, window_of
 

@@ -2,10 +2,10 @@
 
 from tvm.s_tir.dlight.base import ScheduleRule
 
-from spmd.schedules.cpu.fallback import Fallback
-from spmd.schedules.cpu.matmul import Matmul
-from spmd.schedules.cpu.reduction import Reduction
-from spmd.schedules.cpu.rowwise import Rowwise
+from .fallback import Fallback
+from .matmul import Matmul
+from .reduction import Reduction
+from .rowwise import Rowwise
 
 __all__ = ["Fallback", "Matmul", "Reduction", "Rowwise", "default_rules"]
 

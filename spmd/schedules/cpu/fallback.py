@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spmd.schedules.cpu.analysis import CPURule, Kernel, inline_cheap
+from .analysis import CPURule, Kernel, inline_cheap
 
 
 class Fallback(CPURule):

@@ -10,7 +10,7 @@ from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.target import Target
 
-from spmd.schedules.cpu.analysis import (
+from .analysis import (
     CPURule,
     Kernel,
     constant,
@@ -23,7 +23,7 @@ from spmd.schedules.cpu.analysis import (
     names,
     variables,
 )
-from spmd.schedules.cpu.product import Product, is_move, recognize
+from .product import Product, is_move, recognize
 
 BLOCK_BYTES = 512 * 1024  # of the right operand, kept in the second-level cache while all rows pass by
 PACK_ROWS = 16  # from so many rows on, copying a strip of W out of its pages costs less than missing the TLB

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad, TensorRegion
 
-from spmd.schedules.cpu.analysis import is_unit, region_variables, variables
+from .analysis import is_unit, region_variables, variables
 
 
 @dataclass

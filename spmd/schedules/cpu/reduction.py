@@ -8,15 +8,7 @@ from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.dlight.analysis import SBlockInfo
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from spmd.schedules.cpu.analysis import (
-    CPURule,
-    Kernel,
-    constant,
-    contiguous_variable,
-    divisor,
-    inline_cheap,
-    inline_epilogues,
-)
+from .analysis import CPURule, Kernel, constant, contiguous_variable, divisor, inline_cheap, inline_epilogues
 
 ROWS_AT_ONCE = 8  # rows of W streamed together: fewer passes over the accumulators, still within the prefetchers
 ACCUMULATORS = 4096  # of them at a time: 16 KiB of float32, half of a first-level cache

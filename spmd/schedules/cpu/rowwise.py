@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm.s_tir import ScheduleError
 from tvm.s_tir.dlight.analysis import SBlockInfo
 
-from spmd.schedules.cpu.analysis import CPURule, Kernel, inline_cheap, same
+from .analysis import CPURule, Kernel, inline_cheap, same
 
 
 class Rowwise(CPURule):

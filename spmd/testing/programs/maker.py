@@ -11,7 +11,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from ..arrays import random_array
+from spmd.testing.arrays import random_array
 
 Shape = list[Any]
 """Sizes; the name of the symbol where one is symbolic."""

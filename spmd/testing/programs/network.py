@@ -7,7 +7,8 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from ...lift import LIFT
+from spmd.ir.lift import LIFT
+
 from .maker import SIZES, Maker, dtype_of, shape_of
 
 op = relax.op

@@ -1,0 +1,152 @@
+"""What is never written to memory, as whoever reads it makes it on the way: the model of what compilers fuse, in one place.
+
+It says what `spmd.build` fuses, and any compiler of TVM:
+- what the right operand of a product, or a table, is made of by moves and cheap arithmetic on single elements (a transpose, a cast, a
+  dequantization) is made by the product or the look-up;
+- arithmetic on single elements goes with such arithmetic, moves and sums that read it, where all who read it are in one kernel;
+- a product, a mean, a softmax or a norm takes along the arithmetic on its result.
+
+Nothing is fused over a conversion, over the end of a branch, or into what a function returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spmd.program.graph import Function, Node, Value
+from spmd.program.storage import VIEWS
+
+_TAKE_ALONG = frozenset(
+    {
+        *("relax.matmul", "relax.linear", "relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"),
+        *("relax.mean", "relax.variance", "relax.std", "relax.nn.softmax", "relax.nn.log_softmax"),
+        *("relax.nn.rms_norm", "relax.nn.layer_norm", "relax.nn.group_norm"),
+    }
+)
+"""Operators that take arithmetic on their result along; one of them in a kernel."""
+_MAKES = {"relax.matmul": 1, "relax.take": 0}
+"""Operators that make one of their operands while they read it, and which."""
+_SUMS = frozenset(f"relax.{name}" for name in ("sum", "max", "min", "prod"))
+"""Reductions that take along what they read."""
+_MOVES = frozenset(
+    {
+        *("relax.permute_dims", "relax.broadcast_to", "relax.split", "relax.concat", "relax.strided_slice"),
+        *("relax.repeat", "relax.tile", "relax.flip", "relax.tril", "relax.triu"),
+        *(VIEWS - {"join"}),
+    }
+)
+"""Operators that put single elements elsewhere."""
+_COSTLY = frozenset(
+    f"relax.{name}"
+    for group in (
+        ("exp", "log", "power", "erf", "sigmoid", "sin", "cos", "tan", "tanh"),
+        ("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"),
+        ("nn.gelu", "nn.gelu_tanh", "nn.silu", "nn.softplus"),
+    )
+    for name in group
+)
+"""Arithmetic that is too slow to be done again for each element that a product reads."""
+
+AsKept = Callable[[Node, Value], bool]
+"""Whether an operator takes, or makes, a value as it is kept, with no conversion in between."""
+
+
+def fused(function: Function, as_kept: AsKept | None = None) -> set[Value]:
+    """The values of a function that are not written under a plan; without one, those of which that may be so."""
+    free = _Fusion(function, lambda node, value: True).run()
+    return free if as_kept is None else free & _Fusion(function, as_kept).run()
+
+
+class _Fusion:
+    """Kernels found in the order in which compilers do: what products make, then arithmetic, then moves; each from the end to the start."""
+
+    def __init__(self, function: Function, as_kept: AsKept) -> None:
+        self._readers = _readers(function)
+        returned = _ends(function)
+        self._nodes = [n for n in reversed(function.nodes) if self._may_go(n, returned, as_kept)]
+        self._made: set[Value] = set()
+        """What products and look-ups make while they read it."""
+        self._next: dict[Value, Node] = {}
+        """What goes with who reads it, and an operator after it in its kernel."""
+        self._anchored: set[Node] = set()
+        """The last operators of kernels that hold one that takes along."""
+
+    def _may_go(self, node: Node, returned: set[Value], as_kept: AsKept) -> bool:
+        if any(not v.is_tensor or v in returned or not as_kept(node, v) for v in node.outputs):
+            return False
+        pairs = [(r, v) for v in node.outputs for r in self._readers.get(v, ())]
+        return bool(pairs) and all(r.branch == node.branch and as_kept(r, v) for r, v in pairs)
+
+    def run(self) -> set[Value]:
+        """The values that are not written."""
+        for node in self._nodes:
+            if (
+                _is_single(node)
+                and node.op not in _COSTLY
+                and all(self._makes(r, v) for v in node.outputs for r in self._readers.get(v, ()))
+            ):
+                self._made.update(node.outputs)
+        for kind in (
+            lambda node: node.op in _TAKE_ALONG or _is_arithmetic(node),
+            lambda node: _is_single(node) and not _is_arithmetic(node),
+        ):
+            for node in filter(kind, self._nodes):
+                if self._made.isdisjoint(node.outputs):
+                    self._take_along(node)
+        return self._made | self._next.keys()
+
+    def _makes(self, reader: Node, value: Value) -> bool:
+        """Whether `reader` makes the value, or is itself what a product or a look-up makes."""
+        return _makes_operand(reader, value) or (len(reader.outputs) == 1 and reader.outputs[0] in self._made)
+
+    def _take_along(self, node: Node) -> None:
+        """Put `node` into the kernel of those who read its result, where it is one and takes such an operator."""
+        readers = [r for v in node.outputs for r in self._readers.get(v, ())]
+        lasts = {self._last(r) for r in readers}
+        if len(lasts) != 1 or any(not self._made.isdisjoint(r.outputs) for r in readers):
+            return
+        (last,) = lasts
+        if node.op in _TAKE_ALONG:
+            if last in self._anchored or not all(map(_is_arithmetic, (*readers, last))):
+                return
+            self._anchored.add(last)
+        else:
+            follows = all(_is_single(r) or r.op in _SUMS for r in readers)
+            closed = last in self._anchored or last.op in _SUMS
+            if not follows or (closed and not _is_arithmetic(node)):
+                return
+        self._next.update(dict.fromkeys(node.outputs, last))
+
+    def _last(self, node: Node) -> Node:
+        """The last operator of a kernel."""
+        while node.outputs and node.outputs[0] in self._next:
+            node = self._next[node.outputs[0]]
+        return node
+
+
+def _readers(function: Function) -> dict[Value, list[Node]]:
+    found: dict[Value, list[Node]] = {}
+    for node in function.nodes:
+        for value in node.inputs:
+            found.setdefault(value, []).append(node)
+    return found
+
+
+def _ends(function: Function) -> set[Value]:
+    return {value for value, _, _ in function.at_end}
+
+
+def _makes_operand(reader: Node, value: Value) -> bool:
+    """Whether an operator can make the value while it reads it."""
+    return reader.op in _MAKES and [i for i, v in enumerate(reader.inputs) if v is value] == [_MAKES[reader.op]]
+
+
+def _is_arithmetic(node: Node) -> bool:
+    """Whether it computes each element of its result from those at the same place."""
+    return node.rule.work == "pointwise" and len(node.outputs) == 1
+
+
+def _is_single(node: Node) -> bool:
+    """Whether each element of its result comes from single elements: arithmetic, moves, kernels that reduce nothing."""
+    kernel = node.op == "relax.call_tir" and not node.no_rule and not node.rule.reduced and not node.rule.forms
+    return kernel or _is_arithmetic(node) or node.op in _MOVES

@@ -1,0 +1,19 @@
+"""Trees of anything, as Relax nests tuples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Tree = T | tuple["Tree[T]", ...]
+
+
+def leaves(tree: Tree[T]) -> list[T]:
+    """The leaves of a tree, in order."""
+    return [leaf for part in tree for leaf in leaves(part)] if isinstance(tree, tuple) else [tree]
+
+
+def map_tree(tree: Tree[T], function: Callable[[T], Any]) -> Any:
+    """The same tree with `function` applied to every leaf."""
+    return tuple(map_tree(part, function) for part in tree) if isinstance(tree, tuple) else function(tree)

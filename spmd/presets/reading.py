@@ -1,0 +1,96 @@
+"""What plans read off a module: its weights, inputs and results by name, and what products do with the dimensions of a weight."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tvm
+
+from spmd.annotate.specs import result_names, value_names
+from spmd.checks import told
+from spmd.errors import ShardingError
+from spmd.ir.inline import inlined
+from spmd.ir.lift import lifted
+from spmd.placement.axes import is_name
+from spmd.program.build import build_graph
+from spmd.program.graph import Graph, Node, Value
+from spmd.rules.model import Rule, Spec
+
+_FAR = 8
+"""Operators between a weight and the product that it is for: transposes, dequantization."""
+
+
+def axis_name(where: str, given: Any) -> str:
+    """The name of a mesh axis, as a check of arguments."""
+    if not isinstance(given, str) or not is_name(given):
+        raise ShardingError(where, f"it takes the name of a mesh axis, and got {told(given)}", 'Write "tp".')
+    return given
+
+
+class Product(NamedTuple):
+    """A product with a weight: the dimensions of the weight that it sums over, and those that its result has."""
+
+    summed: tuple[int, ...]
+    kept: tuple[int, ...]
+
+
+class Reading:
+    """A module as its plans see it."""
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        self.graph: Graph = build_graph(lifted(inlined(mod)))
+        self.names: dict[str, Value] = value_names(self.graph)
+        """All that a spec can name, but results."""
+        self.results: dict[str, Value] = result_names(self.graph)
+        self.weights: dict[str, Value] = {n: v for n, v in self.names.items() if v.role == "weight"}
+        self._uses: dict[Value, list[tuple[Node, int]]] = {}
+        for function in self.graph.functions.values():
+            for node in function.nodes:
+                for i, value in enumerate(node.inputs):
+                    self._uses.setdefault(value, []).append((node, i))
+
+    def is_table(self, weight: Value) -> bool:
+        """Whether rows are taken from it, by number."""
+        return any(node.op == "relax.take" and i == 0 for node, i in self._uses.get(weight, ()))
+
+    def product(self, weight: Value) -> Product | None:
+        """The first product that the weight is for, or None where it is for none."""
+        if len(weight.shape) < 2:
+            return None
+        waiting: list[tuple[Value, tuple[frozenset[int], ...], int]] = [
+            (weight, tuple(frozenset({i}) for i in range(len(weight.shape))), 0)
+        ]
+        while waiting:
+            value, holds, far = waiting.pop(0)
+            for node, i in self._uses.get(value, ()):
+                where = _dims_of_factors(node.rule.inputs[i], holds)
+                summed = {d for f in _summed(node.rule, i) for d in where.get(f, ())}
+                if summed:
+                    kept = {d for spec in node.rule.outputs for f in _factors(spec) for d in where.get(f, ())}
+                    return Product(tuple(sorted(summed)), tuple(sorted(kept - summed)))
+                if far < _FAR and len(node.outputs) == 1:
+                    after = tuple(frozenset(d for f in _factors((dim,)) for d in where.get(f, ())) for dim in node.rule.outputs[0])
+                    if any(after):
+                        waiting.append((node.outputs[0], after, far + 1))
+        return None
+
+
+def _factors(spec: Spec) -> list[str]:
+    return [f for dim in spec for piece in dim for f in piece]
+
+
+def _dims_of_factors(spec: Spec, holds: tuple[frozenset[int], ...]) -> dict[str, frozenset[int]]:
+    """For each factor the dimensions of the weight that it runs over."""
+    found: dict[str, frozenset[int]] = {}
+    for dim, weight_dims in zip(spec, holds, strict=True):
+        for f in _factors((dim,)):
+            found[f] = found.get(f, frozenset[int]()) | weight_dims
+    return found
+
+
+def _summed(rule: Rule, at: int) -> set[str]:
+    """The factors of an input that are summed over together with another one's."""
+    if rule.reduce != "sum" or rule.sparse:
+        return set()
+    others = {f for i, spec in enumerate(rule.inputs) if i != at for f in _factors(spec)}
+    return set(_factors(rule.inputs[at])) & others & set(rule.reduced)

@@ -1,0 +1,1 @@
+"""The module as values and operators, which the search decides on and lowering follows."""

@@ -1,0 +1,134 @@
+"""The program as values and operators: what the planner decides on and what lowering follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from spmd.ir.trees import Tree, map_tree
+from spmd.placement.spec import Constraint
+from spmd.rules.model import Rule, Shape
+
+Branch = tuple[tuple[str, bool], ...]
+"""Where something runs: the Ifs around it by name, outermost first, and whether it is the branch for true."""
+
+
+@dataclass(eq=False)
+class Value:
+    """One tensor of a function (or an opaque object, such as a KV cache)."""
+
+    name: str
+    function: str
+    """The function that makes it; of a weight, the first that has it."""
+    shape: Shape
+    """Global sizes, None where symbolic. An object's pseudo-dimensions are known only to the rules that use it."""
+    dims: tuple[Any, ...]
+    """The shape with symbolic sizes as TVM expressions."""
+    dtype: str
+    """Empty for what is no tensor."""
+    kind: str
+    """"tensor", "object" (a KV cache) or "other" (a shape, a number: the same on every worker)."""
+    role: str
+    """"input", "weight", "constant" or "temporary"."""
+    type_class: int
+    """Values of one class have equal `dims` and dtypes."""
+    wanted: Constraint | None = None
+    """A hard constraint."""
+    reason: str = ""
+    """Where the constraint comes from."""
+    packed: bool = False
+    """Whether it is a field of a packed tuple, named by those who unpack it."""
+    data: Any = None
+    """The Relax expression of a constant."""
+    blocks: tuple[int, ...] = ()
+    """By what each size can be divided, where symbolic sizes were said to be divisible."""
+    memory: int = 0
+    """Values of one number lie in the same memory, which an operator writes in place; all others have 0."""
+
+    @property
+    def path(self) -> str:
+        """Its name in plans and specs: of a weight its own, else ``function.name``."""
+        return self.name if self.role == "weight" else f"{self.function}.{self.name}"
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is a tensor, and not an object or a number."""
+        return self.kind == "tensor"
+
+
+@dataclass(eq=False)
+class Node:
+    """One operator call. An If is several: one named ``If`` takes the condition, before the nodes of its branches; one named
+    ``join`` for each tensor that it gives, at the end of either branch, takes what that branch gives.
+    """
+
+    op: str
+    name: str
+    """The name of the variable that it is bound to."""
+    function: str
+    rule: Rule
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    binding: Any
+    """The Relax binding that it came from."""
+    call_class: int
+    """Calls of one class differ in their operands only: not in operator, attributes, other arguments, shapes and dtypes."""
+    no_rule: str = ""
+    """Why it is replicated, when it has no rule."""
+    branch: Branch = ()
+    """The branches that it stands in."""
+    joined: Tree[Value] | None = None
+    """Of the nodes of an If: all that it gives."""
+    writes: tuple[int, ...] = ()
+    """The inputs that it writes in place, by number."""
+    stays: tuple[bool, ...] = ()
+    """For each input, then each output, whether it is taken, or made, as it is kept: what is written would be lost in a copy."""
+
+    def staying(self, i: int, is_output: bool) -> bool:
+        """Whether input (or output) number `i` is taken (or made) as it is kept."""
+        return bool(self.stays) and self.stays[i + len(self.inputs) * is_output]
+
+
+@dataclass(eq=False)
+class Function:
+    """One public Relax function: its parameters and result as trees of values, its operators in order."""
+
+    name: str
+    params: list[Tree[Value]]
+    num_input: int | None
+    constants: int = 0
+    """How many of the last parameters were constants of the program, and are weights."""
+    nodes: list[Node] = field(default_factory=list[Node])
+    result: Tree[Value] | None = None
+    at_end: list[tuple[Value, Constraint | None, str]] = field(default_factory=list[tuple[Value, "Constraint | None", str]])
+    """For each leaf of the result, what the sharding in which it is returned must be (None for what is no tensor) and why."""
+
+
+@dataclass(eq=False)
+class Graph:
+    """All functions of a module that are sharded together."""
+
+    module: Any
+    functions: dict[str, Function]
+    values: list[Value]
+    """Every value once; a weight shared by functions is one value."""
+
+
+def with_value(graph: Graph, old: Value, new: Value) -> Graph:
+    """The graph with one value in the place of another: its functions and operators are others, in the same order."""
+
+    def put(tree: Tree[Value]) -> Tree[Value]:
+        return map_tree(tree, lambda value: new if value is old else value)
+
+    def node(one: Node) -> Node:
+        joined = None if one.joined is None else put(one.joined)
+        inputs, outputs = (tuple(new if v is old else v for v in values) for values in (one.inputs, one.outputs))
+        return replace(one, inputs=inputs, outputs=outputs, joined=joined)
+
+    def function(one: Function) -> Function:
+        at_end = [(new if value is old else value, wanted, why) for value, wanted, why in one.at_end]
+        result = None if one.result is None else put(one.result)
+        return replace(one, params=list(map(put, one.params)), nodes=list(map(node, one.nodes)), result=result, at_end=at_end)
+
+    functions = {name: function(one) for name, one in graph.functions.items()}
+    return Graph(graph.module, functions, [new if value is old else value for value in graph.values])

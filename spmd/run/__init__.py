@@ -1,0 +1,1 @@
+"""Running a sharded program: arguments cut, workers called, results joined; weights cut; workers measured."""

@@ -1,0 +1,254 @@
+"""What enters and leaves a function that workers run: checked against its signature, cut for each worker, joined again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from numpy.typing import NDArray
+
+from spmd.checks import told
+from spmd.collectives.backend import Backend
+from spmd.errors import ShardingError, nearest
+from spmd.placement import layout
+from spmd.placement.arrays import array_of, host
+from spmd.placement.sharding import Sharding, Split
+from spmd.plan.decisions import Leaf, LeafTree, Signature
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Handle:
+    """A value that stays on the workers: `objects` has what each worker of this process holds, by rank.
+
+    It goes into a function as an argument. `tree` is the part of a signature that it was made for; `shape` is that of
+    the global tensor. Both are None where it is not a tensor, such as a KV cache.
+    """
+
+    objects: tuple[Any, ...]
+    backend: Backend = field(repr=False)
+    tree: LeafTree | None = None
+    shape: Shape | None = None
+
+    def numpy(self) -> Array:
+        """The global tensor, joined."""
+        if not isinstance(self.tree, Leaf) or self.tree.sharding is None:
+            raise ShardingError("Handle.numpy", "this is a handle of something that is not one tensor")
+        return joined(self.objects, self.tree.sharding, self.backend)
+
+
+class Binder:
+    """Checks the arguments of one call and cuts them: every error is raised before anything runs.
+
+    `divisible` says by what symbolic sizes were said to be divisible, by name.
+    """
+
+    def __init__(self, function: str, signature: Signature, backend: Backend, divisible: Mapping[str, int]) -> None:
+        self.function, self.signature, self.backend, self.divisible = function, signature, backend, divisible
+        self.sizes: dict[str, tuple[int, str]] = {}  # of symbolic dimensions, and which parameter said so
+
+    def bind(self, args: Sequence[Any], named: Mapping[str, Any] | None = None) -> list[list[Any]]:
+        """The arguments of each worker of this process, by rank; those that are `named` stand in their places."""
+        params = self.signature.params
+        given = self._with_named(args, named) if named else args
+        if len(given) != len(params):
+            names = ", ".join(names_of(param) for param in params)
+            raise ShardingError(f"{self.function}()", f"it takes {len(params)} arguments ({names}), and got {len(given)}")
+        columns = [self._place(tree, arg) for tree, arg in zip(params, given, strict=True)]
+        return [[column[i] for column in columns] for i in range(len(self.backend.ranks))]
+
+    def _with_named(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        """Arguments in order, then by name, as Python has them; a tuple has the name of its parameter."""
+        where, names = f"{self.function}()", list(self.signature.names)
+        for name in named:
+            if name not in names:
+                raise ShardingError(where, f"it has no parameter {name!r}", nearest(name, names))
+            if names.count(name) > 1:
+                raise ShardingError(where, f"several of its parameters have the name {name!r}", "Pass them in order.")
+            if name in names[: len(args)]:
+                raise ShardingError(where, f"parameter {name!r} is given twice, in its place and by name")
+        missing = [name for name in names[len(args) :] if name not in named]
+        if missing:
+            raise ShardingError(where, f"it got no argument for {', '.join(map(repr, missing))}", f"Its parameters are {', '.join(names)}.")
+        return [*args, *(named[name] for name in names[len(args) :])]
+
+    def _place(self, tree: LeafTree, arg: Any) -> Sequence[Any]:
+        if isinstance(arg, Handle):
+            return self._handle(tree, arg)
+        if not isinstance(tree, tuple):
+            return self._leaf(tree, arg)
+        if not isinstance(arg, (tuple, list, tvm_ffi.Array)) or len(arg) != len(tree):
+            got = f"{len(arg)} values" if isinstance(arg, (tuple, list, tvm_ffi.Array)) else told(arg)
+            raise ShardingError(self._where(tree), f"it takes a tuple of {len(tree)} values, and got {got}")
+        columns = [self._place(part, value) for part, value in zip(tree, arg, strict=True)]
+        return [[column[i] for column in columns] for i in range(len(self.backend.ranks))]
+
+    def _leaf(self, leaf: Leaf, arg: Any) -> Sequence[Any]:
+        if leaf.shape is None or leaf.sharding is None:
+            return plain_everywhere(arg, self.backend)
+        return place(self.array(leaf, arg), leaf.sharding, self.backend)
+
+    def array(self, leaf: Leaf, arg: Any, role: str = "parameter") -> Array:
+        """The tensor that is given for a leaf, checked; `role` is what errors call it."""
+        where = f"{self.function}(), {role} {leaf.name!r}"
+        array = array_of(where, arg)
+        if array is None:
+            raise ShardingError(where, f"it takes {described(leaf)}, and got {told(arg)}")
+        self.check(leaf, array.shape, array.dtype.name)
+        return array
+
+    def _handle(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
+        if handle.backend is not self.backend:
+            raise ShardingError(self._where(tree), "its handle belongs to other workers", "Load it into these.")
+        if any(leaf.written for leaf in leaves(tree)) and len(set(map(id, handle.objects))) < len(handle.objects):
+            what = "the function writes it in place, and its handle is memory that workers share"
+            raise ShardingError(self._where(tree), what, f"Load it for this function: load(..., function={self.function!r}).")
+        if handle.tree is tree and not self._is_symbolic(tree):
+            return handle.objects
+        if isinstance(tree, tuple) or tree.shape is None:
+            if isinstance(tree, tuple) and not _alike(tree, handle.tree):
+                way_out = "Load it for this function."
+                raise ShardingError(self._where(tree), "its handle was made for something else", way_out)
+            return handle.objects
+        if not isinstance(handle.tree, Leaf) or handle.shape is None:
+            raise ShardingError(self._where(tree), f"it takes {described(tree)}, and got a handle of an object")
+        self.check(tree, handle.shape, handle.tree.dtype)
+        if handle.tree.sharding != tree.sharding:
+            what = f"it is placed as {tree.sharding}, and its handle as {handle.tree.sharding}"
+            raise ShardingError(self._where(tree), what, "Pass handle.numpy() to move it.")
+        return handle.objects
+
+    def _is_symbolic(self, tree: LeafTree) -> bool:
+        return not isinstance(tree, tuple) and tree.shape is not None and any(isinstance(s, str) for s in tree.shape)
+
+    def check(self, leaf: Leaf, shape: Shape, dtype: str) -> None:
+        """Raise unless a tensor of `shape` and `dtype` fits, along with those checked before."""
+        expected, where = leaf.shape or (), self._where(leaf)
+        known = [size if isinstance(name, str) else name for name, size in zip(expected, shape, strict=False)]
+        fits = len(shape) == len(expected) and known == list(shape)
+        if not fits or dtype != leaf.dtype:
+            raise ShardingError(where, f"it takes {described(leaf)}, and got {dtype} {_text(shape)}")
+        splits = leaf.sharding.dims if leaf.sharding is not None else (None,) * len(shape)
+        for name, size, split in zip(expected, shape, splits, strict=True):
+            counted = split.size if split is not None and not split.is_known else 1
+            said = self.divisible.get(name, 1) if isinstance(name, str) else 1
+            if size % counted or size % said:
+                what = f"it takes {described(leaf)} in multiples of {counted if size % counted else said}, and got {dtype} {_text(shape)}"
+                raise ShardingError(where, what, "Pad it, or shard with another `divisible`.")
+        for name, size in zip(expected, shape, strict=True):
+            if isinstance(name, str) and name.isidentifier():  # an expression such as "2 * n" is checked by the program
+                known, said = self.sizes.setdefault(name, (size, leaf.name))
+                if known != size:
+                    what = f"it takes {described(leaf)}, and got {dtype} {_text(shape)}: {name} is {known} in {said!r}"
+                    raise ShardingError(where, what)
+
+    def _where(self, tree: LeafTree) -> str:
+        return f"{self.function}(), parameter {names_of(tree)}"
+
+
+def plain_everywhere(arg: Any, backend: Backend) -> list[Any]:
+    """An argument that is no sharded tensor, the same on every worker: a handle's objects, a copy of a tensor, a value."""
+    if isinstance(arg, Handle):
+        return list(arg.objects)
+    if isinstance(arg, (tuple, list)) and all(isinstance(i, (int, np.integer)) for i in arg):
+        return [tvm.runtime.ShapeTuple([int(i) for i in arg])] * len(backend.ranks)
+    if isinstance(arg, np.generic):
+        return [arg.item()] * len(backend.ranks)
+    array = array_of("an argument that is no sharded tensor", arg)
+    return [arg] * len(backend.ranks) if array is None else place(array, None, backend)
+
+
+def place(array: Array, sharding: Sharding | None, backend: Backend, share: bool = False) -> list[Any]:
+    """`array` cut and put on the device of each worker of this process; None is the whole of it everywhere.
+
+    With `share`, workers on one device hold one copy of what is replicated.
+    """
+    placed: list[Any] = []
+    whole = sharding is None or sharding.is_replicated
+    kept: dict[str, Any] = {}
+    for rank in backend.ranks:
+        device = backend.device(rank)
+        if whole and share and str(device) in kept:
+            placed.append(kept[str(device)])
+            continue
+        part = array if whole or sharding is None else layout.cut(array, sharding, backend.mesh, rank)
+        placed.append(tvm.runtime.tensor(np.ascontiguousarray(part).reshape(part.shape), device))
+        kept[str(device)] = placed[-1]
+    return placed
+
+
+def returned(tree: LeafTree, values: Sequence[Any], backend: Backend, keep: bool) -> Any:
+    """The result of a function from what each worker of this process returned: global arrays, tuples, values, handles.
+
+    With `keep`, tensors stay where they are and come as handles.
+    """
+    if isinstance(tree, tuple):
+        return tuple(returned(part, [value[i] for value in values], backend, keep) for i, part in enumerate(tree))
+    if tree.shape is None or tree.sharding is None:
+        return wrapped(values, backend, keep)
+    if keep:
+        return Handle(tuple(values), backend, tree, _global_shape(values[0].shape, tree.sharding, backend))
+    return joined(values, tree.sharding, backend)
+
+
+def wrapped(values: Sequence[Any], backend: Backend, keep: bool) -> Any:
+    """A result that is no sharded tensor: the first worker's number, text or shape, or a handle of everybody's object."""
+    first = values[0]
+    if first is None or isinstance(first, (bool, int, float, str)):
+        return first
+    if isinstance(first, tvm.runtime.ShapeTuple):
+        return tuple(int(i) for i in first)
+    if isinstance(first, tvm.runtime.Tensor) and not keep:
+        return first.numpy()
+    return Handle(tuple(values), backend)
+
+
+def joined(values: Sequence[Any], sharding: Sharding, backend: Backend) -> Array:
+    """The global array of a tensor that is placed by `sharding`."""
+    if sharding.is_replicated:
+        return values[0].numpy()
+    shards = backend.everyone([host(value) for value in values])
+    return layout.join(shards, sharding, backend.mesh, _global_shape(shards[0].shape, sharding, backend))
+
+
+def leaves(tree: LeafTree) -> Iterator[Leaf]:
+    """The leaves of a tree, in order."""
+    if isinstance(tree, tuple):
+        for part in tree:
+            yield from leaves(part)
+    else:
+        yield tree
+
+
+def names_of(tree: LeafTree) -> str:
+    """What an error calls a parameter: its name, or the first and last name of a tuple."""
+    found = [repr(leaf.name) for leaf in leaves(tree)]
+    return ", ".join(found) if len(found) < 3 else f"({found[0]}, ..., {found[-1]})"
+
+
+def _global_shape(shard: Sequence[int], sharding: Sharding, backend: Backend) -> Shape:
+    def whole(size: int, split: Split | None) -> int:
+        return size if split is None else split.whole_size(size, backend.mesh)
+
+    return tuple(whole(int(size), split) for size, split in zip(shard, sharding.dims, strict=True))
+
+
+def _alike(tree: LeafTree, other: LeafTree | None) -> bool:
+    if isinstance(tree, tuple):
+        return isinstance(other, tuple) and len(tree) == len(other) and all(_alike(a, b) for a, b in zip(tree, other, strict=True))
+    return isinstance(other, Leaf) and (tree.shape, tree.dtype, tree.sharding) == (other.shape, other.dtype, other.sharding)
+
+
+def described(leaf: Leaf) -> str:
+    """The dtype and shape of a leaf, for errors."""
+    return f"{leaf.dtype} {_text(leaf.shape or ())}"
+
+
+def _text(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

@@ -1,0 +1,96 @@
+"""What a plan sends, and how long it takes: conversions once, and the slower of two branches."""
+
+import pytest
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+import spmd
+from spmd import P, Profile
+from spmd.costs.cost import Cost
+from spmd.placement.sharding import Segment, Sharding, Split
+from spmd.plan.decisions import Collective
+from spmd.program.build import build_graph
+from spmd.realize.traffic import Traffic
+from tests.programs import Mlp
+
+SLOW = Profile("slow", flops=1e12, memory_bandwidth=1e12, link_bandwidth=1e6, link_latency=1e-6)
+WHOLE, ROWS = Sharding((None, None)), Sharding((Split(("tp",), (Segment(4),)), None))
+
+
+@pytest.fixture
+def traffic():
+    return Traffic(Cost(spmd.Mesh(tp=2), SLOW), "main")
+
+
+@pytest.fixture
+def x():
+    return build_graph(Mlp).functions["main"].params[0]
+
+
+def test_a_value_is_converted_once_in_a_function(traffic, x):
+    for _ in range(2):
+        traffic.convert(x, ROWS, WHOLE, (), lambda: "why")
+    (made,) = traffic.collectives
+    assert str(made).startswith("all_gather over tp, 128 bytes, in main: why (") and str(made).endswith(" us predicted)")
+    assert (made.seconds, made.source, made.target) == (traffic.seconds(), ROWS, WHOLE)
+
+
+def test_a_branch_has_what_was_converted_before_it_and_keeps_what_it_converts(traffic, x):
+    def moved(branch):
+        before = len(traffic.collectives)
+        traffic.convert(x, ROWS, WHOLE, branch, lambda: "why")
+        return len(traffic.collectives) - before
+
+    first, second, inner = (("z", True),), (("z", False),), (("z", True), ("u", False))
+    assert [moved(b) for b in (first, inner, first, second, (), (("v", True),))] == [1, 0, 0, 1, 1, 0]
+    assert str(traffic.collectives[1]).startswith("all_gather over tp, 128 bytes, in main, the false branch of 'z': why (")
+
+
+def test_of_two_branches_the_slower_counts(traffic):
+    times = {(): 1.0, (("z", True),): 2.0, (("z", False),): 3.0, (("z", True), ("u", False)): 4.0, (("v", True),): 0.5}
+    for branch, seconds in times.items():
+        traffic.spend(seconds, branch)
+    assert traffic.seconds() == 1.0 + (2.0 + 4.0) + 0.5
+
+
+@I.ir_module
+class Half:
+    @R.function
+    def main(x: R.Tensor((4, 6), "float16"), y: R.Tensor((4, 6), "float32"), i: R.Tensor((4, 6), "int8")):
+        with R.dataflow():
+            a = R.sum(x, axis=[1])
+            b = R.sum(y, axis=[1])
+            c = R.sum(i, axis=[1])
+            d = R.max(x, axis=[1])
+            e = R.nn.log_softmax(y, axis=1)
+            f = R.matmul(x, R.permute_dims(x))
+            out = (a, b, c, d, e, f)
+            R.output(out)
+        return out
+
+
+def test_sums_in_half_precision_are_remarked_and_not_logged(caplog):
+    specs = {f"main.{name}": P(None, "tp") for name in ("x", "y", "i", "return[[]4]")}
+    plan = spmd.plan(Half, 2, specs, profile=SLOW)
+    reduced = {c.value: (c.dtype, c.reduce, c.is_low_precision) for c in plan.collectives}
+    assert reduced["a"] == ("float16", "sum", True) and reduced["f"] == ("float16", "sum", True)
+    assert reduced["b"] == ("float32", "sum", False) and reduced["c"] == ("int8", "sum", False)
+    assert reduced["d"] == ("float16", "", False), "nothing is added up"
+    assert reduced["e"] == ("float32", "", False), "what an operator sends is of the dtype that its rule says"
+    assert plan.remarks == ["2 sums over workers are made in float16, first 'a' of 'main'"]
+    assert plan.explain().splitlines()[-1] == f"remark: {plan.remarks[0]}"
+    assert "all_reduce over tp, 8 bytes of float16, in main: " in plan.explain("main.a")
+    assert "of float32" not in plan.explain("main.b")
+    assert plan.notes == [] and not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low"),
+    [("float16", True), ("bfloat16", True), ("float8_e4m3fn", True), ("float6_e2m3fn", True), ("float64", False), ("int8", False)],
+)
+def test_what_low_precision_is(dtype, low):
+    def sent(kind, reduce):
+        return Collective(kind, "tp", 8, "main", "y", "why", dtype, reduce).is_low_precision
+
+    assert [sent(*how) for how in (("all_reduce", "sum"), ("reduce_scatter", "sum"), ("all_reduce", ""))] == [low] * 3
+    assert not sent("all_gather", "") and not sent("all_reduce", "max")
