@@ -11,7 +11,7 @@ from tvm import relax
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Segment, Sharding, Split, runs
-from spmd.rules.products import Product, part_of, product_of, without
+from spmd.rules.extents import Extent, extent_of, part_of, without
 
 Emit = Callable[[Any], Any]
 """Binds an expression to a new variable and returns it."""
@@ -37,14 +37,14 @@ def local_dim(dim: Any, split: Split, mesh: Mesh) -> Any:
 def measured(dim: Any, split: Split) -> tuple[Any, Any]:
     """The length by which a dimension is split, and how many there are."""
     assert split.length is not None
-    whole = product_of((dim,))
+    whole = extent_of((dim,))
     part = part_of(whole, split.length)
     if part is None:
         raise ShardingError(f"a dimension of size {dim}", f"it has no length {split.length}", "Plan this module with spmd.plan().")
     return _product(part), _product(without(whole, part))
 
 
-def _product(product: Product) -> Any:
+def _product(product: Extent) -> Any:
     number, terms = product
     found: Any = number
     for term in terms:

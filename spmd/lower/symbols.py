@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tvm
-import tvm_ffi
 from tvm import relax, tirx
 
 from spmd.errors import ShardingError
+from spmd.ir.expressions import static, variables
 from spmd.ir.lift import constants_of
 from spmd.ir.trees import Tree, leaves
 from spmd.placement.sharding import Sharding
@@ -23,7 +23,6 @@ from spmd.plan.decisions import Signature
 from spmd.plan.model import Plan
 from spmd.plan.sizes import evaluated
 from spmd.program.graph import Function, Graph, Value
-from spmd.rules.kernel.normal import static
 
 from .kept import kept_by
 from .reshard import local_dims
@@ -121,7 +120,7 @@ def _sorted(shapes: _Shapes, known: Sequence[Any], plan: Plan, where: str) -> _U
     told = [*known, *(d for d in local if isinstance(d, tvm.ir.Var))]
     named = {name for sharding in plan.values.values() for name in sharding.names}
     found = _Untold()
-    for var in (v for dim in local for v in _variables(dim)):
+    for var in (v for dim in local for v in variables(dim)):
         if any(var.same_as(other) for other in (*told, *found.multiples, *found.passed)):
             continue
         uneven = [d for dims, sharding in shapes for d, s in zip(dims, sharding.dims, strict=True) if s is not None and s.uneven]
@@ -168,11 +167,4 @@ def _is(dim: Any, var: Any) -> bool:
 
 
 def _has(dim: Any, var: Any) -> bool:
-    return any(var.same_as(other) for other in _variables(dim))
-
-
-def _variables(dim: Any) -> list[Any]:
-    found: list[Any] = []
-    if not isinstance(dim, int):
-        tvm_ffi.structural_walk(dim, [((tvm.ir.Var,), found.append)])
-    return found
+    return any(var.same_as(other) for other in variables(dim))

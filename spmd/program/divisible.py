@@ -17,8 +17,8 @@ import tvm_ffi
 from tvm import tirx
 
 from spmd.placement.length import Length
+from spmd.rules.extents import extent_of, length_of
 from spmd.rules.model import Rule
-from spmd.rules.products import length_of, product_of
 
 Divisible = Mapping[str, int]
 
@@ -73,7 +73,7 @@ def _alike(size: Any, other: Any) -> bool:
 
 def _lengths(written: Mapping[str, Any]) -> dict[str, Length]:
     """Those that are products of a number and variables; none where two variables have one name."""
-    found = {f: product_of((size,)) for f, size in written.items()}
+    found = {f: extent_of((size,)) for f, size in written.items()}
     symbols = {term.name: term for _, terms in found.values() for term in terms if isinstance(term, tvm.ir.Var)}
     if any(isinstance(term, tvm.ir.Var) and not term.same_as(symbols[term.name]) for _, terms in found.values() for term in terms):
         return {}

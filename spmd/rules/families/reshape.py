@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from spmd.ir.expressions import static
+from spmd.rules.extents import ONE, Extent, divides, equal, extent_of, shared_by, without
 from spmd.rules.model import Dim, Size, Spec
-from spmd.rules.products import ONE, Product, divides, equal, product_of, shared_by, without
-
-from .helpers import static
 
 
 def match_shapes(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Spec, Spec, dict[str, Size], frozenset[str]]:
@@ -25,8 +24,8 @@ def match_shapes(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Spec
     while i < len(source) or j < len(target):
         a, b = [i], [j]
         i, j = min(i + 1, len(source)), min(j + 1, len(target))
-        while not equal(product_of(source[a[0] : i]), product_of(target[b[0] : j])):
-            left, right = product_of(source[a[0] : i]), product_of(target[b[0] : j])
+        while not equal(extent_of(source[a[0] : i]), extent_of(target[b[0] : j])):
+            left, right = extent_of(source[a[0] : i]), extent_of(target[b[0] : j])
             if i < len(source) and (divides(left, right) or j == len(target)):
                 i += 1
             elif j < len(target):
@@ -67,8 +66,8 @@ class _Factors:
         elif len(big_in) == 1 and len(big_out) > 1:
             names_out = [(self.new(static(d)),) for d in big_out]
             names_in = [tuple(n for (n,) in names_out)]
-        elif equal(product_of(big_in), product_of(big_out)):
-            names_in, names_out = self._common([product_of((d,)) for d in big_in], [product_of((d,)) for d in big_out])
+        elif equal(extent_of(big_in), extent_of(big_out)):
+            names_in, names_out = self._common([extent_of((d,)) for d in big_in], [extent_of((d,)) for d in big_out])
         else:
             names_in, names_out = [self.opaque(d) for d in big_in], [self.opaque(d) for d in big_out]
         return _place(source, names_in), _place(target, names_out)
@@ -79,7 +78,7 @@ class _Factors:
         self.whole.add(name)
         return (name,)
 
-    def _common(self, source: list[Product], target: list[Product]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    def _common(self, source: list[Extent], target: list[Extent]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
         """Split off greatest common factors, major first, until a pair has none; what is left stays whole."""
         ins: list[tuple[str, ...]] = [() for _ in source]
         outs: list[tuple[str, ...]] = [() for _ in target]
@@ -112,6 +111,6 @@ def _place(dims: tuple[Any, ...], names: list[tuple[str, ...]]) -> list[Dim]:
     return [((),) if static(d) == 1 else (next(rest),) for d in dims]
 
 
-def _number(product: Product) -> Size:
+def _number(product: Extent) -> Size:
     """A product as a size of a factor."""
     return None if product[1] else product[0]

@@ -11,11 +11,11 @@ import tvm_ffi
 
 from spmd.placement.length import Length
 
-Product = tuple[int, tuple[Any, ...]]
-ONE: Product = (1, ())
+Extent = tuple[int, tuple[Any, ...]]
+ONE: Extent = (1, ())
 
 
-def product_of(dims: Sequence[Any]) -> Product:
+def extent_of(dims: Sequence[Any]) -> Extent:
     """The product of sizes."""
     number, terms = 1, []
     for dim in dims:
@@ -31,17 +31,17 @@ def product_of(dims: Sequence[Any]) -> Product:
     return number, tuple(terms)
 
 
-def equal(a: Product, b: Product) -> bool:
+def equal(a: Extent, b: Extent) -> bool:
     """Whether both are the same."""
     return a[0] == b[0] and len(a[1]) == len(b[1]) and divides(a, b)
 
 
-def divides(a: Product, b: Product) -> bool:
+def divides(a: Extent, b: Extent) -> bool:
     """Whether `b` is a multiple of `a`."""
     return a[0] != 0 and b[0] % a[0] == 0 and len(shared_by(a, b)[1]) == len(a[1])
 
 
-def shared_by(a: Product, b: Product) -> Product:
+def shared_by(a: Extent, b: Extent) -> Extent:
     """The greatest common factor."""
     rest, terms = list(b[1]), list[Any]()
     for term in a[1]:
@@ -52,7 +52,7 @@ def shared_by(a: Product, b: Product) -> Product:
     return math.gcd(a[0], b[0]), tuple(terms)
 
 
-def without(a: Product, part: Product) -> Product:
+def without(a: Extent, part: Extent) -> Extent:
     """What is left of a product without a factor of it."""
     rest = list(a[1])
     for term in part[1]:
@@ -60,14 +60,14 @@ def without(a: Product, part: Product) -> Product:
     return a[0] // part[0], tuple(rest)
 
 
-def length_of(product: Product) -> Length | None:
+def length_of(product: Extent) -> Length | None:
     """A product of a number and variables as a length; None where there is more in it."""
     names = [str(term.name) for term in product[1] if isinstance(term, tvm.ir.Var)]
     known = len(names) == len(product[1]) and product[0] > 0 and all(name.isidentifier() for name in names)
     return Length(product[0], tuple(sorted(names))) if known else None
 
 
-def part_of(product: Product, length: Length) -> Product | None:
+def part_of(product: Extent, length: Length) -> Extent | None:
     """The factor of a product that is of this length; None where there is none, or several."""
     terms: list[Any] = []
     for name in length.names:
