@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pyopencl as cl
 import tvm
@@ -27,6 +26,7 @@ from spmd.collectives.backend import Communicator, Tensor
 from spmd.collectives.threads import ThreadBackend
 from spmd.errors import ShardingError
 from spmd.placement.arrays import check_dtype
+from spmd.placement.dtypes import numpy_dtype
 from spmd.placement.layout import Array
 from spmd.placement.mesh import Mesh
 
@@ -69,7 +69,7 @@ class PoclBackend(ThreadBackend):
     def view(self, tensor: Tensor) -> Array:
         """See `ThreadBackend`."""
         check_dtype(tensor.dtype)
-        kind: Any = np.dtype(getattr(ml_dtypes, str(tensor.dtype), str(tensor.dtype)))
+        kind = numpy_dtype(str(tensor.dtype))
         shape = tuple(map(int, tensor.shape))
         return _bytes(tensor.data_ptr(), math.prod(shape, start=kind.itemsize)).view(kind).reshape(shape)
 

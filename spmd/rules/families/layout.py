@@ -7,10 +7,11 @@ from typing import Any
 
 from tvm import tirx
 
+from spmd.ir.expressions import static
 from spmd.rules.model import Rule, Shape
 from spmd.rules.registry import OpCall, rule
 
-from .helpers import static, whole
+from .helpers import whole
 
 _Part = tuple[int, int, int]
 """Dimension, stride and extent: a factor of an input dimension."""

@@ -9,9 +9,8 @@ from typing import Any
 import tvm
 import tvm_ffi
 
+from spmd.ir.expressions import static
 from spmd.rules.model import Dim, Size, Spec
-
-from .helpers import static
 
 _Product = tuple[int, tuple[Any, ...]]
 """A size as a known number times symbolic terms."""

@@ -9,13 +9,14 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from spmd.ir.expressions import static, variables
 from spmd.rules.model import Size
 
 from .blocks import bound_values, holds_blocks, put_in, read_block
 from .linear import keeps_zero, linear_sets
 from .links import Links, Node
 from .model import Block, Kernel, Unreadable
-from .normal import is_true, normalized, static, variables
+from .normal import is_true, normalized
 from .stages import final_reduction, splittable
 
 
