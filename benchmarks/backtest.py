@@ -13,7 +13,7 @@ import argparse
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
@@ -94,10 +94,11 @@ def read(path: Path) -> list[Point]:
     ]  # fmt: skip
 
 
-@lru_cache(maxsize=2)
-def module(model: str, form: str) -> tvm.IRModule:
-    """What decodes a token."""
+@lru_cache(maxsize=4)
+def module(model: str, form: str, layers: int = 0) -> tvm.IRModule:
+    """What decodes a token; with so many layers, where a number is given."""
     config = LlamaConfig.preset(model).with_dtype("float16")
+    config = replace(config, num_hidden_layers=layers or config.num_hidden_layers)
     return build_module(config, methods=METHODS, quantized=packed(form) if form else None)[0]
 
 

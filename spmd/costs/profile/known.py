@@ -13,9 +13,9 @@ from spmd.errors import ShardingError, nearest
 
 from .model import Link, Profile
 
-_PCIE4, _PCIE5 = Link(24e9, 33e-6, 2.2e-6), Link(48e9, 33e-6, 2.2e-6)
+_PCIE4, _PCIE5 = Link(24e9, 32e-6, 2.1e-6), Link(48e9, 32e-6, 2.1e-6)
 """16 lanes, one direction, as NCCL counts them; peaks are 32 and 64 GB/s. The seconds are fitted, over PCIe 4."""
-_PCIE_OF_GUEST = Link(12e9, 33e-6, 2.2e-6)
+_PCIE_OF_GUEST = Link(12e9, 32e-6, 2.1e-6)
 _FABRIC = Link(336e9, 15e-6)
 _NVLINK_LATENCY, _NVLINK_HOP = 6e-6, 0.6e-6
 """Reductions in one shot take 4 to 12 us, as several peers publish; 0.6 us is a step over NVLink in NCCL's own model (tuning.cc)."""
@@ -31,7 +31,7 @@ class _Family(NamedTuple):
     efficiency: float
 
 
-_AMPERE, _ADA, _RDNA3 = _Family(4.3e-6, 0.78), _Family(2.5e-6, 0.92), _Family(3.5e-6, 0.85)
+_AMPERE, _ADA, _RDNA3 = _Family(5e-6, 0.77), _Family(2.5e-6, 0.92), _Family(3.5e-6, 0.84)
 _LIKE_AMPERE = _AMPERE
 """Of families of which too little is published: large memory of many channels, as Ampere's."""
 _AMPERE_RATES = {"float32": 19.5e12, "float64": 19.5e12, "int8": 624e12}
