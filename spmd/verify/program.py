@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
 
 from spmd.placement.mesh import Mesh
@@ -69,6 +70,8 @@ class Program:
         self._kernels: dict[Any, Kernel] = {}
         self._constants: dict[Any, Tensor] = {}
         self._at = ""
+        self._shares = not any(_writes_in_place(f) for f in self.mod.functions.values())
+        """Whether workers that compute the same may have one tensor of it."""
 
     def run(self, name: str, args: Sequence[Column]) -> Column:
         """What a function gives on each worker. Raises `Wrong` where workers would wait for each other, with the value in its text."""
@@ -130,7 +133,8 @@ class Program:
         if isinstance(e, tvm.ir.StringImm):
             return [str(e.value)] * len(frame.ranks)
         if isinstance(e, tvm.ir.GenericConst):
-            return [self._constant(e)] * len(frame.ranks)
+            constant = self._constant(e)
+            return [constant if self._shares else _copied(constant) for _ in frame.ranks]
         if isinstance(e, tvm.ir.GlobalVar | relax.ExternFunc):
             return [e] * len(frame.ranks)
         return self._size(e, frame)
@@ -198,7 +202,7 @@ class Program:
         found: Column = []
         for i, rank in enumerate(frame.ranks):
             args, out = [column[i] for column in columns], types[0][i]
-            key = (tuple(map(_identity, args)), str(out)) if _is_pure(name) else i
+            key = (tuple(map(_identity, args)), str(out)) if self._shares and _is_pure(name) else i
             if key not in done:
                 done[key] = self._operator(e, name, args, out, rank)
             found.append(done[key])
@@ -270,7 +274,7 @@ class Program:
             if here and len(here) < len(group):
                 raise Wrong(f"workers {[r for r in group if r in place]} meet in {short}, and {[r for r in group if r not in place]} never come")
             for i, value in zip(here, _met([column[i] for i in here], step, e.attrs, group), strict=False):
-                found[i] = value
+                found[i] = value if self._shares else _copied(value)
         return found
 
 
@@ -300,6 +304,25 @@ def _with_loops(mod: tvm.IRModule) -> tvm.IRModule:
     """Operators as calls of PrimFuncs, where TVM makes them; collectives stay what they are."""
     skipped = [name for name in tvm.ir.Op.list_op_names() if name.startswith(_OWN)]
     return relax.transform.LegalizeOps(None, skipped)(mod)
+
+
+def _writes_in_place(func: Any) -> bool:
+    found: list[Any] = []
+
+    def visit(call: Any) -> None:
+        name = call.op.name if isinstance(call.op, tvm.ir.Op) else ""
+        if "inplace" in name or isinstance(call.op, relax.ExternFunc):
+            found.append(call)
+
+    if isinstance(func, relax.Function):
+        tvm_ffi.structural_walk(func.body, ((tvm.ir.Call,), visit))
+    return bool(found)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, tuple) and not isinstance(value, Sizes):
+        return tuple(map(_copied, value))
+    return Tensor(value.data.copy(), value.dtype) if isinstance(value, Tensor) else value
 
 
 def _memory(value: Any) -> Any:
