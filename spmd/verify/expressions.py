@@ -201,7 +201,7 @@ class Expressions:
         name = full.split(".")[-1]
         if name == "if_then_else":
             return self._select(list(e.args), dtype)
-        if name == "likely":
+        if name in ("likely", "tvm_thread_invariant", "ignore_loop_partition"):
             return self.term(e.args[0])
         if name in _BITS:
             return self._binary(_BITS[name], self.term(e.args[0]), self.term(e.args[1]), dtype)
@@ -220,7 +220,7 @@ class Expressions:
             return Term(lambda env: two(x(env), np.asarray(y(env))), "field", dtype)
         if args and args[0].kind != "field" and name in _REAL:
             x, real = args[0].at, _REAL[name]
-            return Term(lambda env: real(np.asarray(x(env), "float64")), "real", dtype)
+            return Term(lambda env: real(np.asarray(x(env), "float64")), "real", "float32")
         if args and name in _FUNCTIONS:
             x = args[0].in_field()
             return Term(lambda env: field.function(name, x(env)), "field", dtype)

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 PRIME = 2**31 - 1
 NEG, POS, NAN = -1, -2, -3
 _HALF = PRIME // 2
-_PRECISION = {"float64": 2.0**-50, "float32": 2.0**-22, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+_PRECISION = {"float64": 1e-9, "float32": 1e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38, "float16": 65504.0, "bfloat16": 3.3895313892515355e38}
 _SIMPLEST = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
