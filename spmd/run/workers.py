@@ -12,7 +12,7 @@ from tvm import relax
 
 from spmd import checks
 from spmd.checks import door, told
-from spmd.collectives.backend import Record, make_backend
+from spmd.collectives import Record, bind, make_backend
 from spmd.collectives.pool import Pool, start_machines
 from spmd.errors import ShardingError, nearest
 from spmd.ir.lift import constants_of
@@ -86,10 +86,11 @@ class Workers:
         self.backend = make_backend(backend, self.mesh, timeout)
         target = _resolved(target)
         self.backend.accept(target)
-        executable = build(mod, target)
+        bound, slots = bind(mod, rows=self.backend.rows)
+        executable = self.backend.once(lambda: build(bound, target))
         self.backend.adopt(executable)
         self._pool = Pool(self.backend)
-        self._machines = start_machines(self._pool, executable)
+        self._machines = start_machines(self._pool, executable, slots)
         self._constants = self._loaded(mod)
         self._traces: dict[int, tuple[Record, ...]] = {}
 

@@ -23,7 +23,7 @@ import pyopencl as cl
 import tvm
 import tvm_ffi
 
-from spmd.collectives.backend import Communicator, Tensor
+from spmd.collectives.communicator import Communicator, Tensor
 from spmd.collectives.threads import ThreadBackend
 from spmd.errors import ShardingError
 from spmd.placement.arrays import check_dtype
