@@ -1,4 +1,4 @@
-"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell."""
+"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell; ``run`` starts a script on workers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from .errors import ShardingError, nearest
 from .pipeline import plan
 from .placement.mesh import Mesh
 from .placement.spec import P
+from .run.launch import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 where it went well, 1 with a line on stderr where not."""
-    parser = argparse.ArgumentParser(prog="python -m spmd", description="Plans of Relax modules.")
+    parser = argparse.ArgumentParser(
+        prog="python -m spmd", description="Plans of Relax modules, and programs that run on several processes."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     explain = commands.add_parser("explain", help="plan a module, and say where everything lives and why")
     explain.add_argument("file", help="a Python file that defines an IRModule")
@@ -40,10 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain.add_argument("--name", action="append", default=[], help="explain this weight, input, output or value; may be given again")
     explain.add_argument("--html", metavar="FILE", help="write the plan as a page")
     explain.add_argument("--save", metavar="FILE", help="write the plan as JSON, for spmd.Plan.load")
+    start = commands.add_parser("run", help="start a script once for each worker, for spmd.workers(..., backend='mpi')")
+    start.add_argument("-n", "--workers", type=int, required=True, metavar="N", help="how many processes")
+    start.add_argument("--hosts", metavar="FILE", help="the hosts they run on, in a file of the MPI that is installed")
+    start.add_argument(
+        "program", nargs=argparse.REMAINDER, metavar="script.py ...", help="the script, or -m and a module, and its arguments"
+    )
     options = parser.parse_args(arguments)
     logging.getLogger("spmd").addHandler(logging.NullHandler())  # the notes are a part of what is printed
     try:
-        _explain(options)
+        if options.command == "run":
+            _run(options)
+        else:
+            _explain(options)
     except ShardingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -70,6 +82,13 @@ def _explain(options: argparse.Namespace) -> None:
     if options.save:
         made.save(options.save)
         print(f"wrote {options.save}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.workers < 1 or not options.program:
+        what = f"{options.workers} workers for {' '.join(options.program) or 'no script'}"
+        raise ShardingError("run", what, "Write python -m spmd run -n 2 script.py.")
+    run(options.workers, options.program, options.hosts)
 
 
 def _print(report: object) -> None:

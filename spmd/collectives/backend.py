@@ -78,7 +78,11 @@ def _factory(where: str, given: Any) -> Any:
 
 
 Factory = Callable[[Mesh, float], Backend]
-_FACTORIES: dict[str, str | Factory] = {"threads": "spmd.collectives.threads:ThreadBackend", "pocl": "spmd.testing.pocl:PoclBackend"}
+_FACTORIES: dict[str, str | Factory] = {
+    "threads": "spmd.collectives.threads:ThreadBackend",
+    "mpi": "spmd.collectives.mpi:MPIBackend",
+    "pocl": "spmd.testing.pocl:PoclBackend",
+}
 
 
 @door(name=checks.text, factory=_factory)

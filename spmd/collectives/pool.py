@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -61,14 +61,16 @@ class Pool:
             self.close()
             raise
 
-    def run(self, what: str, task: Task) -> list[Any]:
+    def run(self, what: str, task: Task, facts: Sequence[str] = ()) -> list[Any]:
         """What ``task(rank)`` returns on each worker of this process, in the order of their ranks.
 
-        Raises WorkerError, with all others released, if one fails; `what` names the task there.
+        Raises WorkerError, with all others released, if one fails; `what` names the task there. Workers in other processes are to do the
+        same, with the same `facts`.
         """
         with self._busy:
             if self.broken:
                 raise RuntimeError(f"{what} cannot run: {self.broken}")
+            self.backend.agree(what, facts)
             self.backend.begin()
             return self._collect(what, lambda: [inbox.put(task) for inbox in self._inboxes.values()])
 

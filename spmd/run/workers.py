@@ -106,7 +106,9 @@ class Workers:
         for rank, given in enumerate(bound):
             given += [self._constants[leaf.name][rank] for leaf in signature.constants]
         mine = dict(zip(self.backend.ranks, bound, strict=True))
-        results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]))
+        elsewhere = len(self.backend.ranks) < self.mesh.size
+        facts = arguments.facts([*args, *(named or {}).values()]) if elsewhere else []
+        results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]), facts)
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
         return arguments.returned(signature.outputs, results, self.backend, keep)
 
