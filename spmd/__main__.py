@@ -46,14 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = commands.add_parser("run", help="start a script once for each worker, for spmd.workers(..., backend='mpi')")
     start.add_argument("-n", "--workers", type=int, required=True, metavar="N", help="how many processes")
     start.add_argument("--hosts", metavar="FILE", help="the hosts they run on, in a file of the MPI that is installed")
-    start.add_argument(
-        "program", nargs=argparse.REMAINDER, metavar="script.py ...", help="the script, or -m and a module, and its arguments"
-    )
+    start.usage = "python -m spmd run -n N [--hosts FILE] (script.py | -m module) [arguments ...]"
+    arguments, program = _split(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(arguments)
     logging.getLogger("spmd").addHandler(logging.NullHandler())  # the notes are a part of what is printed
     try:
         if options.command == "run":
-            _run(options)
+            _run(options, program)
         else:
             _explain(options)
     except ShardingError as error:
@@ -84,11 +83,21 @@ def _explain(options: argparse.Namespace) -> None:
         print(f"wrote {options.save}")
 
 
-def _run(options: argparse.Namespace) -> None:
-    if options.workers < 1 or not options.program:
-        what = f"{options.workers} workers for {' '.join(options.program) or 'no script'}"
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Our arguments, and after ``run`` and its options the program to start with its own, which may look like ours."""
+    if list(arguments[:1]) != ["run"]:
+        return arguments, []
+    place = 1
+    while place < len(arguments) and arguments[place].startswith("-") and arguments[place] != "-m":
+        place += 2 if arguments[place] in ("-n", "--workers", "--hosts") else 1
+    return arguments[:place], arguments[place:]
+
+
+def _run(options: argparse.Namespace, program: Sequence[str]) -> None:
+    if options.workers < 1 or not program or list(program) == ["-m"]:
+        what = f"{options.workers} workers for {' '.join(program) or 'no script'}"
         raise ShardingError("run", what, "Write python -m spmd run -n 2 script.py.")
-    run(options.workers, options.program, options.hosts)
+    run(options.workers, program, options.hosts)
 
 
 def _print(report: object) -> None:

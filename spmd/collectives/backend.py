@@ -30,6 +30,8 @@ class Backend(ABC):
 
     rows = False
     """Whether it carries collectives of one tensor along the first dimension only, as libraries do: programs are bound so then."""
+    takes_libraries = True
+    """Whether it runs programs that were compiled elsewhere."""
 
     def __init__(self, mesh: Mesh, timeout: float) -> None:
         self.mesh, self.timeout = mesh, timeout

@@ -29,7 +29,7 @@ def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]
     for variable, function in mod.functions_items():
         if isinstance(function, relax.Function) and _communicates(function):
             binder.builder_.update_func(variable, binder.visit_expr(function))
-    if not binder.sites:
+    if not binder.slots:
         return mod, Slots()
     bound = binder.builder_.get()
     made = tvm.IRModule(dict(bound.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)

@@ -122,10 +122,11 @@ class Pool:
         return results, errors
 
 
-def start_machines(pool: Pool, executable: Any, slots: Slots) -> dict[int, Any]:
+def start_machines(pool: Pool, executable: Any, slots: Slots, facts: Sequence[str] = ()) -> dict[int, Any]:
     """A virtual machine for each worker of this process, by rank, all of the same executable, which finds there what carries its slots.
 
-    One after another, each in its worker's thread: TVM's machines write to their executable when they start, and corrupt it together.
+    Workers in other processes are to have the same `facts`. One machine after another, each in its worker's thread: they write to
+    their executable when they start, and corrupt it together.
     """
     carriers = pool.backend.carriers(slots)
 
@@ -135,7 +136,7 @@ def start_machines(pool: Pool, executable: Any, slots: Slots) -> dict[int, Any]:
                 tvm_ffi.register_global_func(name, function, override=True)
             return relax.VirtualMachine(executable, pool.backend.device(rank))
 
-    return dict(zip(pool.backend.ranks, pool.run("its start", start), strict=True))
+    return dict(zip(pool.backend.ranks, pool.run("its start", start, facts), strict=True))
 
 
 def _serve(

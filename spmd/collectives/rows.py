@@ -24,7 +24,9 @@ _REDUCED = {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", 
 
 
 def by_rows(builder: Any, operation: str, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
-    """`operation` on `x`, carried along the first dimension."""
+    """`operation` on `x`, carried along the first dimension. Of what has no elements, nothing moves, and every dimension is as good."""
+    if any(_is(size, 0) for size in _sizes(x)):
+        return builder.emit(carry(operation, x, attrs))
     return _FORMS[operation](_Writer(builder), x, attrs, carry)
 
 
@@ -47,7 +49,7 @@ class _Writer:
         order.insert(target, source)
         between = _sizes(x)[min(source, target) : max(source, target) + 1]
         passed = between[:-1] if source > target else between[1:]
-        if all(_is_one(size) for size in passed):  # in memory nothing moves
+        if all(_is(size, 1) for size in passed):  # in memory nothing moves
             return self.reshaped(x, [_sizes(x)[dim] for dim in order])
         return self.emit(relax.op.permute_dims(x, order))
 
@@ -119,8 +121,8 @@ def _sizes(x: Expr) -> list[Any]:
     return [int(s) if isinstance(s, tvm.tirx.IntImm) else s for s in x.ty.shape.values]
 
 
-def _is_one(size: Any) -> bool:
-    return isinstance(size, int) and size == 1
+def _is(size: Any, number: int) -> bool:
+    return isinstance(size, int) and size == number
 
 
 def _times(sizes: Sequence[Any], dim: int, workers: int) -> list[Any]:

@@ -52,6 +52,8 @@ class _Kernel:
 class PoclBackend(ThreadBackend):
     """Threads that meet in the memory of the host, each with a virtual machine for OpenCL. float16 is refused where pocl lacks it."""
 
+    takes_libraries = False
+
     def __init__(self, mesh: Mesh, timeout: float) -> None:
         self._context, self._queue = _opencl()
         self._launches: dict[str, Callable[..., None]] = {}
