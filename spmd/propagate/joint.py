@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dual import Costs, Dual
-from .solver import LARGEST_TABLE, Elimination, Factor, Limits, Sums
+from .solver import Elimination, Factor, Limits
 
 MOST_WORK = 1 << 32
 """Entries of tables that are gone through, in all branches."""
@@ -26,7 +26,7 @@ _FEWER = 3 / 4
 """The part of all values at which the problem is made anew without those that were removed."""
 _SHORT = (6, 3, 2, 1)
 """How many of the best values of each variable a solution is looked for among."""
-CORE, _AFTER = Limits(1 << 18, 1 << 12), Limits(LARGEST_TABLE, 1 << 16)
+CORE, _AFTER = Limits(1 << 18, 1 << 12), Limits(1 << 20, 1 << 14)
 """What is eliminated before messages are passed, and where few values are left."""
 _PER_MESSAGE = 4096
 """What a message costs besides its entries, in entries."""
@@ -57,8 +57,6 @@ class Joint:
         self.cost = 1 << 62
         self.width = 0
         self.work = 0
-        self._sums: Sums = {}
-        self._slices: dict[tuple[int, ...], tuple[NDArray[np.int64], object]] = {}
         self._domains: dict[bytes, NDArray[np.intp]] = {}
 
     def start(self, choice: Mapping[int, int]) -> None:
@@ -89,7 +87,7 @@ class Joint:
         limits = CORE
         while True:
             sizes = {v: len(domains[v]) if v in domains else n for v, n in self.sizes.items()}
-            solved = Elimination(sizes, self._sliced(self.factors, domains), self._sums, limits=self._cut(limits))
+            solved = Elimination(sizes, _sliced(self.factors, domains), limits=self._cut(limits))
             self.width = max(self.width, solved.width)
             if not solved.core:
                 self._better(_whole(solved.choice(), domains), int(solved.cost))
@@ -114,10 +112,13 @@ class Joint:
         dual = Dual(core, sizes, solved.left, min(self.cost, self.infinite))
         bound, regrets = 0, dict[int, Costs]()
         for _ in range(_LOOKS):
-            dual.run(_PASSES)
+            dual.run(_PASSES - 1)
+            rounded = [dual.rounded()]
+            dual.run(1)
+            rounded.append(dual.rounded())
             before, cost = bound, self.cost
             bound, regrets = int(solved.cost) + dual.bound(), dual.regrets()
-            self._round(solved, domains, dual.rounded(), regrets)
+            self._round(solved, domains, rounded, regrets)
             self.work += dual.work
             dual.work = 0
             gap = self.cost - bound
@@ -128,14 +129,16 @@ class Joint:
                 break
         return bound, regrets
 
-    def _round(self, solved: Elimination, domains: Domains, near: Mapping[int, int], regrets: Mapping[int, Costs]) -> None:
-        """Look for a solution around a choice of the core: among it and the best values of each variable."""
+    def _round(self, solved: Elimination, domains: Domains, near: Sequence[Mapping[int, int]], regrets: Mapping[int, Costs]) -> None:
+        """Look for a solution around choices of the core: among these, the best that is known, and the best values of each variable."""
         left = solved.left
         for most in _SHORT:
-            short = {v: self._one(_lowest(r, most, near[v])) for v, r in regrets.items()}
-            tried = Elimination(
-                {v: len(values) for v, values in short.items()}, self._sliced(left, short), self._sums, limits=self._cut(CORE)
-            )
+            short: dict[int, NDArray[np.intp]] = {}
+            for v, regret in regrets.items():
+                known = np.flatnonzero((domains[v] if v in domains else np.arange(self.sizes[v])) == self.choice[v])
+                best = np.argsort(regret, kind="stable")[:most]
+                short[v] = self._one(np.unique(np.concatenate([best, known, [choice[v] for choice in near]])))
+            tried = Elimination({v: len(values) for v, values in short.items()}, _sliced(left, short), limits=self._cut(CORE))
             self.work += _PER_MESSAGE * len(short)
             if not tried.core:
                 choice = _whole(solved.choice(_whole(tried.choice(), short)), domains)
@@ -169,20 +172,6 @@ class Joint:
                 found[v] = self._one(domains[v][stays] if v in domains else stays)
         return found
 
-    def _sliced(self, factors: Sequence[Factor], domains: Domains) -> list[Factor]:
-        """The tables over the values that are left; equal parts of one table are one table."""
-        found: list[Factor] = []
-        for scope, table in factors:
-            if any(v in domains for v in scope):
-                axes = [domains.get(v) for v in scope]
-                key = (id(table), *map(id, axes))
-                if key not in self._slices:
-                    index = np.ix_(*[np.arange(n) if a is None else a for a, n in zip(axes, table.shape, strict=True)])
-                    self._slices[key] = (np.ascontiguousarray(table[index]), (table, axes))
-                table = self._slices[key][0]
-            found.append((scope, table))
-        return found
-
     def _one(self, values: NDArray[np.intp]) -> NDArray[np.intp]:
         """Equal domains are one object."""
         return self._domains.setdefault(values.tobytes(), values)
@@ -196,7 +185,17 @@ def _whole(choice: Mapping[int, int], domains: Domains) -> dict[int, int]:
     return {v: int(domains[v][x]) if v in domains else x for v, x in choice.items()}
 
 
-def _lowest(regret: Costs, most: int, near: int) -> NDArray[np.intp]:
-    """The value `near` and others of the least regret, at most so many in all; in their order."""
-    order = np.argsort(regret, kind="stable")[:most]
-    return np.unique(np.append(order[order != near][: most - 1], near))
+def _sliced(factors: Sequence[Factor], domains: Domains) -> list[Factor]:
+    """The tables over the values that are left; equal parts of one table are one table."""
+    known: dict[tuple[int, ...], NDArray[np.int64]] = {}
+    found: list[Factor] = []
+    for scope, table in factors:
+        if any(v in domains for v in scope):
+            axes = [domains.get(v) for v in scope]
+            key = (id(table), *map(id, axes))
+            if key not in known:
+                index = np.ix_(*[np.arange(n) if a is None else a for a, n in zip(axes, table.shape, strict=True)])
+                known[key] = np.ascontiguousarray(table[index])
+            table = known[key]
+        found.append((scope, table))
+    return found
