@@ -185,8 +185,6 @@ class Alternative:
 class Alternatives(Protocol):
     """Who made a plan and can tell what else it could have been."""
 
-    is_local: bool
-
     def of(self, name: str) -> list[Alternative]:
         """The other shardings of the value of that name, the best first."""
         ...
