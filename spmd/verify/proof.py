@@ -126,6 +126,7 @@ class _Pair:
             columns = [
                 self._cut(arg, place, f"{name}, parameter {i}") for i, (arg, place) in enumerate(zip(before, one.params, strict=True))
             ]
+            columns += [[make.named(one.sizes)] * self.mesh.size] if one.sizes else []
             columns += [self._cut(_constant(data), place, f"{name}, a constant") for place, data in one.constants]
             found = self._call(self._many, 1, name, columns)
             if self._ways[0] != self._ways[1]:
