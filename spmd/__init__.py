@@ -13,6 +13,7 @@ from .plan.model import Plan
 from .rules.registry import rule
 from .run.measure import measure
 from .run.workers import workers
+from .verify import Proof, verify
 
 __all__ = [
     "Cost",
@@ -21,6 +22,7 @@ __all__ = [
     "P",
     "Plan",
     "Profile",
+    "Proof",
     "ShardedModule",
     "Sharding",
     "ShardingError",
@@ -35,5 +37,6 @@ __all__ = [
     "shard",
     "testing",
     "transform",
+    "verify",
     "workers",
 ]

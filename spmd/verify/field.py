@@ -44,7 +44,7 @@ def of_float(value: float, dtype: str = "float32") -> int:
         return NAN
     if abs(value) >= _LARGEST.get(dtype, 3e38):
         return POS if value > 0 else NEG
-    exact = Fraction(value)
+    exact = Fraction(value if dtype == "float64" else float(np.float32(value)))
     allowed = abs(exact) * Fraction(_PRECISION.get(dtype, 2.0**-10))
     simple = (exact.limit_denominator(n) for n in _SIMPLEST)
     found = next((f for f in simple if abs(f - exact) <= allowed), exact)
@@ -133,10 +133,9 @@ def total(x: Array, axes: tuple[int, ...]) -> Array:
 def _folded(step: Callable[[Array, Array], Array], first: int) -> Callable[[Array, tuple[int, ...]], Array]:
     def fold(x: Array, axes: tuple[int, ...]) -> Array:
         kept = [a for a in range(x.ndim) if a not in axes]
-        rows = x.transpose(*axes, *kept).reshape(-1, *(x.shape[a] for a in kept))
-        found = np.full(rows.shape[1:], first, "int64")
-        for row in rows:
-            found = step(found, row)
+        found = np.full([x.shape[a] for a in kept], first, "int64")
+        for point in np.ndindex(*(x.shape[a] for a in axes)):
+            found = step(found, x.transpose(*axes, *kept)[point])
         return found
 
     return fold

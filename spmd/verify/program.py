@@ -219,6 +219,8 @@ class Program:
                 return args[0]
             if name in ALONE:
                 return ALONE[name](args[0], e.attrs)
+            if name == "relax.memory.view" and out.dtype == args[0].dtype and np.prod(out.shape) == args[0].data.size:
+                return Tensor(args[0].data.reshape(out.shape), out.dtype)
             if name in ("relax.shape_of", "relax.tensor_to_shape"):
                 return Sizes(int(n) for n in (args[0].data if name == "relax.tensor_to_shape" else args[0].data.shape))
             called, given, in_place = _called(e, name, args)
@@ -229,17 +231,28 @@ class Program:
     def _kernel(self, e: Any, args: list[Any], out: Any) -> Any:
         func, given = args[0], list(args[1])
         if func not in self._kernels:
-            self._kernels[func] = Kernel(self.mod[func])
+            self._kernels[func] = Kernel(self.mod[func], real=not given)
         outs = list(out) if isinstance(out, tuple) and not isinstance(out, Out) else [out]
         places = [int(i) for i in e.attrs.inplace_indices] if "inplace" in e.op.name else [-1] * len(outs)
         results = [given[p] if p >= 0 else Tensor(empty(o.shape, o.dtype), o.dtype) for p, o in zip(places, outs, strict=True)]
         scalars = list(args[2]) if len(args) > 2 else []
         values = [*given, *(r for r, p in zip(results, places, strict=True) if p < 0), *scalars]
-        outside, memory = self._kernels[func]([_memory(value) for value in values])
+        if given:
+            outside, memory = self._kernels[func]([_memory(value) for value in values])
+        else:
+            outside, memory = self._constants_of(self._kernels[func], results, scalars)
         self.outside |= outside
         if self.steps is not None:
             self.inside += [Tensor(array, "float32") for array in memory if isinstance(array, np.ndarray) and array.dtype == np.int64]
         return tuple(results) if isinstance(out, tuple) and not isinstance(out, Out) else results[0]
+
+    def _constants_of(self, kernel: Kernel, results: list[Tensor], scalars: list[Any]) -> tuple[bool, list[Any]]:
+        """Run a kernel that is given nothing: on floats, which are numbers of the field afterwards."""
+        plain = [np.full(r.data.shape, np.nan) if is_float(r.dtype) else r.data for r in results]
+        outside, _ = kernel([*plain, *scalars])
+        for result, array in zip(results, plain, strict=True):
+            result.data[...] = of_floats(array, result.dtype) if is_float(result.dtype) else array
+        return outside, []
 
     def _out_types(self, ty: Any, frame: Frame) -> Column:
         """The sizes and type of a result on each worker."""
