@@ -1,8 +1,9 @@
 """Exact arithmetic for floats: elements of the field of integers modulo a prime, and three numbers beside them.
 
-An array of floats is an int64 array of residues, or of `NEG`, `POS` and `NAN`: infinities and what is no number. Sums, products and quotients
-are exact, so the order in which a sum is made says nothing. Numbers are ordered as signed residues, which makes a total order with the
-infinities at its ends: enough for maximum, minimum and sorting, but not for what mixes order with arithmetic (``max(a + c, b + c)``).
+An array of floats is an int64 array of residues, or of `NEG`, `POS` and `NAN`: infinities and what is no number. Sums, products and
+quotients are exact, so the order in which a sum is made says nothing. Numbers are ordered as signed residues, which makes a total order
+with the infinities at its ends: enough for maximum, minimum and sorting, but not for what mixes order with arithmetic, such as
+``max(a + c, b + c)``.
 Every other function is uninterpreted: an arbitrary number for each argument, except where it is known (``exp(0) = 1``).
 """
 
@@ -193,8 +194,8 @@ def function(name: str, x: Array) -> Array:
     """A function of one number, by TVM's name. Some are written by others, as they are by programs."""
     ways: dict[str, Callable[[Array], Array]] = {
         "rsqrt": lambda x: inverse(function("sqrt", x)),
-        "sigmoid": lambda x: inverse(add(np.int64(1), function("exp", negative(x)))),
-        "log1p": lambda x: function("log", add(np.int64(1), x)),
+        "sigmoid": lambda x: inverse(add(np.asarray(1), function("exp", negative(x)))),
+        "log1p": lambda x: function("log", add(np.asarray(1), x)),
         "fabs": lambda x: np.where(signed(x) < 0, negative(x), x),
     }
     if name in ways:

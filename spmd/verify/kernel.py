@@ -60,7 +60,7 @@ class Iteration:
 
 
 class Kernel:
-    """A PrimFunc, translated once. One that reads nothing computes constants: `real` numbers, which become those of the field at its end."""
+    """A PrimFunc, translated once. One that is given nothing computes constants: on `real` numbers, that is on floats."""
 
     def __init__(self, func: tirx.PrimFunc, real: bool = False) -> None:
         self._expressions, self._real = Expressions(real), real
@@ -144,7 +144,8 @@ class Kernel:
         return run
 
     def _allocation(self, buffer: Any) -> Run:
-        slot, sizes, dtype = self._expressions.slot(buffer), [self._expressions.term(s).at for s in buffer.ty.shape], str(buffer.ty.dtype.dtype)
+        slot, dtype = self._expressions.slot(buffer), str(buffer.ty.dtype.dtype)
+        sizes = [self._expressions.term(s).at for s in buffer.ty.shape]
         real = self._real and is_float(dtype)
 
         def allocate(env: Env) -> None:
