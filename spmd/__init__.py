@@ -11,12 +11,14 @@ from .placement.sharding import Sharding
 from .placement.spec import P
 from .plan.model import Plan
 from .rules.registry import rule
+from .run.library import Library, build, load
 from .run.measure import measure
 from .run.workers import workers
 from .verify import Proof, verify
 
 __all__ = [
     "Cost",
+    "Library",
     "Link",
     "Mesh",
     "P",
@@ -27,8 +29,10 @@ __all__ = [
     "Sharding",
     "ShardingError",
     "Work",
+    "build",
     "collectives",
     "hint",
+    "load",
     "lower",
     "measure",
     "plan",
