@@ -1,7 +1,7 @@
 """Where a value lives, read as plain data: which element of the whole each element on a worker is.
 
-A placement is whatever has `dims`, for each dimension None or what has `axes` and `segments` (of a `size` and a `unit`), and `partial`, pairs
-of an axis and a kind of reduction. This says again, in its own words, what docs/sharding.md says.
+A placement is whatever has `dims`, for each dimension None or what has `axes` and `segments` (of a `size` and a `unit`), and `partial`,
+pairs of an axis and a kind of reduction. This says again, in its own words, what docs/sharding.md says.
 """
 
 from __future__ import annotations
