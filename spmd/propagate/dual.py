@@ -81,7 +81,7 @@ class Dual:
         return sum(beliefs.values()) + sum(least), found
 
     def rounded(self) -> dict[int, int]:
-        """A choice: in the order of the next pass, what is best for each variable with those before it and what messages tell of the rest."""
+        """A choice: in the order of the next pass, the best for each variable with those before it and what messages tell of the rest."""
         chosen: dict[int, int] = {}
         known: dict[tuple[int, ...], int] = {}
         for v, _, sides, alike in self._passes[self._next]:
