@@ -6,11 +6,14 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from tvm import relax
 
 from spmd import collectives
+from spmd.placement.dtypes import ends, numpy_dtype
+from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
-from spmd.placement.sharding import Sharding
+from spmd.placement.sharding import Sharding, Split
 from spmd.transfers.conversion import Step, moved_split
 
 from .reorder import Emit, folded, local_dim, local_dims, reshaped, shard_order, whole_order
@@ -48,7 +51,7 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
     here = local_dims(dims, step.source, mesh)
     if step.kind == "all_gather":
         gathered = yield send(x, dim=step.dim)
-        return whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh)
+        return whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh, dims[step.dim])
     into = step.to_dim if step.kind == "all_to_all" else step.dim
     split = moved_split(step, into, mesh)
     x = shard_order(emit, x, into, here, split, mesh)
@@ -60,7 +63,7 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
         return (yield send(x, kind=step.reduce, dim=into))
     x = yield send(x, split_dim=into, concat_dim=step.dim)
     here[into] = size
-    return whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh)
+    return whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh, dims[step.dim])
 
 
 def emit_together(emit: Emit, conversions: Sequence[Sending[T]]) -> list[T]:
@@ -119,51 +122,41 @@ def brings_zeros(step: Step, mesh: Mesh) -> bool:
 
 def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, mesh: Mesh, kind: str = "sum") -> Any:
     """`x` with the neutral element of the reduction `kind` wherever a shard holds padding. `dims` is the global shape, `x` the shard."""
-    import numpy as np
-
-    from spmd.placement.layout import pieces
-
     dtype, here = str(x.ty.dtype), local_dims(dims, sharding, mesh)
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
             continue
-        workers, size = mesh.axis_size(split.axis), split.local_size(mesh)
-        valid = np.zeros((workers, size), "bool")
-        for worker in range(workers):
-            for _, start, count, _ in pieces(split, mesh, worker):
-                valid[worker, start : start + count] = True
-        mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
-        seen, at = (here, dim) if split.is_known else folded(here, dim, split, size)
+        size = here[dim] if split.uneven else split.local_size(mesh)
+        seen, at = folded(here, dim, split, size) if split.repeated else (here, dim)
+        mine = _uneven_valid(emit, dims[dim], split, mesh) if split.uneven else _valid(emit, split, mesh)
         shaped = reshaped(emit, mine, [size if d == at else 1 for d in range(len(seen))])
-        x = x if split.is_known else emit(relax.op.reshape(x, seen))
-        x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
-        x = x if split.is_known else emit(relax.op.reshape(x, here))
+        x = emit(relax.op.reshape(x, seen)) if split.repeated else x
+        x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), numpy_dtype(dtype)), dtype)))
+        x = emit(relax.op.reshape(x, here)) if split.repeated else x
     return x
 
 
-def _neutral(kind: str, dtype: str) -> Any:
-    """What changes no result of the reduction `kind`."""
-    import ml_dtypes
-    import numpy as np
+def _valid(emit: Emit, split: Split, mesh: Mesh) -> Any:
+    """Which elements of its part of a dimension, or of a pattern, this worker has: the others are padding."""
+    workers = mesh.axis_size(split.axis)
+    valid = np.zeros((workers, split.local_size(mesh)), "bool")
+    for worker in range(workers):
+        for _, start, count, _ in pieces(split, mesh, worker):
+            valid[worker, start : start + count] = True
+    return emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
 
+
+def _uneven_valid(emit: Emit, size: Any, split: Split, mesh: Mesh) -> Any:
+    """The same where the size is known when the program runs: the worker's part of all "yes"."""
+    everywhere = shard_order(emit, emit(relax.op.ones([size], "bool")), 0, [size], split, mesh)
+    return _own_part(emit, everywhere, 0, [size], local_dim(size, split, mesh), split.axis, mesh.axis_size(split.axis))
+
+
+def _neutral(kind: str, dtype: str) -> Any:
+    """What changes no result of the reduction `kind`; infinity where there is one, as a kernel that starts from there gives it."""
     if kind in ("sum", "prod"):
         return int(kind == "prod")
-    if dtype == "bool":
-        return kind == "min"
-    if dtype.startswith(("int", "uint")):
-        return ml_dtypes.iinfo(_numpy(dtype)).max if kind == "min" else ml_dtypes.iinfo(_numpy(dtype)).min
-    # Infinity where the dtype has it: numbers that are all infinite, or a kernel that starts from there, give infinity.
-    limits = ml_dtypes.finfo(_numpy(dtype))
-    infinite = np.isinf(np.array(np.inf, _numpy(dtype)).astype("float32"))
-    ends = (np.inf, -np.inf) if infinite else (limits.max, limits.min)
-    return ends[0] if kind == "min" else ends[1]
-
-
-def _numpy(dtype: str) -> Any:
-    import ml_dtypes
-    import numpy as np
-
-    return getattr(ml_dtypes, dtype) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
+    return ends(dtype)[kind == "min"]
 
 
 def _own_part(emit: Emit, x: Any, dim: int, here: list[Any], size: int, axis: str, workers: int) -> Any:

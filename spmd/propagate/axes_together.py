@@ -23,7 +23,7 @@ MOST_SHARDINGS = 96
 """The most strategies of an operator, and shardings of a value, that are considered on a mesh of several axes."""
 
 Part = tuple[Any, ...]
-"""``(factor, sizes of its segments, whether they are repeated)`` for each factor, or ``("partial", *inputs)``; empty for nothing."""
+"""``(factor, sizes of its segments, whether they are repeated, their length)`` for each factor, ``("partial", *inputs)``, or nothing."""
 Parts = tuple[Part, ...]
 """One for each axis."""
 _Options = dict[Part, dict[tuple[str, ...], list[Strategy]]]
@@ -153,7 +153,7 @@ class _Together:
 def _part(strategy: Strategy) -> Part:
     if strategy.partial_through:
         return ("partial", *strategy.partial_through)
-    return tuple((f, tuple(s.size for s in split.segments), split.repeated) for f, split in strategy.splits)
+    return tuple((f, tuple(s.size for s in split.segments), split.repeated, split.length) for f, split in strategy.splits)
 
 
 def find_candidates(graph: Graph, mesh: Mesh) -> Candidates:
