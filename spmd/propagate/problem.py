@@ -21,7 +21,6 @@ from spmd.placement.spec import Constraint
 from spmd.program.graph import Graph, Node, Value
 from spmd.program.storage import loses_writes
 from spmd.rules.strategy import Strategy
-from spmd.transfers.conversion import conversion
 
 from .candidates import Candidates
 from .solver import Factor, Table
@@ -185,7 +184,12 @@ class Problem:
         if key not in self._tables:
             shardings = self.candidates.shardings[value]
             taken = [(s.outputs if is_output else s.inputs)[i] for s in strategies]
-            self._tables[key] = np.array([[self._between(node, i, is_output, kept, s) for kept in shardings] for s in taken])
+            if node.staying(i, is_output):
+                self._tables[key] = np.array([[0.0 if kept == s else INFEASIBLE for kept in shardings] for s in taken])
+            else:
+                sides = (taken, shardings) if is_output else (shardings, taken)
+                times = self.cost.conversions(self.cost.shape(value), self.cost.item_bytes(value), *sides, _may_gather(value))
+                self._tables[key] = times if is_output else times.T
         return self._tables[key]
 
     def _between(self, node: Node, i: int, is_output: bool, kept: Sharding, sharding: Sharding) -> float:
@@ -195,13 +199,8 @@ class Problem:
         value = (node.outputs if is_output else node.inputs)[i]
         return self._convert(value, sharding, kept) if is_output else self._convert(value, kept, sharding)
 
-    def _convert(self, value: Value, source: Sharding, target: Sharding) -> float:
-        if not _may_gather(value) and self._gathers(source, target):
-            return INFEASIBLE
-        return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target)
-
-    def _gathers(self, source: Sharding, target: Sharding) -> bool:
-        return any(step.kind == "all_gather" for step in conversion(source, target, self.cost.mesh) or [])
+    def _convert(self, value: Value, source: Sharding, target: Sharding, gather: bool = True) -> float:
+        return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target, gather and _may_gather(value))
 
     def _gathered_inside(self, node: Node, strategy: Strategy) -> bool:
         """Whether an operator gathers within itself as much as it is given of a value that may not be gathered."""
@@ -217,8 +216,7 @@ class Problem:
         """The least time to return a value as is asked, and the sharding in which it is returned."""
         least: tuple[float, Sharding] | None = None
         for target in [kept] if wanted.allows(kept) else wanted.among(self.candidates.shardings[value]):
-            forbidden = not wanted.gather and self._gathers(kept, target)
-            cost = INFEASIBLE if forbidden else self._convert(value, kept, target)
+            cost = self._convert(value, kept, target, wanted.gather)
             if least is None or cost < least[0]:
                 least = (cost, target)
         assert least is not None
