@@ -56,6 +56,7 @@ class Cost(Works):
         """Whether that is asked for, and not just what the profile has."""
         self._link_of: dict[str, Link] = {}
         self.transfers = Transfers(mesh, self.move_time)
+        self._converted: dict[tuple[object, ...], float] = {}
         self._no_time: float | None = None
         """What `exchange_time` gave that is no time: a way that needs it is an error."""
         for axis in mesh.axes:  # what the profile lacks is an error before anything is planned
@@ -78,7 +79,12 @@ class Cost(Works):
 
     def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, gather: bool = True) -> float:
         """The time to take a tensor of the planning `shape` from one sharding to another."""
-        return 0.0 if source == target else float(self.conversions(shape, item, (source,), (target,), gather)[0, 0])
+        if source == target:
+            return 0.0
+        key = (shape, item, source, target, gather)
+        if key not in self._converted:
+            self._converted[key] = float(self.conversions(shape, item, (source,), (target,), gather)[0, 0])
+        return self._converted[key]
 
     def conversions(
         self, shape: tuple[int, ...], item: int, sources: Sequence[Sharding], targets: Sequence[Sharding], gather: bool = True

@@ -154,7 +154,7 @@ class States:
             return
         yield from self._fitting(dim, Held(held.tiling, held.cuts, held.atoms + atoms))
         more = self.workers(atoms)
-        if held.cuts % more == 0 and held.cuts > 1:
+        if (held.cuts > 1 and held.cuts % more == 0) or (more == 1 and not tilings[held.tiling].is_padded):
             yield from self._fitting(dim, Held(held.tiling, held.cuts // more, atoms + held.atoms))
 
     def _off(self, state: State, dim: int) -> Iterator[tuple[Atoms, Held | None]]:
@@ -165,8 +165,9 @@ class States:
         atoms = held.atoms
         for first in range(len(atoms) - 1, 0, -1):
             yield atoms[first:], Held(held.tiling, held.cuts, atoms[:first])
-        if self._is_staged(self.kind.tilings[dim][held.tiling]):
-            for last in range(1, len(atoms)):
+        tiling = self.kind.tilings[dim][held.tiling]
+        for last in range(1, len(atoms)):
+            if self._is_staged(tiling) or (self.workers(atoms[:last]) == 1 and not tiling.is_padded):
                 yield atoms[:last], Held(held.tiling, held.cuts * self.workers(atoms[:last]), atoms[last:])
         yield atoms, None
 
