@@ -55,7 +55,7 @@ class Cost(Works):
         self.has_own_budget = memory is not None
         """Whether that is asked for, and not just what the profile has."""
         self._link_of: dict[str, Link] = {}
-        self.transfers = Transfers(mesh, self.move_time)
+        self.transfers = Transfers(mesh, self.move_time, self.held_size)
         self._converted: dict[tuple[object, ...], float] = {}
         self._no_time: float | None = None
         """What `exchange_time` gave that is no time: a way that needs it is an error."""
@@ -75,6 +75,8 @@ class Cost(Works):
     def _padded_bytes(self, step: Step, into: int, shape: tuple[int, ...], item: int) -> int:
         """What a worker holds before a step that cuts dimension `into`, with the padding that this takes."""
         held, split = self.local_bytes(shape, item, step.source), moved_split(step, into, self.mesh)
+        if split.uneven:
+            return held // (shape[into] or 1) * self.held_size(shape[into], split) * self.mesh.axis_size(step.axis)
         return held * split.local_size(self.mesh) * self.mesh.axis_size(step.axis) // split.size if shape[into] else held
 
     def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, gather: bool = True) -> float:

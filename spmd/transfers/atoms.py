@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 
 from spmd.placement.axes import Part, name_of, overlap, refined
 from spmd.placement.mesh import Mesh
@@ -46,6 +46,12 @@ def conflicts(atoms: Sequence[Part]) -> frozenset[tuple[int, int]]:
     """The pairs of atoms that share workers, so that not both can be used: parts of an axis of 6 in halves and in thirds."""
     pairs = combinations(range(len(atoms)), 2)
     return frozenset(pair for i, j in pairs if overlap(atoms[i], atoms[j]) for pair in ((i, j), (j, i)))
+
+
+def continued(atoms: Sequence[Part]) -> frozenset[tuple[int, int]]:
+    """The pairs of atoms of which the second goes on where the first ends."""
+    pairs = permutations(range(len(atoms)), 2)
+    return frozenset((i, j) for i, j in pairs if atoms[i].base == atoms[j].base and atoms[i].before * atoms[i].size == atoms[j].before)
 
 
 def names_of(atoms: Sequence[Part], mesh: Mesh) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ class _Between:
         return numbers_of(names, self.atoms, self.mesh)
 
     def _seen(self, split: Split | None) -> tuple[Tiling, tuple[int, ...]] | None:
-        return split and (Tiling.of(split, self.mesh), self._numbers(split.axes))
+        return split and (Tiling.by(split, self.mesh), self._numbers(split.axes))
 
     def changed(self) -> list[int]:
         """The dimensions that are split otherwise."""
@@ -179,7 +179,7 @@ class _Between:
         if split is None or fewer is None or not split.is_even(self.mesh):
             return None
         cuts = self.mesh.axis_size(*split.axes) // self.mesh.axis_size(*fewer.axes)
-        return Tiling.of(most[0].split(fewer.axes, cuts, self.mesh), self.mesh)
+        return Tiling.by(most[0].split(fewer.axes, cuts, self.mesh), self.mesh)
 
     def _made(self, kind: str, atoms: tuple[int, ...], dim: int = -1, to_dim: int = -1, reduce: str = "") -> Step:
         axis = "+".join(names_of([self.atoms[i] for i in atoms], self.mesh))

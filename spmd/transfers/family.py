@@ -10,7 +10,7 @@ from math import prod
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
 
-from .atoms import atoms_of, conflicts, names_of, numbers_of
+from .atoms import atoms_of, conflicts, continued, names_of, numbers_of
 from .graph import Graph
 from .states import Held, Kind, Move, State
 from .tiling import Tiling, in_proportion
@@ -33,7 +33,7 @@ class View:
 @lru_cache(maxsize=1 << 15)
 def view_of(sharding: Sharding, mesh: Mesh) -> View:
     """What of a sharding its transfers hang on."""
-    tilings = tuple([split and Tiling.of(split, mesh) for split in sharding.dims])
+    tilings = tuple([split and Tiling.by(split, mesh) for split in sharding.dims])
     axes = tuple([split.axes if split else () for split in sharding.dims])
     return View(frozenset(sharding.axes()), tilings, axes, sharding.partial)
 
@@ -60,13 +60,17 @@ class Family:
         self.names = [names_of([atom], mesh)[0] for atom in self.atoms]
         self.dims = [dim for dim, found in enumerate(tilings) if found]
         """Of the tensor, those that are dimensions of the graph."""
+        found = {(at, number): tiling for at, dim in enumerate(self.dims) for number, tiling in enumerate(tilings[dim])}
+        self.measured = {place: tiling.of for place, tiling in found.items() if tiling.uneven and tiling.of is not None}
+        """Splits by the tilings whose sizes they alone tell, by dimension and number."""
         self._reductions = self._partial(partial)
         self._numbers: dict[View, int] = {}
         states = ends and (self._state(ends[0]), self._state(ends[1]))
         alike = tuple([in_proportion(tilings[dim], prod([atom.size for atom in self.atoms])) for dim in self.dims])
         slow = {mesh.is_slow(name) for name in self.names}
         sizes = tuple([atom.size for atom in self.atoms])
-        kind = Kind(sizes, alike, tuple(sorted(self._reductions.items())), len(slow) > 1, conflicts(self.atoms), states)
+        pairs = conflicts(self.atoms), continued(self.atoms)
+        kind = Kind(sizes, alike, tuple(sorted(self._reductions.items())), len(slow) > 1, *pairs, states)
         self.graph = _graph(kind)
 
     def numbers(self, views: Sequence[View]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import TypeAlias
@@ -16,6 +16,8 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Time = Callable[[str, tuple[int, ...], int, int], float]
 """The time of a move from its kind, the atoms that it runs over, the bytes that each worker brings, and those that it puts in order."""
+Measured = Mapping[tuple[int, int], int]
+"""What a worker holds of a dimension by a tiling of it that only the planning sizes tell."""
 TilingNumbers = tuple[int, ...]
 """The number of the tiling of each dimension, -1 where it is whole."""
 _LONGEST = 12
@@ -43,22 +45,31 @@ class Graph:
         self._tiling: Ints = np.array([end.tiling for end in ends], np.int64)
         self._into: Ints = np.array([move.into for move in self.moves], np.int64)
         shares = [[_share(kind, dim, held) for dim, held in enumerate(state.dims)] for state in self.states]
+        numbers = [self.tilings(state) for state in range(len(self.states))]
+        self._tilings: Ints = np.array(numbers, np.int64).reshape(len(numbers), len(kind.tilings))
         self._shares: Ints = np.array(shares, np.int64).reshape(len(shares), len(kind.tilings), 2)
         self._gathers = np.array([move.kind == "all_gather" for move in self.moves], bool)
         self._between: dict[tuple[object, ...], Ints] = {}
 
-    def held(self, shape: Sequence[int], item: int) -> Ints:
+    def held(self, shape: Sequence[int], item: int, measured: Measured) -> Ints:
         """The bytes that a worker holds in each state of a tensor of this shape, of which an element takes `item` bytes."""
         found = np.full(len(self.states), item, np.int64)
         for dim, size in enumerate(shape):
             of, whole = self._shares[:, dim, 0], self._shares[:, dim, 1]
-            found *= -(-size * of // whole)
+            local = -(-size * of // whole)
+            for number in (tiling for at, tiling in measured if at == dim):
+                local[self._tilings[:, dim] == number] = measured[dim, number]
+            found *= local
         return found
 
-    def times(self, held: Ints, time: Time) -> Floats:
-        """The time of each move, of a tensor of which workers hold so many bytes in each state."""
-        before = held[self.before]
-        brought = before * self._padding[:, 0] // self._padding[:, 1]
+    def times(self, held: Ints, shape: Sequence[int], measured: Measured, time: Time) -> Floats:
+        """The time of each move, of a tensor of this shape of which workers hold so many bytes in each state."""
+        before, padding = held[self.before], self._padding
+        for (dim, number), local in measured.items():
+            padding = padding.copy()
+            workers = self.kind.tilings[dim][number].workers
+            padding[(self._into == dim) & (self._tiling == number)] = (local * workers, shape[dim]) if shape[dim] else (1, 1)
+        brought = before * padding[:, 0] // padding[:, 1]
         ordered = self._packed * (before + brought) + self._unpacked * 2 * held[self.after]
         known: dict[tuple[int, int, int], float] = {}
         found: list[float] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 from math import prod
 from typing import NamedTuple
 
@@ -70,6 +70,8 @@ class Kind:
     """Whether major atoms may come and go before minor ones, which is of use where some links are slower than others."""
     conflicts: frozenset[tuple[int, int]] = frozenset()
     """Atoms that cannot be used at once."""
+    continued: frozenset[tuple[int, int]] = frozenset()
+    """The pairs of atoms of which the second goes on where the first ends, as parts of one axis."""
     ends: tuple[State, State] | None = None
     """Source and target, where there are so many atoms that only what leads from the one to the other is searched."""
 
@@ -162,10 +164,12 @@ class States:
         held = state.dims[dim]
         if held is None:
             return
-        atoms = held.atoms
+        atoms, tiling = held.atoms, self.kind.tilings[dim][held.tiling]
+        if tiling.workers:
+            yield atoms, None
+            return
         for first in range(len(atoms) - 1, 0, -1):
             yield atoms[first:], Held(held.tiling, held.cuts, atoms[:first])
-        tiling = self.kind.tilings[dim][held.tiling]
         for last in range(1, len(atoms)):
             if self._is_staged(tiling) or (self.workers(atoms[:last]) == 1 and not tiling.is_padded):
                 yield atoms[:last], Held(held.tiling, held.cuts * self.workers(atoms[:last]), atoms[last:])
@@ -173,7 +177,7 @@ class States:
 
     def _is_staged(self, tiling: Tiling) -> bool:
         """Whether its pieces may be cut: all of them fall into as many equal parts as there are workers."""
-        return self.kind.staged and not tiling.is_padded and tiling.fits(prod(self.kind.sizes))
+        return self.kind.staged and not tiling.workers and not tiling.is_padded and tiling.fits(prod(self.kind.sizes))
 
     def _cuts(self, tiling: Tiling) -> list[int]:
         if not self._is_staged(tiling):
@@ -183,7 +187,10 @@ class States:
 
     def _fitting(self, dim: int, held: Held) -> Iterator[Held]:
         """`held` itself, if workers can hold equal parts of it, and if it leads to where this goes."""
-        fits = self.kind.tilings[dim][held.tiling].fits(held.cuts * self.workers(held.atoms))
+        tiling = self.kind.tilings[dim][held.tiling]
+        fits = tiling.fits(held.cuts * self.workers(held.atoms))
+        if tiling.workers:
+            fits = fits and all(pair in self.kind.continued for pair in pairwise(held.atoms))
         if fits and (self.kind.ends is None or self._leads(dim, held, *self.kind.ends)):
             yield held
 

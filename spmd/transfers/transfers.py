@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from spmd.placement.mesh import Mesh
-from spmd.placement.sharding import Sharding
+from spmd.placement.sharding import Sharding, Split
 
 from .atoms import MOST, atoms_of
 from .conversion import Step, steps_through
@@ -18,6 +18,8 @@ from .graph import Floats, Paths
 
 Time = Callable[[str, str, int, int], float]
 """The time of one move from its kind, the axis that it runs over, the bytes that each worker brings, and those that it puts in order."""
+HeldSize = Callable[[int, Split], int]
+"""What a worker holds of a dimension of a planning size."""
 _MANY = 64
 """Ways to tile a tensor in one search; where there are more, shardings are searched with those that are tiled like them."""
 
@@ -28,8 +30,8 @@ class Transfers:
     Pairs of shardings that differ in names and sizes alone are searched once; times are worked out once for all pairs of a number of bytes.
     """
 
-    def __init__(self, mesh: Mesh, time: Time) -> None:
-        self.mesh, self.time = mesh, time
+    def __init__(self, mesh: Mesh, time: Time, held_size: HeldSize) -> None:
+        self.mesh, self.time, self._held_size = mesh, time, held_size
         axes = frozenset(name for name, size in mesh.axes.items() if size > 1)
         self._all = axes if len(axes) <= MOST else frozenset[str]()
         """The axes that every search may use, whether the value is split over them or not."""
@@ -94,10 +96,12 @@ class Transfers:
 
     def _of(self, family: Family, shape: tuple[int, ...], item: int, gather: bool) -> Paths:
         rest = prod([size for dim, size in enumerate(shape) if dim not in family.dims], start=item)
-        held = family.graph.held([shape[dim] for dim in family.dims], rest)
+        sizes = [shape[dim] for dim in family.dims]
+        measured = {place: self._held_size(sizes[place[0]], split) for place, split in family.measured.items()}
+        held = family.graph.held(sizes, rest, measured)
         key = (id(family.graph), tuple(family.names), held.tobytes(), gather)
         if key not in self._paths:
-            times = family.graph.times(held, lambda kind, atoms, *sizes: self.time(kind, family.axis(atoms), *sizes))
+            times = family.graph.times(held, sizes, measured, lambda kind, atoms, *of: self.time(kind, family.axis(atoms), *of))
             self._paths[key] = Paths(family.graph, times, gather)
         return self._paths[key]
 

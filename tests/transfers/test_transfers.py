@@ -100,7 +100,8 @@ def test_no_way_is_faster(profile, mesh, shape, partial):
     np.testing.assert_allclose(cost.transfers.seconds(shape, 4, shardings, shardings), expected, rtol=1e-6)
 
 
-UNEVEN = ["[-, -]", "[x, -]", "[-, y]", "[x, y]", "[x+y, -]", "[y+x, -]", "[-, x+y]", "[x:4|2, y]", "[-, y:2|6]", "[x:6~2, -]", "[-, x:4~4|4]"]
+UNEVEN = ["[-, -]", "[x, -]", "[-, y]", "[x, y]", "[x+y, -]", "[y+x, -]", "[-, x+y]"]
+UNEVEN += ["[x:4|2, y]", "[-, y:2|6]", "[x:6~2, -]", "[-, x:4~4|4]"]
 SUMS = ["[-, -] sum@x", "[y, -] sum@x", "[-, -] sum@x sum@y", "[x, -] max@y", "[-, -] min@x max@y"]
 MESHES = [
     Mesh(x=2, y=2),
