@@ -6,8 +6,6 @@ import tvm
 from tvm import relax
 
 from spmd import Mesh
-from spmd.costs.cost import Cost
-from spmd.costs.profile import profile_of
 from spmd.lower.reshard import emit_step, emit_together, local_dims, mask_padding
 from spmd.placement import layout
 from spmd.placement.sharding import Sharding
@@ -15,7 +13,7 @@ from spmd.plan.decisions import Leaf, Signature
 from spmd.run.arguments import Handle
 from spmd.run.workers import workers
 from spmd.testing.oracle import Program, empty_plan
-from spmd.transfers.conversion import conversion
+from tests.transfers.ways import bytes_of, conversion
 
 SHARDINGS = {
     ("n", 4): ["[-, -]", "[tp:8*, -]", "[tp(1)2:8*, -]", "[tp(2)2:8*, -]", "[tp(2)2+tp(1)2:8*, -]", "[-, tp]", "[tp(2)2:8*, tp(1)2]"],
@@ -49,6 +47,11 @@ def dims_of(shape, n):
     return [{"n": n, "n * 8": n * 8}[s] if isinstance(s, str) else s for s in shape]
 
 
+def planned(shape):
+    """The sizes by which ways are chosen."""
+    return tuple(dims_of(shape, 16 if "n" in shape else 4))
+
+
 def program(mesh, numbered):
     """A function for each conversion, which takes the value and something of n rows, and masks what it ends with."""
     bb, signatures = relax.BlockBuilder(), {}
@@ -57,9 +60,10 @@ def program(mesh, numbered):
         dims = dims_of(shape, n)
         x = relax.Var("x", relax.TensorType(local_dims(dims, source, mesh), "float32"))
         rows = relax.Var("rows", relax.TensorType([n], "float32"))
+        way = conversion(source, target, mesh, planned(shape))
 
-        def steps(x=x, dims=dims, source=source, target=target, bb=bb):
-            for step in conversion(source, target, mesh):
+        def steps(x=x, dims=dims, way=way, bb=bb):
+            for step in way:
                 x = yield from emit_step(bb.emit, x, step, dims, mesh, "x")
             return x
 
@@ -78,11 +82,9 @@ def program(mesh, numbered):
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_conversions_of_symbolic_sizes(mesh):
     numbered = {f"f{i}": case for i, case in enumerate(cases(mesh)) if i % 6 == MESHES.index(mesh)}  # some of each for each
-    cost = Cost(mesh, profile_of("generic"))
     with workers(program(mesh, numbered), target={"kind": "llvm", "opt-level": 0}) as w:
         for name, (shape, source, target) in numbered.items():
-            rows = 16 if "n" in shape else 4
-            sizes = tuple(dims_of(shape, rows))
+            rows, sizes = 16 if "n" in shape else 4, planned(shape)
             array = np.arange(1, 1 + np.prod(sizes), dtype="float32").reshape(sizes)
             held = [tvm.runtime.tensor(layout.cut(array, source, mesh, rank)) for rank in range(mesh.size)]
             given = Handle(tuple(held), w.backend, w.signatures[name].params[0], sizes)
@@ -90,5 +92,6 @@ def test_conversions_of_symbolic_sizes(mesh):
             for rank in range(mesh.size):
                 wanted = layout.cut(array, target, mesh, rank)
                 np.testing.assert_array_equal(out.objects[rank].numpy(), wanted, err_msg=f"{source} -> {target}, worker {rank}")
-            planned = [(s.kind, s.axis, cost.step_bytes(s, sizes, 4)) for s in conversion(source, target, mesh) if s.kind != "slice"]
-            assert planned == [(r.kind, r.axis, r.bytes) for r in w.trace()], f"{source} -> {target}"
+            steps = conversion(source, target, mesh, sizes)
+            sent = [(s.kind, s.axis, bytes_of(mesh).step_bytes(s, sizes, 4)) for s in steps if s.kind != "slice"]
+            assert sent == [(r.kind, r.axis, r.bytes) for r in w.trace()], f"{source} -> {target}"
