@@ -58,7 +58,7 @@ class Program:
 
     @R.function
     def operation(x: R.Tensor((4, 8), "float32")):
-        """The two workers go different ways, and come to different collectives."""
+        # the two workers go different ways, and come to different collectives
         place = R.spmd.axis_index(axis="tp", workers=2)
         flag = R.equal(place, R.const(1, "int64"))
         if flag:
@@ -71,7 +71,7 @@ class Program:
 
     @R.function
     def silent(x: R.Tensor((4, 8), "float32")):
-        """The same call of MPI for different values: MPI sees nothing wrong."""
+        # the same call of MPI for different values: MPI sees nothing wrong
         place = R.spmd.axis_index(axis="tp", workers=2)
         flag = R.equal(place, R.const(1, "int64"))
         if flag:
@@ -142,4 +142,5 @@ def soft(w: spmd.run.workers.Workers) -> None:
 if __name__ == "__main__":
     with spmd.workers(sharded(), backend="mpi", timeout=20.0 if CASE == "soft" else 3.0) as running:
         np.testing.assert_array_equal(running["other"](X), np.maximum(X[:4], X[4:]))
+        print("began", flush=True)
         (soft if CASE == "soft" else hard)(running)
