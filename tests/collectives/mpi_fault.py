@@ -114,7 +114,7 @@ def soft(w: spmd.run.workers.Workers) -> None:
         np.testing.assert_array_equal(w["other"](X), np.maximum(X[:4], X[4:]))
 
     with pytest.raises(
-        CollectiveError, match=r"workers disagree on what to run:\n  worker 0 is about to run 'main' with .*worker 1.*'other'"
+        CollectiveError, match=r"(?s)workers disagree on what to run:\n  worker 0 is about to run 'main' with .*worker 1.*'other'"
     ):
         w["other" if RANK else "main"](X)
     goes_on()
