@@ -17,6 +17,7 @@ from spmd.rules.strategy import Strategy, strategy_of
 
 from .bundles import bundles_of
 from .kept import WAY_OUT, check_held, kept_by
+from .symbols import sizes_passed
 
 
 def check_plan(graph: Graph, plan: Plan) -> None:
@@ -44,6 +45,10 @@ def check_plan(graph: Graph, plan: Plan) -> None:
         if len(choices) != len(function.nodes):
             raise _differs(name, f"{len(choices)} operators", str(len(function.nodes)))
         _check_values(function, plan)
+    passed = sizes_passed(graph, plan)
+    for name, signature in plan.functions.items():
+        if signature.sizes != (sizes := passed[name].sizes if name in passed else ()):
+            raise _differs(name, f"a worker told the sizes {list(signature.sizes)}", f"a worker told {list(sizes)}")
 
 
 def _check_values(function: Function, plan: Plan) -> None:

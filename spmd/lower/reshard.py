@@ -13,7 +13,7 @@ from spmd import collectives
 from spmd.placement.dtypes import ends, numpy_dtype
 from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
-from spmd.placement.sharding import Sharding
+from spmd.placement.sharding import Sharding, Split
 from spmd.transfers.conversion import Step, moved_split
 
 from .reorder import Emit, folded, local_dim, local_dims, reshaped, shard_order, whole_order
@@ -51,7 +51,7 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
     here = local_dims(dims, step.source, mesh)
     if step.kind == "all_gather":
         gathered = yield send(x, dim=step.dim)
-        return whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh)
+        return whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh, dims[step.dim])
     into = step.to_dim if step.kind == "all_to_all" else step.dim
     split = moved_split(step, into, mesh)
     x = shard_order(emit, x, into, here, split, mesh)
@@ -63,7 +63,7 @@ def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, v
         return (yield send(x, kind=step.reduce, dim=into))
     x = yield send(x, split_dim=into, concat_dim=step.dim)
     here[into] = size
-    return whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh)
+    return whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh, dims[step.dim])
 
 
 def emit_together(emit: Emit, conversions: Sequence[Sending[T]]) -> list[T]:
@@ -126,18 +126,30 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
             continue
-        workers, size = mesh.axis_size(split.axis), split.local_size(mesh)
-        valid = np.zeros((workers, size), "bool")
-        for worker in range(workers):
-            for _, start, count, _ in pieces(split, mesh, worker):
-                valid[worker, start : start + count] = True
-        mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
-        seen, at = (here, dim) if split.is_known else folded(here, dim, split, size)
+        size = here[dim] if split.uneven else split.local_size(mesh)
+        seen, at = folded(here, dim, split, size) if split.repeated else (here, dim)
+        mine = _uneven_valid(emit, dims[dim], split, mesh) if split.uneven else _valid(emit, split, mesh)
         shaped = reshaped(emit, mine, [size if d == at else 1 for d in range(len(seen))])
-        x = x if split.is_known else emit(relax.op.reshape(x, seen))
+        x = emit(relax.op.reshape(x, seen)) if split.repeated else x
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), numpy_dtype(dtype)), dtype)))
-        x = x if split.is_known else emit(relax.op.reshape(x, here))
+        x = emit(relax.op.reshape(x, here)) if split.repeated else x
     return x
+
+
+def _valid(emit: Emit, split: Split, mesh: Mesh) -> Any:
+    """Which elements of its part of a dimension, or of a pattern, this worker has: the others are padding."""
+    workers = mesh.axis_size(split.axis)
+    valid = np.zeros((workers, split.local_size(mesh)), "bool")
+    for worker in range(workers):
+        for _, start, count, _ in pieces(split, mesh, worker):
+            valid[worker, start : start + count] = True
+    return emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
+
+
+def _uneven_valid(emit: Emit, size: Any, split: Split, mesh: Mesh) -> Any:
+    """The same where the size is known when the program runs: the worker's part of all "yes"."""
+    everywhere = shard_order(emit, emit(relax.op.ones([size], "bool")), 0, [size], split, mesh)
+    return _own_part(emit, everywhere, 0, [size], local_dim(size, split, mesh), split.axis, mesh.axis_size(split.axis))
 
 
 def _neutral(kind: str, dtype: str) -> Any:

@@ -103,8 +103,6 @@ def _report(graph: Graph, decision: Decision) -> Plan:
         notes[f"weights are counted with {DEFAULT_SIZE} for their symbolic sizes {assumed}; give them with sizes="] = None
     if solution.gap:
         notes[f"the plan is within {solution.gap:.2%} of the optimum, which was not reached"] = None
-    if solution.conditioned:
-        notes[f"the plan may not be the optimum: {solution.conditioned} variables were fixed before the search"] = None
 
     def leaf(value: Value) -> Leaf:
         shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
