@@ -6,8 +6,6 @@ import tvm
 from tvm import relax
 
 from spmd import Mesh
-from spmd.costs.cost import Cost
-from spmd.costs.profile import profile_of
 from spmd.lower.reshard import emit_step, emit_together, local_dims, mask_padding
 from spmd.placement import layout
 from spmd.placement.sharding import Sharding
@@ -15,7 +13,7 @@ from spmd.plan.decisions import Leaf, Signature
 from spmd.run.arguments import Handle
 from spmd.run.workers import workers
 from spmd.testing.oracle import Program, empty_plan
-from spmd.transfers.conversion import conversion
+from tests.transfers.ways import bytes_of, conversion
 
 SHARDINGS = {
     ("n", 4): ["[-, -]", "[tp:8*, -]", "[tp(1)2:8*, -]", "[tp(2)2:8*, -]", "[tp(2)2+tp(1)2:8*, -]", "[-, tp]", "[tp(2)2:8*, tp(1)2]"],
@@ -47,7 +45,7 @@ def cases(mesh, shardings):
         found = [Sharding.parse(text, tuple(s if isinstance(s, int) else -1 for s in shape)).normalized(mesh) for text in texts]
         for source in found:
             for target in found:
-                if conversion(source, target, mesh) is not None:
+                if conversion(source, target, mesh, planned(shape)) is not None:
                     yield shape, source, target
             partial = Sharding((None,) * len(shape), (("tp", "sum"),))
             yield shape, partial, source
@@ -58,6 +56,11 @@ def dims_of(shape, n, s):
     return [written[size] if isinstance(size, str) else size for size in shape]
 
 
+def planned(shape):
+    """The sizes by which ways are chosen."""
+    return tuple(dims_of(shape, 16 if "n" in shape else 4, 1))
+
+
 def program(mesh, numbered):
     """A function for each conversion, which takes the value and something of n rows and s columns, and masks what it ends with."""
     bb, signatures = relax.BlockBuilder(), {}
@@ -66,9 +69,10 @@ def program(mesh, numbered):
         dims = dims_of(shape, n, s)
         x = relax.Var("x", relax.TensorType(local_dims(dims, source, mesh), "float32"))
         told = relax.Var("told", relax.TensorType([n, s], "float32"))
+        way = conversion(source, target, mesh, planned(shape))
 
-        def steps(x=x, dims=dims, source=source, target=target, bb=bb):
-            for step in conversion(source, target, mesh):
+        def steps(x=x, dims=dims, way=way, bb=bb):
+            for step in way:
                 x = yield from emit_step(bb.emit, x, step, dims, mesh, "x")
             return x
 
@@ -103,9 +107,8 @@ def check(mesh, numbered, runs):
     with workers(program(mesh, numbered), target={"kind": "llvm", "opt-level": 0}) as w:
         for name, (shape, source, target) in numbered.items():
             for n, s in runs:
-                sizes = tuple(dims_of(shape, n, s))
                 if all(possible(sharding, mesh, n, s) for sharding in (source, target)):
-                    run(w, name, sizes, source, target, n, s)
+                    run(w, name, shape, source, target, n, s)
 
 
 def possible(sharding, mesh, n, s):
@@ -114,7 +117,8 @@ def possible(sharding, mesh, n, s):
     return all(d.length.number % mesh.axis_size(d.axis) == 0 for d in splits)
 
 
-def run(w, name, sizes, source, target, n, s):
+def run(w, name, shape, source, target, n, s):
+    sizes = tuple(dims_of(shape, n, s))
     mesh, cost = w.mesh, Cost(w.mesh, profile_of("generic"), {"n": n, "s": s})
     before, after = (sharding.told({"n": n, "s": s}) for sharding in (source, target))
     array = np.arange(1, 1 + np.prod(sizes), dtype="float32").reshape(sizes)
@@ -124,5 +128,6 @@ def run(w, name, sizes, source, target, n, s):
     for rank in range(mesh.size):
         wanted = layout.cut(array, after, mesh, rank)
         np.testing.assert_array_equal(out.objects[rank].numpy(), wanted, err_msg=f"{source} -> {target}, worker {rank}, {n} by {s}")
-    planned = [(t.kind, t.axis, cost.step_bytes(t, sizes, 4)) for t in conversion(source, target, mesh) if t.kind != "slice"]
-    assert planned == [(r.kind, r.axis, r.bytes) for r in w.trace()], f"{source} -> {target}, {n} by {s}"
+    steps = conversion(source, target, mesh, planned(shape))
+    sent = [(t.kind, t.axis, cost.step_bytes(t, sizes, 4)) for t in steps if t.kind != "slice"]
+    assert sent == [(r.kind, r.axis, r.bytes) for r in w.trace()], f"{source} -> {target}, {n} by {s}"
