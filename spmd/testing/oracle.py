@@ -231,7 +231,8 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
     node = operator_of(function)
     kept: dict[Value, Sharding] = {}
     for value, sharding in zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True):
-        kept.setdefault(value, sharding)
+        # Every worker has all of a constant, and cuts out what is its own.
+        kept.setdefault(value, Sharding.replicated(len(value.shape)) if value.role == "constant" else sharding)
 
     def leaf(value: Value) -> Leaf:
         shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
