@@ -177,6 +177,8 @@ def build(sharded: Sharded | tvm.IRModule, target: Any = "llvm") -> Library:
 def load(folder: str | Path) -> Library:
     """Read what `Library.export` wrote. Raises `ShardingError` for what is missing, changed, or of other versions."""
     place = Path(folder)
+    if not (place / HEADER).is_file():
+        raise ShardingError(f"spmd.load({str(folder)!r})", f"there is no {HEADER} in it", "Give the folder that Library.export wrote.")
     header = loads(Header, checks.read("spmd.load", place / HEADER))
     if header.versions != _versions():
         said = [", ".join(f"{name} {number}" for name, number in found.items()) for found in (header.versions, _versions())]
