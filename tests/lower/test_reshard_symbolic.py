@@ -6,6 +6,7 @@ import tvm
 from tvm import relax
 
 from spmd import Mesh
+from spmd.costs.cost import Cost
 from spmd.lower.reshard import emit_step, emit_together, local_dims, mask_padding
 from spmd.placement import layout
 from spmd.placement.sharding import Sharding
@@ -13,7 +14,7 @@ from spmd.plan.decisions import Leaf, Signature
 from spmd.run.arguments import Handle
 from spmd.run.workers import workers
 from spmd.testing.oracle import Program, empty_plan
-from tests.transfers.ways import bytes_of, conversion
+from tests.transfers.ways import BYTES, conversion
 
 SHARDINGS = {
     ("n", 4): ["[-, -]", "[tp:8*, -]", "[tp(1)2:8*, -]", "[tp(2)2:8*, -]", "[tp(2)2+tp(1)2:8*, -]", "[-, tp]", "[tp(2)2:8*, tp(1)2]"],
@@ -119,7 +120,7 @@ def possible(sharding, mesh, n, s):
 
 def run(w, name, shape, source, target, n, s):
     sizes = tuple(dims_of(shape, n, s))
-    mesh, cost = w.mesh, Cost(w.mesh, profile_of("generic"), {"n": n, "s": s})
+    mesh, cost = w.mesh, Cost(w.mesh, BYTES, {"n": n, "s": s})
     before, after = (sharding.told({"n": n, "s": s}) for sharding in (source, target))
     array = np.arange(1, 1 + np.prod(sizes), dtype="float32").reshape(sizes)
     held = [tvm.runtime.tensor(layout.cut(array, before, mesh, rank)) for rank in range(mesh.size)]
