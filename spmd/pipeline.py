@@ -30,7 +30,7 @@ from .placement.mesh import Mesh, MeshLike
 from .plan.model import Plan
 from .program.build import build_graph
 from .program.graph import Graph
-from .realize.plan_of_decision import make_plan
+from .propagate.planner import make_plan
 from .run.constants import constants_by_name
 from .run.partition import partition
 

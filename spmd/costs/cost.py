@@ -139,22 +139,32 @@ class Cost(PlanningSizes):
 
     def step_time(self, step: Step, shape: tuple[int, ...], item: int) -> float:
         """Ring algorithms: what each worker sends, over the link; and the traffic of putting elements in order before and after it."""
+        return sum(self.step_times(step, shape, item))
+
+    def step_times(self, step: Step, shape: tuple[int, ...], item: int) -> tuple[float, float, float]:
+        """The parts of `step_time`: putting elements in order before the step, the step itself, putting them in order after it."""
         held = self.step_bytes(step, shape, item)
-        workers = self.mesh.axis_size(step.axis)
-        reorder = self.reorder_bytes(step, shape, item) / self.profile.memory_bandwidth
+        workers, bandwidth = self.mesh.axis_size(step.axis), self.profile.memory_bandwidth
         if step.kind == "slice" or workers == 1:
-            return _SLICE + reorder + held / workers / self.profile.memory_bandwidth
-        return reorder + self.exchange_time(step.kind, step.axis, held)
+            moved = _SLICE + held / workers / bandwidth
+        else:
+            moved = self.exchange_time(step.kind, step.axis, held)
+        return self._pack_bytes(step, shape, item) / bandwidth, moved, self._unpack_bytes(step, shape, item) / bandwidth
 
     def reorder_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         """Bytes that a worker reads and writes to put a dimension in the order of shards, padded, or back in its own."""
-        total = 0
+        return self._pack_bytes(step, shape, item) + self._unpack_bytes(step, shape, item)
+
+    def _pack_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         into = step.to_dim if step.kind == "all_to_all" else step.dim
         if step.kind in ("slice", "reduce_scatter", "all_to_all") and self._is_reordered(step, into):
-            total += self.local_bytes(shape, item, step.source) + self._padded_bytes(step, into, shape, item)
+            return self.local_bytes(shape, item, step.source) + self._padded_bytes(step, into, shape, item)
+        return 0
+
+    def _unpack_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         if step.kind in ("all_gather", "all_to_all") and self._is_reordered(step, step.dim):
-            total += 2 * self.local_bytes(shape, item, step.target)
-        return total
+            return 2 * self.local_bytes(shape, item, step.target)
+        return 0
 
     def _is_reordered(self, step: Step, dim: int) -> bool:
         split = moved_split(step, dim, self.mesh)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from tvm import relax
 
 from spmd.ir.trees import Tree, leaves
-from spmd.plan.decisions import Choice
+from spmd.plan.steps import Compute
 from spmd.program.graph import Branch, Node, Value
 
 if TYPE_CHECKING:
     from .function import FunctionLowering, Local
 
-Steps = deque[tuple[Node, Choice]]
+Steps = deque[tuple[Node, Compute]]
 """What is left to lower, in order."""
 
 
@@ -23,7 +23,7 @@ def is_dataflow(body: relax.SeqExpr) -> bool:
     return all(isinstance(block, relax.DataflowBlock) for block in body.blocks)
 
 
-def emit_if(into: FunctionLowering, node: Node, choice: Choice, steps: Steps) -> None:
+def emit_if(into: FunctionLowering, node: Node, choice: Compute, steps: Steps) -> None:
     """Emit the If whose condition `node` takes; the nodes of its branches are the next of `steps`."""
     call = node.binding.value
     condition = into.substitute(call.cond, iter([into.take(v, s).expr for v, s in zip(node.inputs, choice.inputs, strict=True)]))

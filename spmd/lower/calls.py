@@ -12,7 +12,7 @@ from tvm import relax
 
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Split
-from spmd.plan.decisions import Choice
+from spmd.plan.steps import Compute
 from spmd.program.graph import Graph, Node
 from spmd.rules.kernel import KERNEL_CALLS, CallKernel, kernel_key, read_call
 from spmd.rules.model import Rule, Spec
@@ -62,7 +62,7 @@ class CallLowering:
                 self.bb.update_func(made, _carried(func, self))
         return self.globals[var.name_hint]
 
-    def emit(self, into: FunctionLowering, node: Node, choice: Choice, taken: list[Local]) -> tuple[Any, bool]:
+    def emit(self, into: FunctionLowering, node: Node, choice: Compute, taken: list[Local]) -> tuple[Any, bool]:
         """The local result of an operator, and whether its padding is zero."""
         splits = dict(choice.splits)
         if splits:
@@ -95,14 +95,14 @@ class CallLowering:
             op = self.global_var(op)
         return into.bb.emit(tvm.ir.Call(op, args, template.attrs, template.types), node.name), zero
 
-    def _match_cast(self, into: FunctionLowering, node: Node, choice: Choice, taken: list[Local]) -> tuple[Any, bool]:
+    def _match_cast(self, into: FunctionLowering, node: Node, choice: Compute, taken: list[Local]) -> tuple[Any, bool]:
         binding = node.binding
         if not (len(node.inputs) == len(node.outputs) == 1):  # of a shape, or of a tuple
             return into.bb.match_cast(into.substitute(binding.value, iter([t.expr for t in taken])), binding.ty), False
         shape = local_dims(node.outputs[0].dims, choice.outputs[0], self.mesh)
         return into.bb.match_cast(taken[0].expr, relax.TensorType(shape, node.outputs[0].dtype)), taken[0].zero
 
-    def _template(self, node: Node, choice: Choice, call: Any, splits: Mapping[str, Split]) -> _Template:
+    def _template(self, node: Node, choice: Compute, call: Any, splits: Mapping[str, Split]) -> _Template:
         rule = node.rule
         form = next((rule.forms[f].name for f in splits if f in rule.forms), None)
         if form is not None:
@@ -125,7 +125,7 @@ class CallLowering:
         types = [self._local_type(node, choice, t) for t in call.ty_args]
         return _Template(None, attrs, types, replaced, tensors, _zero_from(rule, splits, self.mesh))
 
-    def _masked(self, into: FunctionLowering, node: Node, splits: Mapping[str, Split], choice: Choice, taken: list[Local]) -> list[Local]:
+    def _masked(self, into: FunctionLowering, node: Node, splits: Mapping[str, Split], choice: Compute, taken: list[Local]) -> list[Local]:
         """What changes nothing over padding that a reduction would otherwise take in."""
         padded = {f for f in node.rule.reduced if f in splits and splits[f].is_padded(self.mesh)}
         if not padded or any(f in node.rule.forms for f in splits):
@@ -139,7 +139,7 @@ class CallLowering:
             masked.append(local)
         return masked
 
-    def _args(self, into: FunctionLowering, node: Node, choice: Choice, operands: Iterator[Any], replaced: Mapping[int, Any]) -> list[Any]:
+    def _args(self, into: FunctionLowering, node: Node, choice: Compute, operands: Iterator[Any], replaced: Mapping[int, Any]) -> list[Any]:
         call, rule, splits = node.binding.value, node.rule, dict(choice.splits)
         kernels: Mapping[str, Any] = {}
         if rule.kernels == "paged_kv_cache" and splits:
@@ -185,7 +185,7 @@ class CallLowering:
             self.read[key] = read_call(self.source[call.args[0]], call, [v.dims for v in node.inputs], [v.dims for v in node.outputs])
         return self.read[key]
 
-    def _local_type(self, node: Node, choice: Choice, ty: Any) -> Any:
+    def _local_type(self, node: Node, choice: Compute, ty: Any) -> Any:
         outs = iter(zip(node.outputs, choice.outputs, strict=True))
 
         def local(ty: Any) -> Any:

@@ -9,8 +9,9 @@ from spmd.errors import ShardingError
 from spmd.ir.trees import leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
-from spmd.plan.decisions import Choice, Leaf, output_shardings
+from spmd.plan.decisions import Leaf, output_shardings
 from spmd.plan.model import Plan
+from spmd.plan.steps import Compute
 from spmd.program.graph import Function, Graph, Value
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, strategy_of
@@ -109,7 +110,7 @@ def _text(op: str, name: str, operands: Sequence[str]) -> str:
     return f"{op} {name!r} of {', '.join(operands) or 'nothing'}"
 
 
-def _allows(rule: Rule, choice: Choice, mesh: Mesh) -> bool:
+def _allows(rule: Rule, choice: Compute, mesh: Mesh) -> bool:
     """Whether these shardings follow from the rule: `strategy_of` gives them again."""
     if any(split.wrong or any(s.wrong for s in split.segments) for _, split in choice.splits):
         return False

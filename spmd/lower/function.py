@@ -14,8 +14,8 @@ from spmd.errors import ShardingError
 from spmd.ir.trees import Tree, leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
-from spmd.plan.decisions import Choice
 from spmd.plan.model import Plan
+from spmd.plan.steps import Compute
 from spmd.program.graph import Branch, Function, Node, Value
 from spmd.transfers.conversion import conversion
 
@@ -205,7 +205,7 @@ class FunctionLowering(Translation):
             return expr
         return self.bb.emit(relax.op.reshape(expr, relax.ShapeExpr(shape)))
 
-    def _node(self, node: Node, choice: Choice) -> None:
+    def _node(self, node: Node, choice: Compute) -> None:
         operands = zip(node.stays, (*node.inputs, *node.outputs), (*choice.inputs, *choice.outputs), strict=False)
         for value, sharding in ((v, s) for stays, v, s in operands if stays and s != self._kept(v)):
             where = f"{self.function.name}: {node.op} {node.name!r}"
@@ -231,7 +231,7 @@ class FunctionLowering(Translation):
         else:
             self.hold(value, local if kept == local.sharding else self._convert(value, local, kept))
 
-    def _check(self, node: Node, choice: Choice, value: Value, sharding: Sharding, expr: Any) -> None:
+    def _check(self, node: Node, choice: Compute, value: Value, sharding: Sharding, expr: Any) -> None:
         """The local call must have the local shape that the plan says: a wrong rule is found here, not in a wrong number."""
         key = (node.call_class, choice.splits, choice.inputs, sharding, node.outputs.index(value))
         if key in self.calls.checked:

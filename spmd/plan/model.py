@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from spmd import checks
@@ -14,13 +16,14 @@ from spmd.ir.lift import LIFT
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 
-from .decisions import Alternative, Alternatives, Choice, Collective, Leaf, LeafTree, Memory, Signature, TensorInfo, output_shardings
+from .collectives import collectives
+from .decisions import Alternative, Alternatives, Collective, Leaf, LeafTree, Memory, Signature, TensorInfo, output_shardings
 from .serialize import dumps, loads
+from .steps import Compute, Step, computes
 
 __all__ = [
     "Alternative",
     "Alternatives",
-    "Choice",
     "Collective",
     "Leaf",
     "LeafTree",
@@ -57,9 +60,8 @@ class Plan:
     values: dict[str, Sharding]
     """``"function.value"`` -> the sharding in which the value is kept."""
     functions: dict[str, Signature]
-    choices: dict[str, list[Choice]]
-    """Function -> the choice for each of its operators, in order."""
-    collectives: list[Collective]
+    steps: dict[str, list[Step]]
+    """Function -> all that each worker does in it, in order."""
     reasons: dict[str, str]
     """Name of a value -> why it is where it is, for the values that the user or the library pinned."""
     predicted: dict[str, float]
@@ -115,6 +117,27 @@ class Plan:
         return write_page(self, path)
 
     @property
+    def choices(self) -> Mapping[str, tuple[Compute, ...]]:
+        """Function -> what was decided for each of its operators, in order."""
+        return MappingProxyType({name: tuple(computes(steps)) for name, steps in self.steps.items()})
+
+    @property
+    def collectives(self) -> list[Collective]:
+        """Every collective, those inside operators too, in the order in which each function runs them."""
+
+        def dtype_of(value: str) -> str:
+            return self.tensors[value].dtype if value in self.tensors else ""
+
+        found: list[Collective] = []
+        for function, steps in self.steps.items():
+
+            def name_of(value: str, prefix: str = f"{function}.") -> str:
+                return value if value in self.params else value.removeprefix(prefix)
+
+            found += collectives(function, steps, name_of, dtype_of)
+        return found
+
+    @property
     def constants(self) -> list[str]:
         """The names of weights that were constants of the program."""
         return list(dict.fromkeys(leaf.name for signature in self.functions.values() for leaf in signature.constants))
@@ -140,7 +163,7 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Read back `to_json`."""
         made = loads(cls, text)
-        for name, table in (("choices", made.choices), ("predicted", made.predicted)):
+        for name, table in (("steps", made.steps), ("predicted", made.predicted)):
             if table.keys() != made.functions.keys():
                 what = f"its {name} are of the functions {list(table)}, and it is for {list(made.functions)}"
                 raise ShardingError("Plan.from_json", what, "Write the plan again with Plan.save.")

@@ -25,12 +25,13 @@ from spmd.lower.function import FunctionLowering
 from spmd.placement.layout import Array, cut
 from spmd.placement.mesh import Mesh, MeshLike
 from spmd.placement.sharding import Segment, Sharding, Split
-from spmd.plan.decisions import Choice, Leaf, LeafTree, Signature
+from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.plan.model import Plan
 from spmd.program.build import build_graph
 from spmd.program.graph import Function, Graph, Node, Value
 from spmd.program.storage import loses_writes
 from spmd.propagate.axes_together import find_candidates
+from spmd.realize.write import Decided, realize
 from spmd.rules.strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
 from spmd.run.arguments import Handle
 from spmd.run.workers import Workers, workers
@@ -239,13 +240,15 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
         kept.setdefault(value, Sharding.replicated(len(value.shape)))
     plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
     plan.params = {v.name: s for v, s in kept.items()}
-    plan.choices = {name: [Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through)]}
+    ends = [(None, "") for _ in leaves(function.result or ())]
+    decided = Decided(mesh, kept, lambda _: strategy, lambda _: ends)
+    plan.steps = {name: realize(function, decided)}
     return plan
 
 
 def empty_plan(mesh: Mesh, signatures: dict[str, Signature]) -> Plan:
     """A plan that holds signatures alone."""
-    return Plan(mesh, {}, {}, {}, {}, signatures, {}, [], {}, {}, "none", 0)
+    return Plan(mesh, {}, {}, {}, {}, signatures, {}, {}, {}, "none", 0)
 
 
 def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int, *, exact: bool) -> list[Any]:
