@@ -301,7 +301,7 @@ def test_a_state_that_is_split_goes_through_a_branch(monkeypatch):
 
         def rule(op, text=text):
             shapes = [[s or (6,) for s in side] for side in (op.inputs, op.outputs)]
-            return spmd.expression.bind(text, *shapes, whole="m")
+            return spmd.rules.expression.bind(text, *shapes, whole="m")
 
         spmd.rule(f"test.branch_{name}")(rule)
     sharded = check(States, 2, {"main.x": P(None, "tp")})

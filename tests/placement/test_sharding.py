@@ -107,7 +107,7 @@ def test_errors(case: int) -> None:
 
 def test_what_is_pickled_is_found_in_another_process():
     key = "(Mesh(dp=2, tp=2, hosts=2), Sharding((Split(('tp',), (Segment(8),)), None), (('dp', 'sum'),)))"
-    look = f"import pickle, sys; from spmd.sharding import *; from spmd.sharding import Mesh; print(pickle.load(sys.stdin.buffer)[{key}])"
+    look = f"import pickle, sys; from spmd.placement.sharding import *; print(pickle.load(sys.stdin.buffer)[{key}])"
     text = pickle.dumps({eval(key): "found"})
     seed = {**os.environ, "PYTHONHASHSEED": "1"}  # of the hashes of texts, which are others here
     assert subprocess.run([sys.executable, "-c", look], input=text, capture_output=True, env=seed, check=True).stdout == b"found\n"

@@ -1,4 +1,4 @@
-"""A small Llama of known sizes, weights fused or one by one, for plans to be tried on."""
+"""A small Llama of known sizes, weights fused or one by one, for ready-made specs to be tried on."""
 
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op, spec

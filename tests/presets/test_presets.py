@@ -1,4 +1,4 @@
-"""Ready-made plans: what they ask for is obeyed, changes no number, and brings the collectives that it is known for."""
+"""Ready-made specs: what they ask for is obeyed, changes no number, and brings the collectives that it is known for."""
 
 from collections import Counter
 from dataclasses import replace

@@ -43,7 +43,7 @@ def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = 
     and the number that it stands for.
 
     Hypothesis draws a few bytes, of which all else follows: left to itself, it repeats a third of them and favours the smallest. What fails
-    is made small by `spmd.testing.reduction`.
+    is made small by `spmd.testing.shrink`.
     """
     dice = Random(draw(st.binary(min_size=8, max_size=8)))
     bb = Builder()
