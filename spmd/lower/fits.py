@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
 from itertools import zip_longest
 
 from spmd.errors import ShardingError
@@ -11,12 +12,13 @@ from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, output_shardings
 from spmd.plan.model import Plan
-from spmd.plan.steps import Compute
-from spmd.program.graph import Function, Graph, Value
+from spmd.plan.steps import Bundle, Compute, Reorder, Step, Transfer, computes, moves
+from spmd.program.graph import Branch, Function, Graph, Value
+from spmd.realize.write import Decided, realize
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, strategy_of
 
-from .bundles import bundles_of
+from .function import values_of
 from .kept import WAY_OUT, check_held, kept_by
 
 
@@ -30,9 +32,9 @@ def check_plan(graph: Graph, plan: Plan) -> None:
     allowed: set[Hashable] = set()
     for name, function in graph.functions.items():
         _check_signature(function, plan)
-        if name not in plan.choices:
-            raise ShardingError(f"plan for {name!r}", "it has no operators of this function", WAY_OUT)
-        choices = plan.choices[name]
+        if name not in plan.steps:
+            raise ShardingError(f"plan for {name!r}", "it has no steps of this function", WAY_OUT)
+        choices = computes(plan.steps[name])
         for node, choice in zip(function.nodes, choices, strict=False):
             found, planned = _text(node.op, node.name, [v.path for v in node.inputs]), _text(choice.op, choice.name, choice.operands)
             if found != planned:
@@ -45,6 +47,7 @@ def check_plan(graph: Graph, plan: Plan) -> None:
         if len(choices) != len(function.nodes):
             raise _differs(name, f"{len(choices)} operators", str(len(function.nodes)))
         _check_values(function, plan)
+        _check_steps(function, plan)
 
 
 def _check_values(function: Function, plan: Plan) -> None:
@@ -71,9 +74,44 @@ def _check_values(function: Function, plan: Plan) -> None:
     for path, sharding in output_shardings(function.name, signature.outputs):
         if plan.outputs.get(path) != sharding:
             raise ShardingError(where, f"it returns {path!r} as {sharding}, and says {plan.outputs.get(path)} of it", WAY_OUT)
-    for (name, source, target), value in (member for members in bundles_of(plan, function).values() for member in members):
-        for sharding in (source, target):
-            check_held(sharding, value, plan.mesh, f"{where}: the bundle with {name!r}")
+
+
+def _check_steps(function: Function, plan: Plan) -> None:
+    """What each worker does follows from what was decided of values and operators; which transfers go in one call is free."""
+    where, steps = f"plan for {function.name!r}", plan.steps[function.name]
+    runs = dict(zip(function.nodes, computes(steps), strict=True))
+    ends = [(leaf.sharding, "") for leaf in leaves(plan.functions[function.name].outputs)]
+    kept = {v: kept_by(plan, v) for v in values_of(function).values()}
+    expected = realize(function, Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends))
+    bundled = {_conversion(t) for step in steps if isinstance(step, Bundle) for t in step.transfers}
+    for member in (v for v in values_of(function).values() if v.memory and any(v.path == name for name, *_ in bundled)):
+        raise ShardingError(f"{where}: {member.name!r}", "it is written in place, and waits in a bundle", WAY_OUT)
+    found, wanted = ([_identity(step) for step in of if not _is_in(step, bundled)] for of in (steps, expected))
+    for ours, theirs in zip_longest(wanted, found, fillvalue="nothing"):
+        if ours != theirs:
+            raise ShardingError(where, f"it does {theirs} where {ours} follows from its decisions", WAY_OUT)
+    inside, due = (Counter(map(_identity, moves(step for step in of if _is_in(step, bundled)))) for of in (steps, expected))
+    if inside != due:
+        raise ShardingError(where, f"its bundles move {sorted(inside)}, and {sorted(due)} follows from its decisions", WAY_OUT)
+
+
+def _conversion(step: Transfer | Reorder) -> tuple[str, str, int, Branch]:
+    return step.value, step.cause.role, step.cause.at, step.branch
+
+
+def _is_in(step: Step, bundled: Collection[Hashable]) -> bool:
+    """Whether a step is a bundle, or a part of a conversion that goes in one."""
+    return isinstance(step, Bundle) or (isinstance(step, Transfer | Reorder) and _conversion(step) in bundled)
+
+
+def _identity(step: Step) -> str:
+    """What a step does, without what it takes and why."""
+    if isinstance(step, Compute):
+        return f"{step.op} {step.name!r} {step.branch}"
+    if isinstance(step, Transfer | Reorder):
+        kind = step.kind if isinstance(step, Reorder) else "transfer"
+        return f"{kind} {step.move} of {step.value!r}, {step.cause.role} {step.cause.at} {step.branch}"
+    return str(step)
 
 
 def _agree(value: Value, leaf: Leaf, kept: Sharding | None, where: str) -> None:

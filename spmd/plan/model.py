@@ -11,7 +11,7 @@ from typing import Any
 from spmd import checks
 from spmd.checks import door, told
 from spmd.errors import ShardingError
-from spmd.explain import Difference, Report, difference, explanation, known_name, report, summary, write_page
+from spmd.explain import Difference, Report, difference, explanation, known_name, listing, report, summary, write_page
 from spmd.ir.lift import LIFT
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
@@ -101,6 +101,14 @@ class Plan:
         if self.searched is None:
             raise ShardingError(f"Plan.alternatives({name!r})", "it is known only where the plan was made", "Plan the module again.")
         return self.searched.of(name)
+
+    @door(function=_named)
+    def listing(self, function: str) -> str:
+        """All that each worker does in a function, a line a step: what it takes, computes, sends and returns. Equal layers are listed once.
+
+        Raises `ShardingError` for a function that the plan does not have.
+        """
+        return listing(self, function)
 
     def report(self) -> Report:
         """What moves, how long it takes and what each worker holds, by function; prints as tables."""

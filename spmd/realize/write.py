@@ -106,10 +106,9 @@ class _Writer:
             if not value.is_tensor:
                 continue
             is_zero = zero or not sharding.is_padded(self.mesh)
+            self._hold(value, sharding, branch, is_zero)
             if sharding is not kept[value] and sharding != kept[value]:
-                self._convert(value, sharding, kept[value], branch, Cause(MADE, at), is_zero)
-            else:
-                self._hold(value, sharding, branch, is_zero)
+                self._convert(value, sharding, kept[value], branch, Cause(MADE, at))
             if node.joined is not None:  # both branches give it, and it is there after them
                 outside = self._held.setdefault(branch[:-1], {})
                 both = outside.get((value, kept[value]), True)
@@ -144,13 +143,13 @@ class _Writer:
             zero[i] = node.rule.reduce == "sum"
         return gives_zeros(node, runs, zero, self.mesh)
 
-    def _convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, cause: Cause, zero: bool | None = None) -> None:
+    def _convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, cause: Cause) -> None:
         """Write the moves that take a value from one sharding to another."""
         found = conversion(source, target, self.mesh)
         if found is None:
             where = f"{self.function.name}: {value.name!r}"
             raise ShardingError(where, f"there is no way from {source} to {target}", "Make a new plan with spmd.plan().")
-        zero = bool(self._is_zero(value, source, branch)) if zero is None else zero
+        zero = bool(self._is_zero(value, source, branch))
         start, sent = len(self.steps), 0
         for move in found:
             for step in self._parts(value, move, branch, cause):

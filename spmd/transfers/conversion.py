@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from spmd.placement.axes import name_of, refined
+from spmd.placement.axes import merged, name_of, refined
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
 
@@ -40,7 +40,8 @@ def conversion(source: Sharding, target: Sharding, mesh: Mesh) -> list[Step] | N
 
 def moved_split(step: Step, dim: int, mesh: Mesh) -> Split:
     """How the workers that meet in `step` hold dimension `dim` among them, on the side where they split it."""
-    fewer, most = sorted((step.source.dims[dim], step.target.dims[dim]), key=lambda s: len(s.axes) if s else 0)
+    source, target = _in_common_parts(Sharding((step.source.dims[dim],)), Sharding((step.target.dims[dim],)), mesh)
+    fewer, most = sorted((source.dims[0], target.dims[0]), key=lambda s: len(s.axes) if s else 0)
     assert most is not None
     if fewer is None or most.axes[: len(fewer.axes)] == fewer.axes:
         return most.inner(len(fewer.axes) if fewer else 0, mesh)
@@ -49,6 +50,7 @@ def moved_split(step: Step, dim: int, mesh: Mesh) -> Split:
 
 @lru_cache(maxsize=1 << 15)
 def _steps(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Step, ...] | None:
+    ends = (source, target)
     source, target = _in_common_parts(source, target, mesh)
     if not set(target.partial) <= set(source.partial):
         return None
@@ -56,20 +58,21 @@ def _steps(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Step, ...] |
     used = dict.fromkeys((*source.axes(), *target.axes()))
     slow = frozenset(axis for axis in used if mesh.is_slow(axis))
     staged = 0 < len(slow) < len(used)
-    ends = list(zip(source.dims, target.dims, strict=True))
-    split = [i for i, (a, b) in enumerate(ends) if a or b]  # the search is for these alone, and so the same for many shapes
-    ways = tuple([_way(*ends[i], mesh, staged) for i in split])
+    dims = list(zip(source.dims, target.dims, strict=True))
+    split = [i for i, (a, b) in enumerate(dims) if a or b]  # the search is for these alone, and so the same for many shapes
+    ways = tuple([_way(*dims[i], mesh, staged) for i in split])
     sizes = tuple([(axis, mesh.axis_size(axis)) for axis in used])
     path = find_path(ways, source.partial, left, sizes, slow if staged else frozenset())
     if path is None:
         return None
-    kinds, steps, now = dict(source.partial), [], source
-    for found in path:
+    kinds, steps, now, written = dict(source.partial), list[Step](), source, ends[0]
+    for i, found in enumerate(path):
         move = Move(found.kind, found.axes, *(split[dim] if dim >= 0 else dim for dim in (found.dim, found.to_dim)))
         after = _after(now, target, move, mesh)
         reduce = kinds[move.axes[0]] if move.kind in ("all_reduce", "reduce_scatter") else ""
-        steps.append(Step(move.kind, "+".join(mesh.canonical(move.axes)), now, after, move.dim, move.to_dim, reduce))
-        now = after
+        then = ends[1] if i == len(path) - 1 else _written(after, mesh)
+        steps.append(Step(move.kind, "+".join(mesh.canonical(move.axes)), written, then, move.dim, move.to_dim, reduce))
+        now, written = after, then
     return tuple(steps)
 
 
@@ -88,6 +91,16 @@ def _in_common_parts(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Sh
         return Sharding(dims, tuple((name, kind) for axis, kind in sharding.partial for name in cut((axis,))))
 
     return fine(source), fine(target)
+
+
+def _written(sharding: Sharding, mesh: Mesh) -> Sharding:
+    """The same placement with axes whose parts follow one another written as one."""
+    if all(name in mesh.axes for name in sharding.axes()):
+        return sharding
+    partial = [(mesh.parts(axis), kind) for axis, kind in sharding.partial]
+    kinds = dict.fromkeys(kind for _, kind in partial)
+    joined = [(axis, kind) for kind in kinds for axis in merged([p for parts, k in partial if k == kind for p in parts], mesh.axes)]
+    return Sharding(tuple(d and d.over(mesh.canonical(d.axes), d.segments) for d in sharding.dims), tuple(joined))
 
 
 def _way(source: Split | None, target: Split | None, mesh: Mesh, staged: bool) -> Way:
