@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING
 
 from spmd.errors import ShardingError, nearest
 from spmd.ir.trees import leaves
-
-if TYPE_CHECKING:
-    from spmd.plan.model import Plan
+from spmd.plan.model import Plan
 from spmd.plan.steps import Bundle, Compute, Mask, Reorder, Return, Step, Transfer, branch_of
 
 from .repeats import repeats

@@ -58,7 +58,7 @@ class _Normal(PyExprMutator):
         tvm_ffi.structural_walk(function, (tvm.ir.Var, lambda var: self.names.add(str(var.name))))
 
     def visit_match_cast_(self, binding: relax.MatchCast) -> None:
-        """Of a call that is bound before."""
+        """Bind the call within a match_cast before it."""
         cast = relax.MatchCast(binding.var, self._bound(binding.value), binding.ty, binding.span)
         super().visit_match_cast_(cast)
 
@@ -68,11 +68,11 @@ class _Normal(PyExprMutator):
         return super().visit_call_(tvm.ir.Call(op.op, args, op.attrs, op.ty_args, op.span))
 
     def visit_tuple_(self, op: relax.Tuple) -> relax.Expr:
-        """Of fields that are bound before."""
+        """Bind the fields of a tuple before it."""
         return relax.Tuple([self._bound(field) for field in op.fields], op.span)
 
     def visit_tuple_getitem_(self, op: relax.TupleGetItem) -> relax.Expr:
-        """Of a tuple that is bound before."""
+        """Bind a tuple before a field of it is taken."""
         return relax.TupleGetItem(self._bound(op.tuple_value), op.index, op.span)
 
     def visit_if_(self, op: relax.If) -> relax.Expr:

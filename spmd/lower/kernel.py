@@ -11,12 +11,12 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from spmd.ir.expressions import variables
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Split
 from spmd.rules.kernel import Block, Kernel, levels, make_group_gemm, read_group_gemm
 from spmd.rules.kernel.blocks import holds_blocks
 from spmd.rules.kernel.model import REDUCE
-from spmd.rules.kernel.normal import variables
 from spmd.rules.model import Dim
 
 from .places import Place, Rewrite

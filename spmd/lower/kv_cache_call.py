@@ -34,7 +34,7 @@ class Parameters:
     attn_kind: tuple[str, ...]
     layers: int
     head_dims: tuple[int, int]
-    """Of query and key, and of value; `ragged_dims` are those before the compression of MLA."""
+    """The head sizes of query and key, and of value; `ragged_dims` has those before the compression of MLA."""
     ragged_dims: tuple[int, int]
     page_size: tuple[int | str, str]
     """The size or the name of its variable, and the type."""

@@ -10,8 +10,8 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
+from spmd.ir.expressions import static
 from spmd.rules.kernel import Kernel
-from spmd.rules.kernel.normal import static
 
 
 class Place:

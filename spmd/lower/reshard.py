@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import relax
 
 from spmd import collectives
 from spmd.errors import ShardingError
+from spmd.placement.dtypes import ends, numpy_dtype
+from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.transfers.conversion import Step, moved_split
@@ -98,10 +101,6 @@ def _exchange(step: Step, mesh: Mesh) -> list[tuple[int, int]]:
 
 def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, mesh: Mesh, kind: str = "sum") -> Any:
     """`x` with the neutral element of the reduction `kind` wherever a shard holds padding. `dims` is the global shape, `x` the shard."""
-    import numpy as np
-
-    from spmd.placement.layout import pieces
-
     dtype, here = str(x.ty.dtype), local_dims(dims, sharding, mesh)
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
@@ -115,34 +114,16 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
         seen, at = (here, dim) if split.is_known else folded(here, dim, split, size)
         shaped = reshaped(emit, mine, [size if d == at else 1 for d in range(len(seen))])
         x = x if split.is_known else emit(relax.op.reshape(x, seen))
-        x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), _numpy(dtype)), dtype)))
+        x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), numpy_dtype(dtype)), dtype)))
         x = x if split.is_known else emit(relax.op.reshape(x, here))
     return x
 
 
 def _neutral(kind: str, dtype: str) -> Any:
-    """What changes no result of the reduction `kind`."""
-    import ml_dtypes
-    import numpy as np
-
+    """What changes no result of the reduction `kind`; infinity where there is one, as a kernel that starts from there gives it."""
     if kind in ("sum", "prod"):
         return int(kind == "prod")
-    if dtype == "bool":
-        return kind == "min"
-    if dtype.startswith(("int", "uint")):
-        return ml_dtypes.iinfo(_numpy(dtype)).max if kind == "min" else ml_dtypes.iinfo(_numpy(dtype)).min
-    # Infinity where the dtype has it: numbers that are all infinite, or a kernel that starts from there, give infinity.
-    limits = ml_dtypes.finfo(_numpy(dtype))
-    infinite = np.isinf(np.array(np.inf, _numpy(dtype)).astype("float32"))
-    ends = (np.inf, -np.inf) if infinite else (limits.max, limits.min)
-    return ends[0] if kind == "min" else ends[1]
-
-
-def _numpy(dtype: str) -> Any:
-    import ml_dtypes
-    import numpy as np
-
-    return getattr(ml_dtypes, dtype) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
+    return ends(dtype)[kind == "min"]
 
 
 def _own_part(emit: Emit, x: Any, dim: int, here: list[Any], size: int, axis: str, workers: int) -> Any:

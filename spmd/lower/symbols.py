@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
-import tvm_ffi
 from tvm import relax, tirx
 
 from spmd.errors import ShardingError
+from spmd.ir.expressions import static, variables
 from spmd.ir.trees import Tree
 from spmd.placement.sharding import Sharding
 from spmd.plan.model import Plan
 from spmd.program.graph import Function, Graph, Value
-from spmd.rules.kernel.normal import static
 
 from .kept import kept_by
 from .reshard import local_dims
@@ -70,7 +69,7 @@ def _multiples(shapes: _Shapes, known: Sequence[Any], plan: Plan, where: str) ->
     local = [dim for dims, sharding in shapes for dim in local_dims(dims, sharding, plan.mesh)]
     told = [*known, *(d for d in local if isinstance(d, tvm.ir.Var))]
     found: dict[Any, tuple[int, Any]] = {}
-    for var in (v for dim in local for v in _variables(dim)):
+    for var in (v for dim in local for v in variables(dim)):
         if any(var.same_as(other) for other in (*told, *found)):
             continue
         splits = [s for dims, sharding in shapes for d, s in zip(dims, sharding.dims, strict=True) if _is(d, var) and s is not None]
@@ -93,10 +92,3 @@ def _written_by(source: relax.Function, multiples: Mapping[Any, tuple[int, Any]]
 
 def _is(dim: Any, var: Any) -> bool:
     return isinstance(dim, tvm.ir.Var) and dim.same_as(var)
-
-
-def _variables(dim: Any) -> list[Any]:
-    found: list[Any] = []
-    if not isinstance(dim, int):
-        tvm_ffi.structural_walk(dim, [((tvm.ir.Var,), found.append)])
-    return found

@@ -28,7 +28,7 @@ class Constraint:
     """
 
     dims: tuple[Split | None, ...]
-    """Of every closed dimension; None at the open ones."""
+    """The split of every closed dimension; None at the open ones."""
     open: frozenset[int] = frozenset()
     gather: bool = True
     """Whether the value may be gathered on its way to who uses it."""

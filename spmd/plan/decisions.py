@@ -46,7 +46,7 @@ class Signature:
     outputs: LeafTree
     num_input: int | None
     names: tuple[str, ...] = ()
-    """Of the parameters, as the function has them: by these a call may name its arguments."""
+    """The names of the parameters, by which a call may give its arguments."""
     constants: tuple[Leaf, ...] = ()
     """Weights that were constants of the program: the function of a worker takes them after `params`, and no caller gives them."""
 
@@ -65,7 +65,7 @@ class Collective:
     reason: str
     """Who makes the value how, and who wants it how."""
     dtype: str = ""
-    """Of what it sends."""
+    """The dtype of what it sends."""
     reduce: str = ""
     """The kind of partial that it reduces; empty inside an operator, which knows for itself."""
     branch: tuple[tuple[str, bool], ...] = ()
@@ -118,7 +118,7 @@ class Memory:
     """Bytes that a worker holds while a function runs, at the planning sizes."""
 
     weights: int
-    """Of all functions: they stay where they are."""
+    """The bytes of the weights of all functions, as they stay where they are."""
     cache: int
     """KV caches, likewise; of those whose size is known."""
     activations: int

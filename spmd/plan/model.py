@@ -6,49 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from spmd import checks
-from spmd.checks import door, told
+from spmd.checks import door
 from spmd.errors import ShardingError
-from spmd.explain import Difference, Report, difference, explanation, known_name, listing, report, summary, write_page
 from spmd.ir.lift import LIFT
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 
 from .collectives import collectives
-from .decisions import Alternative, Alternatives, Collective, Leaf, LeafTree, Memory, Signature, TensorInfo, output_shardings
+from .decisions import Alternatives, Collective, Memory, Signature, TensorInfo
 from .serialize import dumps, loads
 from .steps import Compute, Step, computes
 
-__all__ = [
-    "Alternative",
-    "Alternatives",
-    "Collective",
-    "Leaf",
-    "LeafTree",
-    "Memory",
-    "Plan",
-    "Signature",
-    "TensorInfo",
-    "output_shardings",
-]
-
-
-def _named(where: str, given: Any) -> str:
-    if not isinstance(given, str):
-        way_out = "Plan.params, .inputs, .outputs and .values have them."
-        raise ShardingError(where, f"it takes the name of a value, and got {told(given)}", way_out)
-    return given
-
-
-def _plan(where: str, given: Any) -> Any:
-    return checks.instance(Plan)(where, given)
+_PlanT = TypeVar("_PlanT", bound="Plan")
 
 
 @dataclass
 class Plan:
-    """Every decision, as data. `save` writes it as JSON, `load` reads it."""
+    """Every decision, as data. `save` writes it as JSON, `load` reads it; `spmd.explain` says it in words."""
 
     mesh: Mesh
     params: dict[str, Sharding]
@@ -82,47 +59,6 @@ class Plan:
     """Function -> what a worker holds while it runs."""
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
     """The search that the plan came from, where it was made; it is not saved and not copied."""
-
-    @door(name=checks.maybe(_named))
-    def explain(self, name: str | None = None) -> str:
-        """Where a value lives, why, and what the next best choice would have cost; with no name, the whole plan in a page of text.
-
-        Raises `ShardingError` for a name that the plan does not have.
-        """
-        return summary(self) if name is None else explanation(self, name)
-
-    @door(name=_named)
-    def alternatives(self, name: str) -> list[Alternative]:
-        """The other shardings that a value could have, the best first, each solved again with all else free.
-
-        Raises `ShardingError` for a name that the plan does not have, and for a plan that was loaded: it is known where it was planned.
-        """
-        known_name(self, name)
-        if self.searched is None:
-            raise ShardingError(f"Plan.alternatives({name!r})", "it is known only where the plan was made", "Plan the module again.")
-        return self.searched.of(name)
-
-    @door(function=_named)
-    def listing(self, function: str) -> str:
-        """All that each worker does in a function, a line a step: what it takes, computes, sends and returns. Equal layers are listed once.
-
-        Raises `ShardingError` for a function that the plan does not have.
-        """
-        return listing(self, function)
-
-    def report(self) -> Report:
-        """What moves, how long it takes and what each worker holds, by function; prints as tables."""
-        return report(self)
-
-    @door(other=_plan)
-    def diff(self, other: Plan) -> Difference:
-        """What is different in `other`: shardings, collectives, predicted times; prints as text, and is false where nothing is."""
-        return difference(self, other)
-
-    @door(path=checks.maybe(checks.path))
-    def show(self, path: str | Path | None = None) -> Path:
-        """Write the plan as one HTML page that needs nothing else, to `path` or a new temporary file, and say where it is."""
-        return write_page(self, path)
 
     @property
     def choices(self) -> Mapping[str, tuple[Compute, ...]]:
@@ -168,7 +104,7 @@ class Plan:
 
     @classmethod
     @door(text=checks.text)
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls: type[_PlanT], text: str) -> _PlanT:
         """Read back `to_json`."""
         made = loads(cls, text)
         for name, table in (("steps", made.steps), ("predicted", made.predicted)):
@@ -184,7 +120,7 @@ class Plan:
 
     @classmethod
     @door(path=checks.path)
-    def load(cls, path: str | Path) -> Plan:
+    def load(cls: type[_PlanT], path: str | Path) -> _PlanT:
         """Read a plan from a file."""
         return cls.from_json(checks.read("Plan.load", path))
 

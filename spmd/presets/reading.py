@@ -27,7 +27,7 @@ def axis_name(where: str, given: Any) -> str:
     return given
 
 
-class Product(NamedTuple):
+class Projection(NamedTuple):
     """A product with a weight: the dimensions of the weight that it sums over, and those that its result has."""
 
     summed: tuple[int, ...]
@@ -53,7 +53,7 @@ class Reading:
         """Whether rows are taken from it, by number."""
         return any(node.op == "relax.take" and i == 0 for node, i in self._uses.get(weight, ()))
 
-    def product(self, weight: Value) -> Product | None:
+    def product(self, weight: Value) -> Projection | None:
         """The first product that the weight is for, or None where it is for none."""
         if len(weight.shape) < 2:
             return None
@@ -67,7 +67,7 @@ class Reading:
                 summed = {d for f in _summed(node.rule, i) for d in where.get(f, ())}
                 if summed:
                     kept = {d for spec in node.rule.outputs for f in _factors(spec) for d in where.get(f, ())}
-                    return Product(tuple(sorted(summed)), tuple(sorted(kept - summed)))
+                    return Projection(tuple(sorted(summed)), tuple(sorted(kept - summed)))
                 if far < _FAR and len(node.outputs) == 1:
                     after = tuple(frozenset(d for f in _factors((dim,)) for d in where.get(f, ())) for dim in node.rule.outputs[0])
                     if any(after):

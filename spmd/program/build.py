@@ -82,10 +82,7 @@ class _Builder:
         if WORKERS in func.attrs:
             raise ShardingError(f"function {name!r}", *already(f"it was sharded over {func.attrs[WORKERS]} workers"))
         made = Function(name, params, num_input, constants)
-        body = func.body
-        if not isinstance(body, relax.SeqExpr):
-            raise ShardingError(f"function {name!r}", "its body is not normalized", "Run relax.transform.Normalize() on the module first.")
-        made.result = self._body(body, made, env, "result")
+        made.result = self._body(func.body, made, env, "result")
         drop_dead(made)
         return made
 

@@ -78,7 +78,7 @@ class Node:
     branch: Branch = ()
     """The branches that it stands in."""
     joined: Tree[Value] | None = None
-    """Of the nodes of an If: all that it gives."""
+    """All that an If gives, at each of its nodes."""
     writes: tuple[int, ...] = ()
     """The inputs that it writes in place, by number."""
     stays: tuple[bool, ...] = ()

@@ -9,10 +9,10 @@ import tvm_ffi
 from tvm import relax
 
 from spmd.errors import ShardingError
+from spmd.ir.expressions import static
 from spmd.ir.trees import Tree
 from spmd.placement.sharding import Sharding
 from spmd.placement.spec import Constraint
-from spmd.rules.families.helpers import static
 from spmd.rules.model import Shape, Size
 
 from .divisible import Divisible, divisor

@@ -28,46 +28,35 @@ def bind(text: str, inputs: Sequence[Shape], outputs: Sequence[Shape], sizes: Ma
 
     `whole`, `unread` and `uncounted` may be given as one string of factors. Raises `ShardingError` when the text does not fit the shapes.
     """
-    left, right = _sides(text)
-    shapes = [list(inputs), list(outputs)]
-    specs = [
-        [_parse(t, text) for t in side.split(",")] if side.strip() or hs else [] for side, hs in zip((left, right), shapes, strict=True)
-    ]
-    for side, side_specs, side_shapes in zip(("inputs", "outputs"), specs, shapes, strict=True):
-        if len(side_specs) != len(side_shapes):
-            raise ShardingError(f"rule {text!r}", f"it has {len(side_specs)} {side}, the call has {len(side_shapes)}")
-    _check_details(text, details, len(shapes[0]))
+    shapes = [*inputs, *outputs]
+    specs = _specs(text, len(inputs), len(outputs))
+    _check_details(text, details, len(inputs))
+    pairs = list(zip(specs, shapes, strict=True))
+    batch = max((len(shape) - len(spec) + 1 for spec, shape in pairs if spec[:1] == ("...",)), default=0)
+    full = [(_expand(spec, shape, batch, text), shape) for spec, shape in pairs]
     known: dict[str, Size] = dict(sizes or {})
-    batch = max(
-        (
-            len(shape) - len(spec) + 1
-            for ss, hs in zip(specs, shapes, strict=True)
-            for spec, shape in zip(ss, hs, strict=True)
-            if spec[:1] == ("...",)
-        ),
-        default=0,
-    )
-    full = [[_expand(spec, shape, batch, text) for spec, shape in zip(ss, hs, strict=True)] for ss, hs in zip(specs, shapes, strict=True)]
-    _solve(
-        [
-            (dim, size)
-            for ss, hs in zip(full, shapes, strict=True)
-            for spec, shape in zip(ss, hs, strict=True)
-            for dim, size in zip(spec, shape, strict=True)
-        ],
-        known,
-        text,
-    )
-    bound = [tuple(_broadcast(spec, shape, known) for spec, shape in zip(ss, hs, strict=True)) for ss, hs in zip(full, shapes, strict=True)]
+    _solve([pair for spec, shape in full for pair in zip(spec, shape, strict=True)], known, text)
+    bound = [_broadcast(spec, shape, known) for spec, shape in full]
     for name in ("whole", "unread", "uncounted"):
         if isinstance(details.get(name), str):
             details[name] = frozenset(details[name].split())
-    empty = {f for side in bound for spec in side for dim in spec if len(dim) > 1 for piece in dim for f in piece if known[f] == 0}
+    empty = {f for spec in bound for dim in spec if len(dim) > 1 for piece in dim for f in piece if known[f] == 0}
     if empty:
         details["whole"] = frozenset(details.get("whole", ())) | empty
-        bound = [tuple(tuple(_filled(dim, empty) for dim in spec) for spec in side) for side in bound]
+        bound = [tuple(_filled(dim, empty) for dim in spec) for spec in bound]
     details["linear"] = tuple(tuple(sorted(terms)) for terms in details.get("linear", ()))
-    return Rule(bound[0], bound[1], known, **details)
+    return Rule(tuple(bound[: len(inputs)]), tuple(bound[len(inputs) :]), known, **details)
+
+
+def _specs(text: str, inputs: int, outputs: int) -> list[tuple[Any, ...]]:
+    """What the text says of each input, then of each output, read but not yet fitted to shapes."""
+    found: list[tuple[Any, ...]] = []
+    for name, side, count in zip(("inputs", "outputs"), _sides(text), (inputs, outputs), strict=True):
+        specs = [_parse(t, text) for t in side.split(",")] if side.strip() or count else []
+        if len(specs) != count:
+            raise ShardingError(f"rule {text!r}", f"it has {len(specs)} {name}, the call has {count}")
+        found += specs
+    return found
 
 
 def check_expression(text: object) -> None:

@@ -30,7 +30,7 @@ class Exchange:
     spec: str
     """Factors, ``"b h"``; a number is a size."""
     dtype: str = ""
-    """Of what is sent, where it is not that of the first input."""
+    """The dtype of what is sent, where it is not that of the first input."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class BarrierScans:
 @mutator
 class _Rewriter(PyExprMutator):
     def visit_call_(self, op: relax.Call) -> relax.Expr:
-        """Of calls of `cumsum`."""
+        """Write calls of `cumsum` so that threads need not wait for each other inside a warp."""
         op = super().visit_call_(op)
         if op.op != _CUMSUM or op.attrs.axis is None or op.ty.shape is None:
             return op

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from spmd.placement.dtypes import numpy_dtype
 from spmd.placement.layout import Array
 
 
 def random_array(name: str, shape: Sequence[int], dtype: str, seed: int) -> Array:
     """A random array that depends on `name` and `seed` alone; floats have variance one over the last dimension for rank 2 and up."""
     rng = np.random.default_rng([seed, *name.encode()])
-    kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    kind = numpy_dtype(dtype)
     if kind.kind in "iu":
         return rng.integers(0, 4, size=shape).astype(kind)
     if kind.kind == "b":

@@ -92,7 +92,7 @@ def kind_of(problem: str) -> str:
 
 
 def _narrowed(cases: list[Case], seed: int, backend: str, special: bool) -> dict[int, str]:
-    """Of one mesh and `lift`. What cannot be planned or compiled is looked for in halves."""
+    """The failures among cases of one mesh and `lift`. What cannot be planned or compiled is looked for in halves."""
     try:
         return _run(cases, seed, backend, special)
     except Exception as error:

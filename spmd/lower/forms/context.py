@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tvm
 from tvm import relax
@@ -14,6 +13,7 @@ from tvm import relax
 from spmd import collectives
 from spmd.errors import ShardingError
 from spmd.lower.reshard import local_dims
+from spmd.placement.dtypes import ends, numpy_dtype
 from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Split
@@ -93,10 +93,10 @@ class FormContext:
         """What each worker holds of output number `output`."""
         return local_dims(self.node.outputs[output].dims, self.choice.outputs[output], self.mesh)
 
-    def dim_of(self, tensor: int, *, output: bool = False) -> int:
-        """The dimension of input (or output) number `tensor` that holds the factor."""
+    def dim_of(self, tensor: int, factor: str | None = None, *, output: bool = False) -> int:
+        """The dimension of input (or output) number `tensor` that holds a factor: the one that is split, where none is named."""
         spec = (self.rule.outputs if output else self.rule.inputs)[tensor]
-        return next(i for i, dim in enumerate(spec) if any(self.factor in piece for piece in dim))
+        return next(i for i, dim in enumerate(spec) if any((factor or self.factor) in piece for piece in dim))
 
     def index(self) -> Any:
         """The place of the worker along the axis: a rank-0 int64 tensor."""
@@ -158,12 +158,8 @@ class FormContext:
 
     def scalar(self, value: float, dtype: str) -> Any:
         """A rank-0 constant; infinity is the largest number where the dtype has none."""
-        kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
-        if np.isinf(value) and kind.kind not in "iu" and not np.isinf(np.array(value, kind).astype("float32")):
-            value = float(ml_dtypes.finfo(kind).max if value > 0 else ml_dtypes.finfo(kind).min)
-        if value in (float("inf"), float("-inf")) and kind.kind in "iu":
-            return relax.const(np.array(np.iinfo(kind).max if value > 0 else np.iinfo(kind).min, kind), dtype)
-        return relax.const(np.array(value, kind), dtype)
+        number = ends(dtype)[value > 0] if np.isinf(value) else value
+        return relax.const(np.array(number, numpy_dtype(dtype)), dtype)
 
     def nothing(self, dtype: str) -> Any:
         """What changes no sum, as a constant: of floats, the negative zero, as the positive one would turn its sign."""

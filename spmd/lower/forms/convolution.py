@@ -20,12 +20,6 @@ def window_of(f: FormContext) -> Window:
     return window
 
 
-def dim_of(f: FormContext, tensor: int, factor: str, *, output: bool = False) -> int:
-    """The dimension of an input or output that holds `factor`."""
-    spec = (f.rule.outputs if output else f.rule.inputs)[tensor]
-    return next(i for i, dim in enumerate(spec) if any(factor in piece for piece in dim))
-
-
 def unpadded(f: FormContext, window: Window, **changed: Any) -> Any:
     """The attributes of the call without padding in the split dimension."""
     padding = [int(p) for p in f.call.attrs.padding]
@@ -36,7 +30,7 @@ def unpadded(f: FormContext, window: Window, **changed: Any) -> Any:
 def rows_under(f: FormContext, window: Window, fill: float) -> Any:
     """The rows of the first input under this worker's windows, `fill` where the window reaches into the padding."""
     halo, padded = window.halo(f.splits, f.mesh), f.splits[window.into].is_padded(f.mesh)
-    return fetch(f, f.args[0], dim_of(f, 0, window.into), halo, fill, padded=padded)
+    return fetch(f, f.args[0], f.dim_of(0, window.into), halo, fill, padded=padded)
 
 
 @form("convolution")
@@ -55,4 +49,4 @@ def transposed_convolution(f: FormContext) -> Any:
     made = f.emit(tvm.ir.Call(f.call.op, [rows_under(f, window, 0), f.args[1]], attrs))
     count, halo = window.windows(f.splits, f.mesh), window.halo(f.splits, f.mesh)
     starts = [w * count + window.before - start * window.stride for w, start in enumerate(halo.starts)]
-    return own_rows(f, made, dim_of(f, 0, window.out, output=True), starts, count)
+    return own_rows(f, made, f.dim_of(0, window.out, output=True), starts, count)

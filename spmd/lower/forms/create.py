@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from tvm import relax
+
+from spmd.placement.dtypes import numpy_dtype
 
 from .context import FormContext, form
 from .movement import places
@@ -16,7 +17,7 @@ from .movement import places
 def sequence(f: FormContext) -> Any:
     """Arange and hamming_window: each worker takes its own numbers, which are worked out here as TVM does."""
     dtype = str(f.node.outputs[0].dtype)
-    kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    kind = numpy_dtype(dtype)
     numbers = [arg.value for arg in f.call.args]
     if f.node.op == "relax.arange":
         start, _, step = (np.array(n).astype(kind) for n in numbers)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from tvm import relax
+
+from spmd.placement.dtypes import finite_ends
 
 from .context import FormContext, form
 
@@ -74,9 +75,8 @@ def extreme(f: FormContext) -> Any:
     if given.last is None:
         return value
     # A reduction starts from the lowest finite number, but not again after a NaN.
-    dtype, kind = str(value.ty.dtype), np.dtype(getattr(ml_dtypes, str(value.ty.dtype), str(value.ty.dtype)))
-    limits: Any = ml_dtypes.finfo(kind)
-    start = f.emit(relax.op.equal(value, f.scalar(float(limits.min if largest else limits.max), dtype)))
+    dtype = str(value.ty.dtype)
+    start = f.emit(relax.op.equal(value, f.scalar(float(finite_ends(dtype)[not largest]), dtype)))
     restarted = f.emit(relax.op.logical_and(start, f.emit(relax.op.greater_equal(given.last, f.scalar(0, "int64")))))
     value = f.emit(relax.op.where(restarted, f.scalar(float("-inf") if largest else float("inf"), dtype), value))
     nothing_follows = f.emit(relax.op.equal(given.last, f.scalar(given.end, "int64")))

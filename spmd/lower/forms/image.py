@@ -8,7 +8,7 @@ import tvm
 from tvm import relax
 
 from .context import FormContext, form
-from .convolution import dim_of, window_of
+from .convolution import window_of
 from .halo import fetch
 
 
@@ -16,10 +16,10 @@ from .halo import fetch
 def resize(f: FormContext) -> Any:
     """Resizes own rows with a margin of the neighbours' (copies of the edge at both ends), and cuts off what the margin became."""
     window, emit = window_of(f), f.emit
-    dim = dim_of(f, 0, window.into)
+    dim = f.dim_of(0, window.into)
     halo = window.halo(f.splits, f.mesh)
     rows = fetch(f, f.args[0], dim, halo, None, padded=f.padded)
-    out = dim_of(f, 0, window.out, output=True)
+    out = f.dim_of(0, window.out, output=True)
     whole = int(f.node.outputs[0].dims[out])
     count, before = f.size * window.rows * whole // window.size, window.before * whole // window.size
     spatial = out - window.place

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tvm
 from tvm import relax
 
+from spmd.placement.dtypes import finite_ends, numpy_dtype
 from spmd.rules.windows import Window
 
 from .context import FormContext, form
-from .convolution import dim_of, rows_under, unpadded, window_of
+from .convolution import rows_under, unpadded, window_of
 
 
 @form("max_pooling")
 def max_pooling(f: FormContext) -> Any:
     """The same pooling over the fetched rows; what stands in the padding of a window is the lowest number, as in TVM's own."""
     window, dtype = window_of(f), str(f.args[0].ty.dtype)
-    kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    lowest = float((ml_dtypes.iinfo if kind.kind in "iu" else ml_dtypes.finfo)(kind).min)
-    return f.emit(tvm.ir.Call(f.call.op, [rows_under(f, window, lowest)], unpadded(f, window)))
+    return f.emit(tvm.ir.Call(f.call.op, [rows_under(f, window, float(finite_ends(dtype)[0]))], unpadded(f, window)))
 
 
 @form("avg_pooling")
@@ -32,8 +30,8 @@ def avg_pooling(f: FormContext) -> Any:
     scale = np.array(_scales(f, window))
     if (scale == 1).all():
         return made
-    dtype, dim = str(made.ty.dtype), dim_of(f, 0, window.out, output=True)
-    factors = f.own(scale.astype(getattr(ml_dtypes, dtype, dtype)))
+    dtype, dim = str(made.ty.dtype), f.dim_of(0, window.out, output=True)
+    factors = f.own(scale.astype(numpy_dtype(dtype)))
     along = f.emit(relax.op.reshape(factors, [scale.shape[1] if d == dim else 1 for d in range(made.ty.ndim)]))
     return f.emit(relax.op.multiply(made, along))
 

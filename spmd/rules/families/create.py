@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from spmd.ir.expressions import static
 from spmd.rules.model import Form, Rule
 from spmd.rules.registry import OpCall, rule
 
-from .helpers import letters, static
+from .helpers import letters
 
 
 @rule("relax.zeros", "relax.ones", "relax.full")

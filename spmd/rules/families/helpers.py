@@ -39,14 +39,6 @@ def whole(op: OpCall) -> Rule:
     return bind(text, op.inputs, op.outputs, whole=frozenset(text.replace(",", " ").replace("->", " ").split()), reduce=None).touching()
 
 
-def static(value: Any) -> int | None:
-    """The integer that a TVM expression holds, or None where it is symbolic."""
-    if isinstance(value, int):
-        return value
-    number = getattr(value, "value", None)
-    return number if isinstance(number, int) else None
-
-
 def is_float(op: OpCall) -> bool:
     """Whether the call gives floats."""
     return "float" in str(op.call.ty.dtype)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from spmd.ir.expressions import static
 from spmd.rules.model import Form, Rule
 from spmd.rules.registry import OpCall, rule
 
-from .helpers import axis_of, letters, static, whole
+from .helpers import axis_of, letters, whole
 
 _LOOKUP = Form("lookup", partial="sum", ordered=True)
 _LINEAR = ((0,),)

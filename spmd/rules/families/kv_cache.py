@@ -5,11 +5,10 @@ These are the heads that have keys and values of their own in it; where all shar
 
 from __future__ import annotations
 
+from spmd.ir.expressions import static
 from spmd.rules.expression import bind
 from spmd.rules.model import Dim, Rule, Shape, Size, Spec
 from spmd.rules.registry import OpCall, rule
-
-from .helpers import static
 
 _HEADS: Spec = ((("h",),),)
 _ATTENTION = "vm.builtin.attention_kv_cache_"

@@ -7,12 +7,13 @@ from typing import Any
 
 from tvm import tirx
 
+from spmd.ir.expressions import static
 from spmd.rules.model import Rule, Shape
 from spmd.rules.registry import OpCall, rule
 
-from .helpers import static, whole
+from .helpers import whole
 
-_Part = tuple[int, int, int]
+_DimFactor = tuple[int, int, int]
 """Dimension, stride and extent: a factor of an input dimension."""
 
 
@@ -38,11 +39,11 @@ def layout_transform(op: OpCall) -> Rule:
     return op.bind(text, sizes=sizes, whole=frozenset(minor), zero="all", linear=((0,),))
 
 
-def _name(part: _Part) -> str:
+def _name(part: _DimFactor) -> str:
     return f"d{part[0]}s{part[1]}"
 
 
-def _covers(parts: list[_Part], size: int) -> bool:
+def _covers(parts: list[_DimFactor], size: int) -> bool:
     """Whether the factors, major first, make up a dimension of this size, each once."""
     if math.prod(extent for _, _, extent in parts) != size:
         return False
@@ -50,7 +51,7 @@ def _covers(parts: list[_Part], size: int) -> bool:
     return strides == [math.prod(extent for _, _, extent in parts[i + 1 :]) for i in range(len(parts))]
 
 
-def _part(expr: Any, indices: list[Any], shape: Shape) -> _Part | None:
+def _part(expr: Any, indices: list[Any], shape: Shape) -> _DimFactor | None:
     """The factor that an index expression reads: a dimension, divided or taken modulo by constants."""
     at = next((i for i, var in enumerate(indices) if expr.same_as(var)), None)
     if at is not None:

@@ -43,7 +43,7 @@ def tensors_of(call: Any) -> list[Any]:
 
 
 def constant_kind(arg: Any) -> str:
-    """Of a small constant that is finite: "positive" or "not negative" if it is so everywhere; else empty."""
+    """What a small finite constant is everywhere: "positive", or "not negative"; empty where it is neither."""
     if not isinstance(arg, tvm.ir.GenericConst) or not isinstance(arg.ty, relax.TensorType) or math.prod(arg.value.shape) > _SMALL:
         return ""
     values: Any = np.asarray(arg.value.numpy()).astype("float64")

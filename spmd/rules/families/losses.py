@@ -52,7 +52,7 @@ def nll_loss_backward(op: OpCall) -> Rule:
 
 
 def _specs(op: OpCall) -> tuple[str, str, str]:
-    """Of the predictions ``n c d1..dk`` (or ``c``), the targets, and the weights where there are any."""
+    """The factors of the predictions, ``n c d1..dk`` (or ``c``), of the targets, and of the weights where there are any."""
     at = 1 if op.name == "relax.grad.nll_loss_backward" else 0
     rank = len(op.inputs[at])
     names = ["n", "c", *(f"d{i}" for i in range(rank - 2))] if rank > 1 else ["c"]

@@ -8,11 +8,12 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from spmd.ir.expressions import static
 from spmd.rules.expression import bind
 from spmd.rules.model import Rule, Size
 from spmd.rules.registry import OpCall, rule
 
-from .helpers import all_but, axis_of, letters, static, whole
+from .helpers import all_but, axis_of, letters, whole
 from .reshape import match_shapes
 
 _LINEAR = ((0,),)

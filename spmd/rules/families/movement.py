@@ -8,11 +8,12 @@ from typing import Any
 
 from tvm import relax
 
+from spmd.ir.expressions import static
 from spmd.rules.element_routes import Moves, Run
 from spmd.rules.model import Form, Rule, Size
 from spmd.rules.registry import OpCall, rule
 
-from .helpers import axis_of, letters, static
+from .helpers import axis_of, letters
 
 _LINEAR = ((0,),)
 _SizeOf = Callable[[str], int]

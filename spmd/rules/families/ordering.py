@@ -15,7 +15,7 @@ from .helpers import axis_of, input_is_float, letters, whole
 
 @rule("relax.argmax", "relax.argmin")
 def extreme_index(op: OpCall) -> Rule:
-    """Of one axis, or of all elements as one row.
+    """The index of the extreme element along one axis, or of all elements as one row.
 
     Split, workers bring where the last NaN is, then their best values, then the first places of the best of all.
     """

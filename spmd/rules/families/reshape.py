@@ -9,13 +9,12 @@ from typing import Any
 import tvm
 import tvm_ffi
 
+from spmd.ir.expressions import static
 from spmd.rules.model import Dim, Size, Spec
 
-from .helpers import static
-
-_Product = tuple[int, tuple[Any, ...]]
+_Extent = tuple[int, tuple[Any, ...]]
 """A size as a known number times symbolic terms."""
-_ONE: _Product = (1, ())
+_ONE: _Extent = (1, ())
 
 
 def match_shapes(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Spec, Spec, dict[str, Size], frozenset[str]]:
@@ -87,7 +86,7 @@ class _Factors:
         self.whole.add(name)
         return (name,)
 
-    def _common(self, source: list[_Product], target: list[_Product]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    def _common(self, source: list[_Extent], target: list[_Extent]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
         """Split off greatest common factors, major first, until a pair has none; what is left stays whole."""
         ins: list[tuple[str, ...]] = [() for _ in source]
         outs: list[tuple[str, ...]] = [() for _ in target]
@@ -120,7 +119,7 @@ def _place(dims: tuple[Any, ...], names: list[tuple[str, ...]]) -> list[Dim]:
     return [((),) if static(d) == 1 else (next(rest),) for d in dims]
 
 
-def _product(dims: Sequence[Any]) -> _Product:
+def _product(dims: Sequence[Any]) -> _Extent:
     number, terms = 1, []
     for dim in dims:
         stack = [dim]
@@ -136,16 +135,16 @@ def _product(dims: Sequence[Any]) -> _Product:
     return number, tuple(terms)
 
 
-def _equal(a: _Product, b: _Product) -> bool:
+def _equal(a: _Extent, b: _Extent) -> bool:
     return a[0] == b[0] and len(a[1]) == len(b[1]) and _divides(a, b)
 
 
-def _divides(a: _Product, b: _Product) -> bool:
+def _divides(a: _Extent, b: _Extent) -> bool:
     """Whether `b` is a multiple of `a`."""
     return a[0] != 0 and b[0] % a[0] == 0 and len(_shared(a, b)[1]) == len(a[1])
 
 
-def _shared(a: _Product, b: _Product) -> _Product:
+def _shared(a: _Extent, b: _Extent) -> _Extent:
     """The greatest common factor."""
     rest, terms = list(b[1]), list[Any]()
     for term in a[1]:
@@ -156,7 +155,7 @@ def _shared(a: _Product, b: _Product) -> _Product:
     return math.gcd(a[0], b[0]), tuple(terms)
 
 
-def _without(a: _Product, shared: _Product) -> _Product:
+def _without(a: _Extent, shared: _Extent) -> _Extent:
     """What is left of a product without a factor of it."""
     rest = list(a[1])
     for term in shared[1]:
@@ -164,6 +163,6 @@ def _without(a: _Product, shared: _Product) -> _Product:
     return a[0] // shared[0], tuple(rest)
 
 
-def _number(product: _Product) -> Size:
+def _number(product: _Extent) -> Size:
     """A product as a size of a factor."""
     return None if product[1] else product[0]

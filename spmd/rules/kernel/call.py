@@ -9,8 +9,10 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from spmd.ir.expressions import static
+
 from .model import Kernel, Unreadable
-from .normal import normalized, static
+from .normal import normalized
 from .reader import read_kernel
 
 Dims = Sequence[Sequence[Any]]

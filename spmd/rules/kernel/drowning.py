@@ -18,7 +18,7 @@ _ONE, _ALL = 1, 2
 
 @dataclass(frozen=True)
 class _Known:
-    """Of a value, in rows with a NaN among what is compared."""
+    """What is known of a value in rows that have a NaN among what is compared."""
 
     reads: bool = False
     """Whether it hangs on the extreme."""

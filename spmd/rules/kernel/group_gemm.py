@@ -17,8 +17,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
+from spmd.ir.expressions import static
+
 from .model import Unreadable
-from .normal import static
 
 _NAMES = ("group_gemm", "dequantize_group_gemm")
 ROWS, WIDTH, DEPTH = 8, 128, 32

@@ -15,7 +15,7 @@ from .model import Block
 _MOST = 4
 """The most inputs of which sets are tried."""
 _Degree = Literal["zero", "one", "other"]
-"""Of a value in some inputs: zero, homogeneous and linear, or free of them; None where it is none of these."""
+"""How a value depends on some inputs: it is zero, homogeneous and linear in them, or free of them; None says that it is none of these."""
 
 
 def keeps_zero(blocks: Sequence[Block], given: Sequence[Any], written: Sequence[Any]) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 
 from tvm import tirx
 
+from spmd.ir.expressions import static, variables
 from spmd.rules.model import Size
 
 from .model import Unreadable
-from .normal import split_parts, static, terms, variables
+from .normal import split_parts, terms
 
 
 @dataclass

@@ -9,6 +9,8 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from spmd.ir.expressions import static, variables
+
 _NO_CHECK, _BIJECTIVE = 3, 0
 
 
@@ -20,29 +22,9 @@ def normalized(func: tirx.PrimFunc, known: Mapping[Any, int] | None = None) -> t
     return func if body.same_as(func.body) else tirx.PrimFunc(list(func.params), body, func.ret_type, func.attrs)
 
 
-def static(expr: Any) -> int | None:
-    """The number that an expression is, or None."""
-    return expr if isinstance(expr, int) else int(expr.value) if isinstance(expr, tirx.IntImm) else None
-
-
 def is_true(expr: Any) -> bool:
     """Whether a predicate says nothing."""
     return expr is True or static(expr) == 1
-
-
-def variables(expr: Any) -> list[Any]:
-    """The variables in an expression that are no buffers."""
-    found: list[Any] = []
-
-    def visit(node: Any, visitor: Any) -> None:
-        if isinstance(node, tvm.ir.Var):
-            if not isinstance(node.ty, tirx.BufferType):
-                found.append(node)
-        else:
-            visitor.default_visit(node)
-
-    tvm_ffi.structural_visit(expr, [((tvm.ir.Expr,), visit)])
-    return found
 
 
 def split_parts(indices: Sequence[Any], extents: Mapping[Any, Any], predicate: Any = True, *, bijective: bool = False) -> Any:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from spmd.rules.model import Size
+from spmd.ir.expressions import static, variables
+from spmd.rules.model import Size, Spec
 
 from .blocks import bound_values, holds_blocks, put_in, read_block
 from .linear import keeps_zero, linear_sets
 from .links import Links, Node
-from .model import Block, Kernel, Unreadable
-from .normal import is_true, normalized, static, variables
-from .stages import final_reduction, splittable
+from .model import Block, Kernel, Staged, Unreadable
+from .normal import is_true, normalized
+from .stages import Program, final_reduction, splittable
 
 
 def read_kernel(func: tirx.PrimFunc, outputs: int | Sequence[int], in_place: Sequence[int] = ()) -> Kernel:
@@ -32,6 +34,22 @@ def read_kernel(func: tirx.PrimFunc, outputs: int | Sequence[int], in_place: Seq
     tensors = [p for p in func.params if isinstance(p.ty, tirx.BufferType)]
     written = tensors[len(tensors) - outputs :] if isinstance(outputs, int) else [tensors[i] for i in outputs]
     return _Reader(func, tensors, written, [tensors[i] for i in in_place]).read()
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """The named factors of a kernel."""
+
+    by_key: dict[Any, tuple[str, ...]]
+    """Dimension of a buffer, as ``(buffer, number)``, or variable of a block -> its factors, major first."""
+    sizes: dict[str, Size]
+    buffers: dict[Any, Spec]
+    iters: dict[Any, tuple[str, ...]]
+    """Variable of a block -> its factors."""
+
+    def of(self, key: Any) -> tuple[str, ...]:
+        """The factors of a dimension or variable."""
+        return self.by_key[key]
 
 
 class _Reader:
@@ -55,6 +73,41 @@ class _Reader:
         """The variables of the blocks around the walk."""
 
     def read(self) -> Kernel:
+        self._walk()
+        found = self._named()
+        whole = {f for key in self.whole for f in found.of(key)} | {f for key in self.nodes for f in found.of(key)[1:]}
+        candidates = [f for f in found.sizes if f not in whole]
+        allowed = splittable(candidates, Program(self.blocks, found.iters, found.buffers, self.written, bool(self.in_place)))
+        whole |= {f for f in candidates if f not in allowed}
+        zero = keeps_zero(self.blocks, [p for p in self.tensors if p not in self.written or p in self.in_place], self.written)
+        pointers = frozenset(p for p in self.tensors if p not in self.written and p not in self.valued)
+        reduce = final_reduction(allowed)
+        params = tuple(tuple((tuple(f for f in piece if found.sizes[f] != 1),) for (piece,) in found.buffers[p]) for p in self.tensors)
+        staged = self._staged(allowed, found.iters, reduce, zero, self._holding(params, pointers))
+        if any(b.around for b in self.blocks):  # what stands in one block is not cut into several kernels
+            whole |= staged.keys()
+            staged = {}
+        return Kernel(
+            func=self.func,
+            params=params,
+            outputs=tuple(self.written),
+            in_place=tuple(self.in_place),
+            sizes=found.sizes,
+            whole=frozenset(whole),
+            reduce=reduce,
+            staged=staged,
+            loops={loop: found.iters[var] for var, loop in self.loop_of.items()},
+            iters=found.iters,
+            buffers=found.buffers,
+            blocks=tuple(self.blocks),
+            zero=zero,
+            linear=() if self.in_place else linear_sets(self.blocks, self.tensors, self.written),
+            gathered=frozenset(i for i, p in enumerate(self.tensors) if p in self.gathered),
+            pointers=pointers,
+        )
+
+    def _walk(self) -> None:
+        """Find the blocks, and link what indexes each other."""
         body = self.func.body.block.body
         self.known += self.func.body.block.alloc_buffers
         for top, stmt in enumerate(body.seq if isinstance(body, tirx.SeqStmt) else [body]):
@@ -65,32 +118,29 @@ class _Reader:
             for dim, size in enumerate(buffer.ty.shape):
                 self.nodes.setdefault((buffer, dim), Node(static(size), set()))
         self.links.share_divisors()
+
+    def _named(self) -> _Factors:
+        """Give the factors names, equal ones the same."""
         chains = {key: self.links.chain(node) for key, node in self.nodes.items()}
         names, sizes = self.links.unify(chains)
+        of = {key: tuple(names[key, i] for i in range(len(chain))) for key, chain in chains.items()}
+        buffers = {b: tuple((of[b, d],) for d in range(len(b.ty.shape))) for b in self.known}
+        return _Factors(of, sizes, buffers, {var: of[var] for b in self.blocks for var in b.variables})
 
-        def factors(key: Any) -> tuple[str, ...]:
-            return tuple(names[key, i] for i in range(len(chains[key])))
+    def _holding(self, params: Sequence[Spec], pointers: frozenset[Any]) -> list[set[str]]:
+        """The factors of each tensor whose numbers are read."""
+        pairs = zip(self.tensors, params, strict=True)
+        return [{f for (piece,) in spec for f in piece} for p, spec in pairs if p not in self.written and p not in pointers]
 
-        buffers = {b: tuple((factors((b, d)),) for d in range(len(b.ty.shape))) for b in self.known}
-        iters = {var: factors(var) for b in self.blocks for var in b.variables}
-        loops = {loop: iters[var] for var, loop in self.loop_of.items()}
-        params = tuple(tuple((tuple(f for f in piece if sizes[f] != 1),) for (piece,) in buffers[p]) for p in self.tensors)
-        whole = {f for key in self.whole for f in factors(key)} | {f for key in self.nodes for f in factors(key)[1:]}
-        candidates = [f for f in sizes if f not in whole]
-        allowed = splittable(candidates, self.blocks, iters, buffers, self.written, bool(self.in_place))
-        whole |= {f for f in candidates if f not in allowed}
-        given = [p for p in self.tensors if p not in self.written or p in self.in_place]
-        zero = keeps_zero(self.blocks, given, self.written)
-        reduce = final_reduction(allowed)
-        pointers = frozenset(p for p in self.tensors if p not in self.written and p not in self.valued)
-        holding = [
-            {f for (piece,) in spec for f in piece}
-            for p, spec in zip(self.tensors, params, strict=True)
-            if p not in self.written and p not in pointers
-        ]
-        # The same kernel on shards will do where nothing is reduced, or a last sum to which zeros in padding add nothing; what writes
-        # in place would write to padding that its caller knows to be zero.
-        staged = {
+    def _staged(
+        self, allowed: dict[str, Staged], iters: dict[Any, tuple[str, ...]], reduce: str | None, zero: bool, holding: list[set[str]]
+    ) -> dict[str, Staged]:
+        """Those of the factors that can be split for which the same kernel on shards will not do.
+
+        It will do where nothing is reduced, or a last sum to which zeros in padding add nothing. What writes in place would write to
+        padding that its caller knows to be zero.
+        """
+        return {
             f: s
             for f, s in allowed.items()
             if s.reduced
@@ -98,27 +148,6 @@ class _Reader:
             or self._needs_care(f, iters)
             or (s.partial is not None and not _plain(f, s.partial, reduce, zero, holding))
         }
-        if any(b.around for b in self.blocks):  # what stands in one block is not cut into several kernels
-            whole |= staged.keys()
-            staged = {}
-        return Kernel(
-            self.func,
-            params,
-            tuple(self.written),
-            tuple(self.in_place),
-            sizes,
-            frozenset(whole),
-            reduce,
-            staged,
-            loops,
-            iters,
-            buffers,
-            tuple(self.blocks),
-            zero,
-            () if self.in_place else linear_sets(self.blocks, self.tensors, self.written),
-            frozenset(i for i, p in enumerate(self.tensors) if p in self.gathered),
-            pointers,
-        )
 
     def _needs_care(self, factor: str, iters: dict[Any, tuple[str, ...]]) -> bool:
         """Whether some block asks for the position of this factor, or must not run on its padding."""

@@ -36,7 +36,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 @dataclass
-class Kernel:
+class LoopNest:
     """A PrimFunc being scheduled: `blocks` in program order, normalized (one loop to one iterator)."""
 
     sch: Schedule
@@ -49,7 +49,7 @@ class Kernel:
 
 
 class CPURule(ScheduleRule):
-    """A rule of ours: schedules one normalized `Kernel`, or says that it does not apply."""
+    """A rule of ours: schedules one normalized `LoopNest`, or says that it does not apply."""
 
     def __init__(self, parallel: bool = False):
         self.parallel = parallel
@@ -58,11 +58,11 @@ class CPURule(ScheduleRule):
         """The schedule of `func` for CPU `target`, or None."""
         if "cpu" not in target.keys:
             return None
-        kernel = normalized(func)
-        return kernel.sch if kernel is not None and self.schedule(kernel) else None
+        nest = normalized(func)
+        return nest.sch if nest is not None and self.schedule(nest) else None
 
-    def schedule(self, kernel: Kernel) -> bool:
-        """Transform `kernel.sch`; False where the rule does not apply. A ScheduleError means False, too."""
+    def schedule(self, nest: LoopNest) -> bool:
+        """Transform `nest.sch`; False where the rule does not apply. A ScheduleError means False, too."""
         raise NotImplementedError
 
     def parallelize(self, sch: Schedule, loop: LoopRV) -> None:
@@ -71,13 +71,13 @@ class CPURule(ScheduleRule):
             sch.parallel(loop)
 
 
-def normalized(func: tirx.PrimFunc) -> Kernel | None:
+def normalized(func: tirx.PrimFunc) -> LoopNest | None:
     """`func` with one loop for each block iterator, or None if its loops cannot be written so."""
     sch = Schedule(func)
     if not _has_only_plain_blocks(sch):
         return None
     blocks = normalize_prim_func(sch)
-    return Kernel(sch, blocks) if blocks else None
+    return LoopNest(sch, blocks) if blocks else None
 
 
 def _has_only_plain_blocks(sch: Schedule) -> bool:
@@ -97,11 +97,11 @@ def _has_only_plain_blocks(sch: Schedule) -> bool:
     return plain
 
 
-def inline_cheap(kernel: Kernel, keep: Iterable[str] = ()) -> None:
+def inline_cheap(nest: LoopNest, keep: Iterable[str] = ()) -> None:
     """Inline spatial blocks into their readers, save those in `keep` and costly ones that would be recomputed."""
     kept = set(keep)
-    sch, remaining = kernel.sch, []
-    for info in kernel.blocks:
+    sch, remaining = nest.sch, []
+    for info in nest.blocks:
         if info.is_reduction() or info.name in kept or not _worth_inlining(sch, info):
             remaining.append(info)
             continue
@@ -111,7 +111,7 @@ def inline_cheap(kernel: Kernel, keep: Iterable[str] = ()) -> None:
             if not is_refusal(error):
                 raise
             remaining.append(info)
-    kernel.blocks = remaining
+    nest.blocks = remaining
 
 
 def _worth_inlining(sch: Schedule, info: SBlockInfo) -> bool:
@@ -123,10 +123,10 @@ def _worth_inlining(sch: Schedule, info: SBlockInfo) -> bool:
     return len(readers) == 1 and len(readers[0]) == len(own) and all(map(same, own, readers[0]))
 
 
-def inline_epilogues(kernel: Kernel) -> None:
+def inline_epilogues(nest: LoopNest) -> None:
     """Merge elementwise blocks after the last reduction into one."""
-    sch = kernel.sch
-    for info in list(kernel.blocks):
+    sch = nest.sch
+    for info in list(nest.blocks):
         if info.is_reduction() or not sch.get_producers(info.block_rv):
             continue
         producers = sch.get_producers(info.block_rv)
@@ -138,7 +138,7 @@ def inline_epilogues(kernel: Kernel) -> None:
             if not is_refusal(error):
                 raise
             continue
-        kernel.blocks.remove(info)
+        nest.blocks.remove(info)
 
 
 def _covers(reader: s_tir.SBlock, producer: s_tir.SBlock) -> bool:

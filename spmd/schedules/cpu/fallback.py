@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .analysis import CPURule, Kernel, inline_cheap
+from .analysis import CPURule, LoopNest, inline_cheap
 
 
 class Fallback(CPURule):
     """Elementwise and everything else: loops in memory order, which LLVM vectorizes where it can."""
 
-    def schedule(self, kernel: Kernel) -> bool:
-        """Never declines a normalized kernel."""
-        inline_cheap(kernel)
-        sch = kernel.sch
-        for info in kernel.blocks:
+    def schedule(self, nest: LoopNest) -> bool:
+        """Never declines a normalized loop nest."""
+        inline_cheap(nest)
+        sch = nest.sch
+        for info in nest.blocks:
             loops = sch.get_loops(info.block_rv)
             spatial = [loop for loop, it in zip(loops, info.iters, strict=True) if it.kind == "S"]
             if spatial and info.iters[0].kind == "S":

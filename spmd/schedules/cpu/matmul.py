@@ -12,7 +12,7 @@ from tvm.target import Target
 
 from .analysis import (
     CPURule,
-    Kernel,
+    LoopNest,
     constant,
     contiguous_variable,
     divisor,
@@ -23,7 +23,7 @@ from .analysis import (
     names,
     variables,
 )
-from .product import Product, is_move, recognize
+from .product import MatrixProduct, is_move, recognize
 
 BLOCK_BYTES = 512 * 1024  # of the right operand, kept in the second-level cache while all rows pass by
 PACK_ROWS = 16  # from so many rows on, copying a strip of W out of its pages costs less than missing the TLB
@@ -37,26 +37,26 @@ class Matmul(CPURule):
         self.lanes = vector_bits(target) // 32
         return super().apply(func, target, tunable)
 
-    def schedule(self, kernel: Kernel) -> bool:
+    def schedule(self, nest: LoopNest) -> bool:
         """Declines anything but one product with cheap steps before it and elementwise ones after it."""
-        sch = kernel.sch
-        if len(kernel.reductions) != 1:
+        sch = nest.sch
+        if len(nest.reductions) != 1:
             return False
-        main = kernel.reductions[0].block_rv
+        main = nest.reductions[0].block_rv
         if recognize(sch.get(main)) is None:
             return False
         keep = [name for name in names(sch, sch.get_producers(main)) if not is_move(sch.get(sch.get_sblock(name)))]
-        inline_cheap(kernel, keep)
-        inline_epilogues(kernel)
+        inline_cheap(nest, keep)
+        inline_epilogues(nest)
         product = recognize(sch.get(main))
-        after = [b for b in kernel.blocks if kernel.reductions[0].name in names(sch, sch.get_producers(b.block_rv))]
+        after = [b for b in nest.blocks if nest.reductions[0].name in names(sch, sch.get_producers(b.block_rv))]
         before = list(sch.get_producers(main))
-        if product is None or len(after) > 1 or len(kernel.blocks) != 1 + len(after) + len(before):
+        if product is None or len(after) > 1 or len(nest.blocks) != 1 + len(after) + len(before):
             return False
         self._tile(sch, main, product, before, after[0].block_rv if after else None)
         return True
 
-    def _tile(self, sch: Schedule, main: SBlockRV, product: Product, before: list[SBlockRV], epilogue: SBlockRV | None) -> None:
+    def _tile(self, sch: Schedule, main: SBlockRV, product: MatrixProduct, before: list[SBlockRV], epilogue: SBlockRV | None) -> None:
         self._lay_out(sch, main, product)
         product = recognize(sch.get(main)) or product
         rows, columns = self._tile_sizes(sch.get(main), product)
@@ -90,7 +90,7 @@ class Matmul(CPURule):
             sch.unroll(loop)
         self.parallelize(sch, sch.fuse(*outer, n_block) if outer else n_block)
 
-    def _tile_sizes(self, block: s_tir.SBlock, product: Product) -> tuple[int, int]:
+    def _tile_sizes(self, block: s_tir.SBlock, product: MatrixProduct) -> tuple[int, int]:
         """Rows and columns of a register tile; the accumulators are half of the registers or fewer."""
         extents = {it.var: it.dom.extent for it in block.iter_vars}
         few = 4 if self.lanes >= 16 else 2
@@ -104,7 +104,7 @@ class Matmul(CPURule):
             return rows, columns
         return rows, min(wide, 1 << (n - 1).bit_length())  # an awkward size: pad it
 
-    def _pad(self, sch: Schedule, main: SBlockRV, product: Product, rows: int, columns: int) -> bool:
+    def _pad(self, sch: Schedule, main: SBlockRV, product: MatrixProduct, rows: int, columns: int) -> bool:
         """Fill rows (and columns, if symbolic) up to whole tiles, with zeros in copies; False if none were needed."""
         block = sch.get(main)
         padding = []
@@ -117,7 +117,7 @@ class Matmul(CPURule):
         sch.pad_einsum(main, padding)
         return True
 
-    def _lay_out(self, sch: Schedule, main: SBlockRV, product: Product) -> None:
+    def _lay_out(self, sch: Schedule, main: SBlockRV, product: MatrixProduct) -> None:
         """Keep a decoded right operand with k innermost, if that is how its source lies in memory."""
         source = sch.get(main).reads[product.right].source
         for producer in sch.get_producers(main):
@@ -134,7 +134,7 @@ class Matmul(CPURule):
         sch.vectorize(lane)
         return vectors
 
-    def _tiles_in_block(self, sch: Schedule, n: LoopRV, k: list[LoopRV], product: Product, columns: int) -> int:
+    def _tiles_in_block(self, sch: Schedule, n: LoopRV, k: list[LoopRV], product: MatrixProduct, columns: int) -> int:
         if not product.transposed:
             return 1
         depth = 1
@@ -144,7 +144,7 @@ class Matmul(CPURule):
         size = constant(sch.get(n).extent)
         return divisor(size // columns, fit) if size is not None else fit
 
-    def _bring_near(self, sch: Schedule, main: SBlockRV, product: Product, at: LoopRV) -> None:
+    def _bring_near(self, sch: Schedule, main: SBlockRV, product: MatrixProduct, at: LoopRV) -> None:
         """Decode the right operand a block at a time; copy it together if it lies in many pages."""
         block = sch.get(main)
         source = block.reads[product.right].source

@@ -12,7 +12,7 @@ from .analysis import is_unit, region_variables, variables
 
 
 @dataclass
-class Product:
+class MatrixProduct:
     """C[batch, m, n] += A[batch, m, k] * B[batch, n, k], or B[batch, k, n]; iterators of the block, outermost first."""
 
     m: tirx.Var
@@ -25,7 +25,7 @@ class Product:
     bytes: int  # of one element of the right operand
 
 
-def recognize(block: s_tir.SBlock) -> Product | None:
+def recognize(block: s_tir.SBlock) -> MatrixProduct | None:
     """The product that a reduction block computes, or None if it is none, or has one row or one column only."""
     right = right_read(block)
     if right is None:
@@ -38,7 +38,7 @@ def recognize(block: s_tir.SBlock) -> Product | None:
         return None
     spatial = [it.var for it in block.iter_vars if it.iter_type == tirx.IterVar.DataPar]
     rest = [v for v in spatial if not v.same_as(m) and not v.same_as(last)]
-    return Product(
+    return MatrixProduct(
         m=m,
         n=last,
         k=[it.var for it in block.iter_vars if it.iter_type == tirx.IterVar.CommReduce],

@@ -8,7 +8,7 @@ from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.dlight.analysis import SBlockInfo
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from .analysis import CPURule, Kernel, constant, contiguous_variable, divisor, inline_cheap, inline_epilogues
+from .analysis import CPURule, LoopNest, constant, contiguous_variable, divisor, inline_cheap, inline_epilogues
 
 ROWS_AT_ONCE = 8  # rows of W streamed together: fewer passes over the accumulators, still within the prefetchers
 ACCUMULATORS = 4096  # of them at a time: 16 KiB of float32, half of a first-level cache
@@ -22,22 +22,22 @@ class Reduction(CPURule):
     With s contiguous (`x @ W`): a strip of accumulators, several r at once, s innermost.
     """
 
-    def schedule(self, kernel: Kernel) -> bool:
+    def schedule(self, nest: LoopNest) -> bool:
         """Declines anything but a single reduction with elementwise surroundings."""
-        inline_cheap(kernel)
-        inline_epilogues(kernel)
-        if len(kernel.reductions) != 1 or len(kernel.blocks) > 2 or not kernel.blocks[0].is_reduction():
+        inline_cheap(nest)
+        inline_epilogues(nest)
+        if len(nest.reductions) != 1 or len(nest.blocks) > 2 or not nest.blocks[0].is_reduction():
             return False
-        main = kernel.blocks[0]
-        if set(main.dom_kind()) not in ({"S", "R"}, {"R"}) or len(kernel.sch.get(main.block_rv).writes) != 1:
+        main = nest.blocks[0]
+        if set(main.dom_kind()) not in ({"S", "R"}, {"R"}) or len(nest.sch.get(main.block_rv).writes) != 1:
             return False
-        epilogue = kernel.blocks[1].block_rv if len(kernel.blocks) == 2 else None
-        inner = contiguous_variable(kernel.sch.get(main.block_rv))
+        epilogue = nest.blocks[1].block_rv if len(nest.blocks) == 2 else None
+        inner = contiguous_variable(nest.sch.get(main.block_rv))
         across = next((i for i, it in enumerate(main.iters) if it.kind == "S" and it.var.same_as(inner)), None)
         if across is None:
-            self._along(kernel.sch, main, epilogue)
+            self._along(nest.sch, main, epilogue)
         else:
-            self._across(kernel.sch, main, epilogue, across)
+            self._across(nest.sch, main, epilogue, across)
         return True
 
     def _along(self, sch: Schedule, main: SBlockInfo, epilogue: SBlockRV | None) -> None:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from tvm.s_tir import ScheduleError
 from tvm.s_tir.dlight.analysis import SBlockInfo
 
-from .analysis import CPURule, Kernel, inline_cheap, same
+from .analysis import CPURule, LoopNest, inline_cheap, same
 
 
 class Rowwise(CPURule):
     """All blocks of a chain run inside the leading spatial loops that they share with the last one."""
 
-    def schedule(self, kernel: Kernel) -> bool:
+    def schedule(self, nest: LoopNest) -> bool:
         """Declines where the blocks share no leading spatial loop."""
-        inline_cheap(kernel)
-        if not kernel.reductions or len(kernel.blocks) < 2:
+        inline_cheap(nest)
+        if not nest.reductions or len(nest.blocks) < 2:
             return False
-        sch, last = kernel.sch, kernel.blocks[-1]
+        sch, last = nest.sch, nest.blocks[-1]
         if len(sch.get_consumers(last.block_rv)) or last.is_reduction():
             return False
-        depth = min(_shared(info, last) for info in kernel.reductions)
+        depth = min(_shared(info, last) for info in nest.reductions)
         if depth == 0:
             return False
         row = sch.get_loops(last.block_rv)[depth - 1]
-        for info in reversed(kernel.blocks[:-1]):
+        for info in reversed(nest.blocks[:-1]):
             try:
                 sch.compute_at(info.block_rv, row, preserve_unit_loops=True)
             except ScheduleError:

@@ -200,16 +200,28 @@ def with_a_call(A: T.Buffer((6,), "float32"), B: T.Buffer((6,), "float32")):
             B[vi] = A[vi]
 
 
+@T.prim_func(s_tir=True)
+def sums_of_blocks(A: T.Buffer((6, 4), "float32"), B: T.Buffer((6,), "float32")):
+    for i, k in T.grid(6, 4):
+        with T.sblock("sum"):
+            vi, vk = T.axis.remap("SR", [i, k])
+            with T.init():
+                B[vi] = T.float32(0)
+            with T.sblock("inner"):
+                B[vi] = B[vi] + A[vi, vk]
+
+
 @pytest.mark.parametrize(
     ("func", "why"),
     [
+        (sums_of_blocks, "block 'sum' reduces over blocks inside of it"),
         (with_a_predicate, "block 'copy' has a predicate or matched buffers"),
         (overlapping_loops, "block 'copy' is bound to .*, which is no plain loop"),
         (on_threads, "its loop over 'i' is not a plain one from 0"),
         (with_a_call, "block 'copy' holds a Evaluate"),
         (with_a_predicate.with_attr("tirx.is_scheduled", True), "it is already scheduled"),
     ],
-    ids=["predicate", "loops", "threads", "call", "scheduled"],
+    ids=["blocks", "predicate", "loops", "threads", "call", "scheduled"],
 )
 def test_why_a_kernel_cannot_be_read(func, why):
     with pytest.raises(Unreadable, match=why):
