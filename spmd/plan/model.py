@@ -18,7 +18,7 @@ from spmd.placement.sharding import Sharding
 from .collectives import collectives
 from .decisions import Alternatives, Collective, Memory, Signature, TensorInfo
 from .serialize import dumps, loads
-from .steps import Compute, Step, computes
+from .steps import Compute, Step, computes, moves
 
 _PlanT = TypeVar("_PlanT", bound="Plan")
 
@@ -110,6 +110,11 @@ class Plan:
         for name, table in (("steps", made.steps), ("predicted", made.predicted)):
             if table.keys() != made.functions.keys():
                 what = f"its {name} are of the functions {list(table)}, and it is for {list(made.functions)}"
+                raise ShardingError("Plan.from_json", what, "Write the plan again with Plan.save.")
+        for name, steps in made.steps.items():
+            last = len(computes(steps)) - 1
+            if any(move.cause.at > last for move in moves(steps)):
+                what = f"function {name!r} moves a value for an operator that it does not have"
                 raise ShardingError("Plan.from_json", what, "Write the plan again with Plan.save.")
         return made
 

@@ -72,6 +72,13 @@ class Cause:
     why: str = ""
     """What asks for the sharding of a result."""
 
+    @property
+    def wrong(self) -> str:
+        """What cannot be."""
+        if self.role not in (TAKEN, MADE, RETURNED):
+            return f"it is {TAKEN}, {MADE} or {RETURNED}"
+        return "" if (self.at >= 0) == (self.role != RETURNED) else "an operator takes or makes it, a function returns it"
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -103,6 +110,11 @@ class Reorder:
     branch: Branch = ()
     seconds: float = 0.0
 
+    @property
+    def wrong(self) -> str:
+        """What cannot be."""
+        return "" if self.kind in ("slice", "pack", "unpack") else "it is a slice, a pack or an unpack"
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -123,6 +135,11 @@ class Bundle:
     """Transfers that are alike but for what they move, in one call: the first of them has its latency."""
 
     transfers: tuple[Transfer, ...]
+
+    @property
+    def wrong(self) -> str:
+        """What cannot be."""
+        return "" if self.transfers else "it moves nothing"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Memory
 from spmd.plan.steps import Step
 from spmd.program.graph import Value
+from spmd.realize.prices import MovePrices
 from spmd.realize.timeline import RESIDENT, Timeline
 from spmd.realize.write import realize
 
@@ -38,7 +39,8 @@ class Usage:
     def timelines(self) -> dict[str, Timeline]:
         """The activations of each function."""
         cost, functions = self.problem.cost, self.problem.graph.functions
-        steps = self._steps or {name: realize(function, self._decided) for name, function in functions.items()}
+        prices = MovePrices(cost)
+        steps = self._steps or {name: realize(function, self._decided, prices) for name, function in functions.items()}
         return {name: Timeline(cost, function, steps[name], self._decided.kept) for name, function in functions.items()}
 
     @cached_property

@@ -40,3 +40,11 @@ class CostPrices:
     def latency(self, move: Move) -> float:
         """The part of the time of a transfer that the second of two in one call does not take."""
         return self.cost.link(move.axis).latency
+
+
+class MovePrices(CostPrices):
+    """What moves take, for who asks for their order alone: operators take nothing."""
+
+    def compute(self, node: Node, runs: Strategy) -> tuple[float, tuple[Exchange, ...]]:
+        """Nothing."""
+        return 0.0, ()
