@@ -90,7 +90,7 @@ def _held(plan: Plan, name: str, sharding: Sharding) -> list[str]:
 def _alternatives(plan: Plan, name: str) -> list[str]:
     if plan.searched is None:
         return ["  what else it could have been is known only where the plan was made"]
-    others = plan.alternatives(name)
+    others = plan.searched.of(name)
     if not others:
         free = plan.searched.lifted(name)
         if free is None:

@@ -14,11 +14,12 @@ from spmd.plan.decisions import Leaf, output_shardings
 from spmd.plan.model import Plan
 from spmd.plan.steps import Bundle, Compute, Reorder, Step, Transfer, computes, moves
 from spmd.program.graph import Branch, Function, Graph, Value
-from spmd.realize.write import Decided, realize
+from spmd.realize.write import Decided, End, realize
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, strategy_of
+from spmd.transfers.conversion import Step as Move
+from spmd.transfers.conversion import conversion
 
-from .function import values_of
 from .kept import WAY_OUT, check_held, kept_by
 
 
@@ -79,12 +80,17 @@ def _check_values(function: Function, plan: Plan) -> None:
 def _check_steps(function: Function, plan: Plan) -> None:
     """What each worker does follows from what was decided of values and operators; which transfers go in one call is free."""
     where, steps = f"plan for {function.name!r}", plan.steps[function.name]
-    runs = dict(zip(function.nodes, computes(steps), strict=True))
-    ends = [(leaf.sharding, "") for leaf in leaves(plan.functions[function.name].outputs)]
-    kept = {v: kept_by(plan, v) for v in values_of(function).values()}
-    expected = realize(function, Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends))
+    runs = {n: Strategy(s.splits, s.inputs, s.outputs, s.partial_through) for n, s in zip(function.nodes, computes(steps), strict=True)}
+    ends = [End(leaf.sharding) for leaf in leaves(plan.functions[function.name].outputs)]
+    kept = {v: kept_by(plan, v) for v in function.named().values()}
+
+    def ways(_: Value, source: Sharding, target: Sharding, __: bool) -> Sequence[Move] | None:
+        return conversion(source, target, plan.mesh)
+
+    decided = Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends, ways)
+    expected = realize(function, decided)
     bundled = {_conversion(t) for step in steps if isinstance(step, Bundle) for t in step.transfers}
-    for member in (v for v in values_of(function).values() if v.memory and any(v.path == name for name, *_ in bundled)):
+    for member in (v for v in function.named().values() if v.memory and any(v.path == name for name, *_ in bundled)):
         raise ShardingError(f"{where}: {member.name!r}", "it is written in place, and waits in a bundle", WAY_OUT)
     found, wanted = ([_identity(step) for step in of if not _is_in(step, bundled)] for of in (steps, expected))
     for ours, theirs in zip_longest(wanted, found, fillvalue="nothing"):

@@ -29,7 +29,7 @@ class FunctionLowering:
     def __init__(self, builder: relax.BlockBuilder, function: Function, source: relax.Function, plan: Plan, calls: CallLowering) -> None:
         self.bb, self.function, self.source, self.plan, self.calls = builder, function, source, plan, calls
         self.scope = Scope(builder, function.name, source, plan.mesh, calls.carried)
-        self._values = values_of(function)
+        self._values = function.named()
         self._kept: dict[Value, Sharding] = {}
         self._moves = Moves(self.scope, self._values)
         self._nodes = deque(function.nodes)
@@ -152,10 +152,3 @@ class FunctionLowering:
                 f"its local call gives {expr.ty}, and the rule says {wanted}",
                 "The rule of this operator is wrong; replicate it by a rule that returns None.",
             )
-
-
-def values_of(function: Function) -> dict[str, Value]:
-    """Every value of a function, by the name that plans give it."""
-    assert function.result is not None
-    ends = leaves((*function.params, function.result))
-    return {v.path: v for v in (*ends, *(v for node in function.nodes for v in (*node.inputs, *node.outputs)))}

@@ -8,12 +8,14 @@ from typing import Any
 import tvm_ffi
 from tvm import relax
 
+from spmd.errors import ShardingError
 from spmd.placement.sharding import Sharding
 from spmd.plan.steps import Bundle, Mask, Reorder, Transfer
 from spmd.program.graph import Value
 from spmd.transfers.conversion import Step as Move
-from spmd.transfers.local import is_unpacked
+from spmd.transfers.local import is_packed, is_unpacked
 
+from .kept import WAY_OUT
 from .reshard import Sent, emit_collective, keep_own, local_dims, mask_padding, pack, unpack
 from .scope import Scope
 
@@ -52,7 +54,7 @@ class Moves:
 
     def _reorder(self, step: Reorder) -> None:
         value, move, scope = self._values[step.value], step.move, self._scope
-        taken = self._taken(value, move)
+        taken = self._taken(value, move, step.kind)
         if step.kind == "pack":
             self._between[value, move] = pack(scope.emit, taken, move, scope.dims(value), scope.mesh)
         else:
@@ -61,17 +63,20 @@ class Moves:
 
     def _send(self, transfers: Sequence[Transfer]) -> None:
         values = [self._values[step.value] for step in transfers]
-        sent = [Sent(self._taken(v, step.move), step.move, v.name) for v, step in zip(values, transfers, strict=True)]
+        sent = [Sent(self._taken(v, step.move, step.move.kind), step.move, v.name) for v, step in zip(values, transfers, strict=True)]
         for value, step, made in zip(values, transfers, emit_collective(self._scope.emit, sent, self._scope.mesh), strict=True):
             if is_unpacked(step.move, self._scope.mesh):
                 self._between[value, step.move] = made
             else:
                 self._arrive(value, step.move, made)
 
-    def _taken(self, value: Value, move: Move) -> Any:
-        """The value where the part of the move before this one left it."""
+    def _taken(self, value: Value, move: Move, part: str) -> Any:
+        """The value where the part of the move before this one left it. Raises `ShardingError` where that is not the part before."""
         between = self._between.pop((value, move), None)
-        return self._scope.held(value, move.source) if between is None else between
+        follows = part == "unpack" or (part != "pack" and is_packed(move, self._scope.mesh))
+        if follows != (between is not None):
+            raise ShardingError(f"{self._scope.name}: {value.name!r}", f"the parts of its move to {move.target} are out of order", WAY_OUT)
+        return between if follows else self._scope.held(value, move.source)
 
     def _arrive(self, value: Value, move: Move, expr: Any) -> None:
         self._scope.hold(value, move.target, self.cast(expr, value, move.source, move.target))

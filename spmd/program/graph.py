@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spmd.ir.trees import Tree, map_tree
+from spmd.ir.trees import Tree, leaves, map_tree
 from spmd.placement.spec import Constraint
 from spmd.rules.model import Rule, Shape
 
@@ -102,6 +102,11 @@ class Function:
     result: Tree[Value] | None = None
     at_end: list[tuple[Value, Constraint | None, str]] = field(default_factory=list[tuple[Value, "Constraint | None", str]])
     """For each leaf of the result, what the sharding in which it is returned must be (None for what is no tensor) and why."""
+
+    def named(self) -> dict[str, Value]:
+        """Every value of the function, by its name in plans."""
+        given = [*leaves(tuple(self.params)), *(leaves(self.result) if self.result is not None else ())]
+        return {v.path: v for v in (*given, *(v for node in self.nodes for v in (*node.inputs, *node.outputs)))}
 
 
 @dataclass(eq=False)

@@ -72,7 +72,7 @@ def _signature(function: Function, decided: Decided, graph: Graph) -> Signature:
     ends = iter(decided.returned(function))
 
     def result(value: Value) -> Leaf:
-        end, _ = next(ends)
+        end = next(ends).sharding
         found = leaf(value)
         return replace(found, sharding=end) if end is not None and value.is_tensor else found
 

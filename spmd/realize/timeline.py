@@ -108,8 +108,7 @@ class Timeline:
         return {v: span for v, span in spans.items() if v.is_tensor and v.role not in RESIDENT}
 
     def _read_steps(self, steps: Sequence[Step]) -> None:
-        named = {v.path: v for node in self.function.nodes for v in (*node.inputs, *node.outputs)}
-        named |= {v.path: v for v in leaves((*self.function.params, self.function.result or ()))}
+        named = self.function.named()
         at = 0
         for step in steps:
             if isinstance(step, Compute):

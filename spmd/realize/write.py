@@ -16,11 +16,22 @@ from spmd.plan.steps import MADE, RETURNED, TAKEN, Cause, Compute, Exchange, Mas
 from spmd.program.graph import Branch, Function, Node, Value
 from spmd.rules.strategy import Strategy
 from spmd.transfers.conversion import Step as Move
-from spmd.transfers.conversion import conversion
 from spmd.transfers.local import brings_zeros, is_packed, is_unpacked
 
 from .bundles import Single, bundled
 from .padding import gives_zeros, masked
+
+Ways = Callable[[Value, Sharding, Sharding, bool], Sequence[Move] | None]
+"""The moves that take a value from one sharding to another, with the last argument whether they may gather; None where there are none."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a leaf of a result is returned, None as it is kept; what asks for that, and whether it may be gathered for it."""
+
+    sharding: Sharding | None = None
+    why: str = ""
+    gather: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,8 +43,9 @@ class Decided:
     """How each value is kept."""
     runs: Callable[[Node], Strategy]
     """How each operator runs."""
-    returned: Callable[[Function], Sequence[tuple[Sharding | None, str]]]
-    """How a function returns each leaf of its result, None as it is kept, and what asks for that."""
+    returned: Callable[[Function], Sequence[End]]
+    """How a function returns each leaf of its result."""
+    ways: Ways
 
 
 class Prices(Protocol):
@@ -86,33 +98,35 @@ class _Writer:
         return bundled(self.steps, self._singles, self._starts, self.function.nodes, self.prices)
 
     def _operator(self, node: Node, at: int) -> None:
-        runs, kept, branch = self.decided.runs(node), self.decided.kept, node.branch
-        taken: Cause | None = None
-        for value, sharding in zip(node.inputs, runs.inputs, strict=True):
-            if sharding is not kept[value] and sharding != kept[value] and value.is_tensor:
-                taken = taken or Cause(TAKEN, at)
-                if value.memory or self._is_zero(value, sharding, branch) is None:  # what is written is another value each time
-                    self._convert(value, kept[value], sharding, branch, taken)
-        zero = True
-        if self._is_padded(runs):
-            zero = self._masked(node, runs)
-        seconds, exchanges = (0.0, ()) if self.prices is None else self.prices.compute(node, runs)
-        named = (tuple([self._name(v) for v in node.inputs]), tuple([self._name(v) for v in node.outputs]))
-        converts = taken is not None or any(s != kept[v] for v, s in zip(node.outputs, runs.outputs, strict=True) if s is not kept[v])
-        span = _span(node) if converts or exchanges else ""
-        decided = (runs.splits, runs.inputs, runs.outputs, runs.partial_through, node.no_rule)
-        self.steps.append(Compute(node.op, node.name, *decided, *named, seconds, exchanges, branch, span))
+        runs, kept = self.decided.runs(node), self.decided.kept
+        taken = [(v, s) for v, s in zip(node.inputs, runs.inputs, strict=True) if s is not kept[v] and s != kept[v] and v.is_tensor]
+        made = [(v, s) for v, s in zip(node.outputs, runs.outputs, strict=True) if s is not kept[v] and s != kept[v] and v.is_tensor]
+        for value, sharding in taken:
+            if value.memory or self._is_zero(value, sharding, node.branch) is None:  # what is written is another value each time
+                self._convert(value, kept[value], sharding, node.branch, Cause(TAKEN, at))
+        zero = self._masked(node, runs) if self._is_padded(runs) else True
+        self._compute(node, runs, bool(taken or made))
         for value, sharding in zip(node.outputs, runs.outputs, strict=True):
-            if not value.is_tensor:
-                continue
-            is_zero = zero or not sharding.is_padded(self.mesh)
-            self._hold(value, sharding, branch, is_zero)
-            if sharding is not kept[value] and sharding != kept[value]:
-                self._convert(value, sharding, kept[value], branch, Cause(MADE, at))
-            if node.joined is not None:  # both branches give it, and it is there after them
-                outside = self._held.setdefault(branch[:-1], {})
-                both = outside.get((value, kept[value]), True)
-                outside[value, kept[value]] = both and bool(self._is_zero(value, kept[value], branch))
+            if value.is_tensor:
+                self._hold(value, sharding, node.branch, zero or not sharding.is_padded(self.mesh))
+        for value, sharding in made:
+            self._convert(value, sharding, kept[value], node.branch, Cause(MADE, at))
+        if node.joined is not None:
+            self._join(node)
+
+    def _compute(self, node: Node, runs: Strategy, is_converted: bool) -> None:
+        seconds, exchanges = (0.0, ()) if self.prices is None else self.prices.compute(node, runs)
+        decided = (runs.splits, runs.inputs, runs.outputs, runs.partial_through, node.no_rule)
+        named = (tuple([self._name(v) for v in node.inputs]), tuple([self._name(v) for v in node.outputs]))
+        span = _span(node) if is_converted or exchanges else ""
+        self.steps.append(Compute(node.op, node.name, *decided, *named, seconds, exchanges, node.branch, span))
+
+    def _join(self, node: Node) -> None:
+        """Both branches give a value, and it is there after them: with zeros in its padding where both have them there."""
+        outside = self._held.setdefault(node.branch[:-1], {})
+        for value in node.outputs:
+            key = (value, self.decided.kept[value])
+            outside[key] = outside.get(key, True) and bool(self._is_zero(*key, node.branch))
 
     def _return(self) -> None:
         kept, ends = self.decided.kept, self.decided.returned(self.function)
@@ -120,12 +134,12 @@ class _Writer:
         operands: list[str] = []
         shardings: list[Sharding] = []
         masks: list[Mask] = []
-        for value, (end, why) in zip(leaves(self.function.result), ends, strict=True):
+        for value, end in zip(leaves(self.function.result), ends, strict=True):
             if value.kind == "other":
                 continue
-            sharding = kept[value] if end is None or not value.is_tensor else end
+            sharding = kept[value] if end.sharding is None or not value.is_tensor else end.sharding
             if sharding != kept[value] and (value.memory or self._is_zero(value, sharding, ()) is None):
-                self._convert(value, kept[value], sharding, (), Cause(RETURNED, why=why))
+                self._convert(value, kept[value], sharding, (), Cause(RETURNED, why=end.why), end.gather)
             # A result that stays on the workers may come back as an argument, whose padding counts as zero.
             if value.is_tensor and sharding.is_padded(self.mesh) and not self._is_zero(value, sharding, ()):
                 masks.append(Mask(self._name(value), sharding, len(operands)))
@@ -143,9 +157,9 @@ class _Writer:
             zero[i] = node.rule.reduce == "sum"
         return gives_zeros(node, runs, zero, self.mesh)
 
-    def _convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, cause: Cause) -> None:
+    def _convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, cause: Cause, gather: bool = True) -> None:
         """Write the moves that take a value from one sharding to another."""
-        found = conversion(source, target, self.mesh)
+        found = self.decided.ways(value, source, target, gather)
         if found is None:
             where = f"{self.function.name}: {value.name!r}"
             raise ShardingError(where, f"there is no way from {source} to {target}", "Make a new plan with spmd.plan().")

@@ -31,10 +31,11 @@ from spmd.program.build import build_graph
 from spmd.program.graph import Function, Graph, Node, Value
 from spmd.program.storage import loses_writes
 from spmd.propagate.axes_together import find_candidates
-from spmd.realize.write import Decided, realize
+from spmd.realize.write import Decided, End, realize
 from spmd.rules.strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
 from spmd.run.arguments import Handle
 from spmd.run.workers import Workers, workers
+from spmd.transfers.conversion import conversion
 
 from .alone import operators_alone
 from .equivalence import difference, random_arguments
@@ -240,8 +241,8 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
         kept.setdefault(value, Sharding.replicated(len(value.shape)))
     plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
     plan.params = {v.name: s for v, s in kept.items()}
-    ends = [(None, "") for _ in leaves(function.result or ())]
-    decided = Decided(mesh, kept, lambda _: strategy, lambda _: ends)
+    ends = [End()] * len(leaves(function.result or ()))
+    decided = Decided(mesh, kept, lambda _: strategy, lambda _: ends, lambda _, source, target, __: conversion(source, target, mesh))
     plan.steps = {name: realize(function, decided)}
     return plan
 
