@@ -11,11 +11,13 @@ from .placement.mesh import Mesh
 from .placement.sharding import Sharding
 from .placement.spec import P
 from .rules.registry import rule
+from .run.library import Library, build, load
 from .run.measure import measure
 from .run.workers import workers
 
 __all__ = [
     "Cost",
+    "Library",
     "Link",
     "Mesh",
     "P",
@@ -25,8 +27,10 @@ __all__ = [
     "Sharding",
     "ShardingError",
     "Work",
+    "build",
     "collectives",
     "hint",
+    "load",
     "lower",
     "measure",
     "plan",

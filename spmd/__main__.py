@@ -1,4 +1,4 @@
-"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell."""
+"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell; ``run`` starts a script on workers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from .errors import ShardingError, nearest
 from .pipeline import plan
 from .placement.mesh import Mesh
 from .placement.spec import P
+from .run.launch import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 where it went well, 1 with a line on stderr where not."""
-    parser = argparse.ArgumentParser(prog="python -m spmd", description="Plans of Relax modules.")
+    parser = argparse.ArgumentParser(
+        prog="python -m spmd", description="Plans of Relax modules, and programs that run on several processes."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     explain = commands.add_parser("explain", help="plan a module, and say where everything lives and why")
     explain.add_argument("file", help="a Python file that defines an IRModule")
@@ -40,10 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain.add_argument("--name", action="append", default=[], help="explain this weight, input, output or value; may be given again")
     explain.add_argument("--html", metavar="FILE", help="write the plan as a page")
     explain.add_argument("--save", metavar="FILE", help="write the plan as JSON, for spmd.Plan.load")
+    start = commands.add_parser("run", help="start a script once for each worker, for spmd.workers(..., backend='mpi')")
+    start.add_argument("-n", "--workers", type=int, required=True, metavar="N", help="how many processes")
+    start.add_argument("--hosts", metavar="FILE", help="the hosts they run on, in a file of the MPI that is installed")
+    start.usage = "python -m spmd run -n N [--hosts FILE] (script.py | -m module) [arguments ...]"
+    arguments, program = _split(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(arguments)
     logging.getLogger("spmd").addHandler(logging.NullHandler())  # the notes are a part of what is printed
     try:
-        _explain(options)
+        if options.command == "run":
+            _run(options, program)
+        else:
+            _explain(options)
     except ShardingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -70,6 +81,23 @@ def _explain(options: argparse.Namespace) -> None:
     if options.save:
         made.save(options.save)
         print(f"wrote {options.save}")
+
+
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Our arguments, and after ``run`` and its options the program to start with its own, which may look like ours."""
+    if list(arguments[:1]) != ["run"]:
+        return arguments, []
+    place = 1
+    while place < len(arguments) and arguments[place].startswith("-") and arguments[place] != "-m":
+        place += 2 if arguments[place] in ("-n", "--workers", "--hosts") else 1
+    return arguments[:place], arguments[place:]
+
+
+def _run(options: argparse.Namespace, program: Sequence[str]) -> None:
+    if options.workers < 1 or not program or list(program) == ["-m"]:
+        what = f"{options.workers} workers for {' '.join(program) or 'no script'}"
+        raise ShardingError("run", what, "Write python -m spmd run -n 2 script.py.")
+    run(options.workers, program, options.hosts)
 
 
 def _print(report: object) -> None:

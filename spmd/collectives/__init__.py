@@ -1,7 +1,11 @@
 """The dialect of collectives, ``R.spmd.*``, and what carries them between workers."""
 
-from .backend import SEPARATOR, Backend, CollectiveError, Communicator, Record, make_backend, register_backend, set_communicator
-from .dialect import OPS, all_gather, all_reduce, all_to_all, axis_index, broadcast, permute, reduce_scatter
+from .backend import Backend, make_backend, register_backend
+from .bind import bind
+from .carry import set_communicator
+from .communicator import Communicator, Endpoint
+from .dialect import OPS, SEPARATOR, all_gather, all_reduce, all_to_all, axis_index, broadcast, permute, reduce_scatter
+from .slots import CollectiveError, Record, Site, Slot, Slots
 
 __all__ = [
     "OPS",
@@ -9,11 +13,16 @@ __all__ = [
     "Backend",
     "CollectiveError",
     "Communicator",
+    "Endpoint",
     "Record",
+    "Site",
+    "Slot",
+    "Slots",
     "all_gather",
     "all_reduce",
     "all_to_all",
     "axis_index",
+    "bind",
     "broadcast",
     "make_backend",
     "permute",

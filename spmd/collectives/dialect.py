@@ -3,7 +3,7 @@
 Given a tuple of tensors instead of one, an op is a bundle: it does the same to each of them, in one call, and gives a tuple.
 
 Every op is a row of `OPS`. From its row it gets type inference, printing and parsing in TVMScript, and its legalization
-to ``R.call_dps_packed("spmd.<op>", (x, *attributes))``, whose run-time side is `spmd.collectives.backend`.
+to ``R.call_dps_packed("spmd.<op>", (x, *attributes))``, whose run-time side is `spmd.collectives.carry`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from spmd.placement.sharding import PARTIAL_KINDS
 
 Expr = Any  # relax.Expr: TVM ships no types
 Operand = Expr | Sequence[Expr]
-"""One tensor, or those of a bundle, whose `value` names each, with `backend.SEPARATOR` between."""
+"""One tensor, or those of a bundle, whose `value` names each, with `SEPARATOR` between."""
+SEPARATOR = ", "
+"""Between the names of what a bundle moves."""
 Sizes = list[Any]  # of a shape: each an int or a TIR expression
 Attrs = dict[str, Any]
 
@@ -206,15 +208,15 @@ def _infer(op: Op) -> Callable[[Any, Any], Any]:
         attrs = {name: call.attrs[name] for name in op.attrs}
         if not op.has_input:
             return relax.TensorType([], "int64")
-        return _inferred(op, attrs, call.args[0].ty)
+        return inferred(op, attrs, call.args[0].ty)
 
     return infer
 
 
-def _inferred(op: Op, attrs: Attrs, given: Any) -> Any:
+def inferred(op: Op, attrs: Attrs, given: Any) -> Any:
     """The type of what comes out, for the type of what goes in."""
     if isinstance(given, relax.TupleType):
-        return relax.TupleType([_inferred(op, attrs, field) for field in given.fields])
+        return relax.TupleType([inferred(op, attrs, field) for field in given.fields])
     if not isinstance(given, relax.TensorType):
         raise ShardingError(op.where(attrs), f"it takes a tensor or a tuple of tensors, and its argument is {given}")
     if op.shape is _same:

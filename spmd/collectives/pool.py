@@ -5,16 +5,22 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import tvm_ffi
 from tvm import relax
 
-from .backend import Backend, CollectiveError, Communicator, set_communicator
+from .backend import Backend
+from .carry import set_communicator
+from .communicator import Endpoint
+from .slots import CollectiveError, Slots
 
 Task = Callable[[int], Any]  # takes the rank
 _PATIENCE = 1.0  # seconds that a worker which is stuck is waited for at the end
+_TURN = threading.Lock()
+"""Held from when the slots of a program are named until a machine has looked them up: other programs use the same names."""
 _GLANCE = 0.2  # seconds between looks at the clock and at Ctrl-C: a signal does not end every wait
 
 
@@ -34,7 +40,7 @@ class Pool:
         self.broken = ""  # why nothing runs any more
         self._outbox: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
         self._inboxes: dict[int, SimpleQueue[Task | None]] = {rank: SimpleQueue() for rank in backend.ranks}
-        self._communicators: dict[int, Communicator] = {}
+        self._communicators: dict[int, Endpoint] = {}
         self._busy = threading.Lock()
         self._threads = [
             threading.Thread(
@@ -55,19 +61,21 @@ class Pool:
             self.close()
             raise
 
-    def run(self, what: str, task: Task) -> list[Any]:
+    def run(self, what: str, task: Task, facts: Sequence[str] = ()) -> list[Any]:
         """What ``task(rank)`` returns on each worker of this process, in the order of their ranks.
 
-        Raises WorkerError, with all others released, if one fails; `what` names the task there.
+        Raises WorkerError, with all others released, if one fails; `what` names the task there. Workers in other processes are to do the
+        same, with the same `facts`.
         """
         with self._busy:
             if self.broken:
                 raise RuntimeError(f"{what} cannot run: {self.broken}")
+            self.backend.agree(what, facts)
             self.backend.begin()
             return self._collect(what, lambda: [inbox.put(task) for inbox in self._inboxes.values()])
 
-    def communicator(self, rank: int) -> Communicator:
-        """The communicator of worker `rank`, of this process."""
+    def communicator(self, rank: int) -> Endpoint:
+        """The end of worker `rank`, of this process."""
         return self._communicators[rank]
 
     def close(self) -> None:
@@ -114,24 +122,27 @@ class Pool:
         return results, errors
 
 
-def start_machines(pool: Pool, executable: Any) -> dict[int, Any]:
-    """A virtual machine for each worker of this process, by rank, all of the same executable.
+def start_machines(pool: Pool, executable: Any, slots: Slots, facts: Sequence[str] = ()) -> dict[int, Any]:
+    """A virtual machine for each worker of this process, by rank, all of the same executable, which finds there what carries its slots.
 
-    One after another, each in its worker's thread: TVM's machines write to their executable when they start, and corrupt it together.
+    Workers in other processes are to have the same `facts`. One machine after another, each in its worker's thread: they write to
+    their executable when they start, and corrupt it together.
     """
-    turn = threading.Lock()
+    carriers = pool.backend.carriers(slots)
 
     def start(rank: int) -> Any:
-        with turn:
+        with _TURN:
+            for name, function in carriers.items():
+                tvm_ffi.register_global_func(name, function, override=True)
             return relax.VirtualMachine(executable, pool.backend.device(rank))
 
-    return dict(zip(pool.backend.ranks, pool.run("its start", start), strict=True))
+    return dict(zip(pool.backend.ranks, pool.run("its start", start, facts), strict=True))
 
 
 def _serve(
     backend: Backend,
     rank: int,
-    communicators: dict[int, Communicator],
+    communicators: dict[int, Endpoint],
     inbox: SimpleQueue[Task | None],
     outbox: SimpleQueue[tuple[int, Any, BaseException | None]],
 ) -> None:
@@ -144,7 +155,7 @@ def _serve(
     outbox.put((rank, None, None))
     set_communicator(communicator)
     while (task := inbox.get()) is not None:
-        communicator.calls = []
+        communicator.begin()
         result, problem = None, None
         try:
             result = task(rank)

@@ -17,8 +17,10 @@ from spmd.errors import ShardingError
 from spmd.placement.arrays import view
 from spmd.placement.mesh import Mesh
 
-from .backend import Backend, CollectiveError, Communicator, Tensor
+from .backend import Backend
 from .combine import COMBINE, Array
+from .communicator import Communicator, Tensor
+from .slots import CollectiveError
 
 
 @dataclass(slots=True)

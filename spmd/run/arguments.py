@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from spmd.plan.decisions import Leaf, LeafTree, Signature
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+_SMALL = 1 << 16
+"""Bytes of an argument of which all processes compare the content, too, such as numbers of tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +153,23 @@ class Binder:
 
     def _where(self, tree: LeafTree) -> str:
         return f"{self.function}(), parameter {names_of(tree)}"
+
+
+def facts(args: Sequence[Any]) -> list[str]:
+    """What processes that call the same function must agree on: numbers, sizes, and what is in small arrays. Handles were placed by all."""
+    found: list[str] = []
+    for arg in args:
+        if isinstance(arg, (tuple, list)):
+            found += facts(arg)
+        elif not isinstance(arg, Handle):
+            array = array_of("an argument", arg)
+            found.append(repr(arg) if array is None else f"{array.dtype.name} {_text(array.shape)}{_content(array)}")
+    return found
+
+
+def _content(array: Array) -> str:
+    small = 0 < array.nbytes <= _SMALL
+    return f" of content {hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=4).hexdigest()}" if small else ""
 
 
 def plain_everywhere(arg: Any, backend: Backend) -> list[Any]:

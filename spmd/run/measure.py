@@ -14,7 +14,7 @@ from tvm import relax
 
 from spmd import checks
 from spmd.checks import door
-from spmd.collectives.backend import make_backend
+from spmd.collectives import all_reduce, bind, make_backend
 from spmd.collectives.pool import Pool, start_machines
 from spmd.costs.profile import Profile
 from spmd.errors import ShardingError
@@ -43,10 +43,11 @@ def measure(workers: int = 2, *, seconds: float = 10.0, name: str = "measured", 
         way_out = "A link needs two workers, and a measurement some time."
         raise ShardingError("measure", f"{workers} workers for {seconds:g} seconds", way_out)
     carrier = make_backend(backend, Mesh(tp=workers), 60.0)
-    executable = build(_module(), "llvm")
+    module, slots = bind(_module(workers), rows=carrier.rows)
+    executable = carrier.once(lambda: build(module, "llvm"))
     pool = Pool(carrier)
     try:
-        machines = start_machines(pool, executable)
+        machines = start_machines(pool, executable, slots)
 
         def timed(what: str, make: Callable[[int], Task]) -> float:
             """Seconds of one call on the slowest worker, all of which make the same number of calls at once."""
@@ -62,15 +63,12 @@ def measure(workers: int = 2, *, seconds: float = 10.0, name: str = "measured", 
         def call(function: str, *shapes: tuple[int, ...], dtype: str = "float32") -> float:
             return timed(function, lambda rank: _call(machines[rank][function], carrier.device(rank), shapes, dtype))
 
-        def reduced(elements: int) -> float:
-            return timed("all_reduce", lambda rank: _all_reduce(pool.communicator(rank), carrier.device(rank), elements))
-
         rates = {d: 2 * n**3 / call(f"product_{d}", (n, n), (n, n), dtype=d) for d, n in _SIZES.items()}
         moved = 2 * 4 * _ELEMENTS / call("copy", (_ELEMENTS,))
         kernel = call("chain", (2, 2)) / _CHAIN
-        latency = reduced(1)
+        latency = call("all_reduce_1", (1,))
         sent = 2 * (workers - 1) / workers * 4 * _ELEMENTS
-        bandwidth = sent / max(reduced(_ELEMENTS) - latency, 1e-9)
+        bandwidth = sent / max(call(f"all_reduce_{_ELEMENTS}", (_ELEMENTS,)) - latency, 1e-9)
     finally:
         pool.close()
     others = {d: rate for d, rate in rates.items() if d != "float32"}
@@ -78,8 +76,8 @@ def measure(workers: int = 2, *, seconds: float = 10.0, name: str = "measured", 
     return Profile(name, rates["float32"], moved, bandwidth, latency, kernel, _memory(workers), others, {}, source)
 
 
-def _module() -> tvm.IRModule:
-    """A product for each dtype, a read and write of memory, and small operators one after another."""
+def _module(workers: int) -> tvm.IRModule:
+    """A product for each dtype, a read and write of memory, small operators one after another, and a small and a large sum over workers."""
     builder = Builder()
 
     def add(name: str, params: list[Any], body: Callable[[], Any]) -> None:
@@ -95,17 +93,15 @@ def _module() -> tvm.IRModule:
     add("copy", [x], partial(relax.op.negative, x))
     y = relax.Var("y", relax.TensorType((2, 2), "float32"))
     add("chain", [y], lambda: reduce(lambda now, _: builder.emit(relax.op.matmul(now, y)), range(_CHAIN), y))
+    for elements in (1, _ELEMENTS):
+        z = relax.Var("z", relax.TensorType((elements,), "float32"))
+        add(f"all_reduce_{elements}", [z], partial(all_reduce, z, "tp", "sum", workers, "z"))
     return builder.finalize()
 
 
 def _call(function: Any, device: Any, shapes: tuple[tuple[int, ...], ...], dtype: str) -> Task:
     args = [tvm.runtime.tensor(np.full(shape, 0.5, dtype), device) for shape in shapes]
     return lambda: function(*args)
-
-
-def _all_reduce(communicator: Any, device: Any, elements: int) -> Task:
-    x, out = (tvm.runtime.tensor(np.zeros(elements, "float32"), device) for _ in range(2))
-    return lambda: communicator.all_reduce(x, "tp", "sum", "x", out)
 
 
 def _repeated(task: Task, count: int) -> float:

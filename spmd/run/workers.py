@@ -4,65 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import relax
 
 from spmd import checks
 from spmd.checks import door, told
-from spmd.collectives.backend import Record, make_backend
+from spmd.collectives import Backend, Record, make_backend
 from spmd.collectives.pool import Pool, start_machines
 from spmd.errors import ShardingError, nearest
-from spmd.ir.lift import constants_of
-from spmd.ir.normal import normalized
-from spmd.ir.per_worker import check_whole
 from spmd.placement.arrays import host, weights_of
 from spmd.placement.mesh import Mesh
-from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, LeafTree, Signature
-from spmd.plan.model import Plan
-from spmd.run.constants import constants_by_name
-from spmd.schedules import build, resolve
+from spmd.schedules import build
 
 from . import arguments
 from .arguments import Binder, Handle
-
-
-class Sharded(Protocol):
-    """What `workers` reads of a sharded module."""
-
-    @property
-    def mod(self) -> Any:
-        """The program of each worker, an IRModule."""
-        ...
-
-    @property
-    def mesh(self) -> Mesh:
-        """The workers."""
-        ...
-
-    @property
-    def plan(self) -> Plan:
-        """Whose `functions` give the signature of each function."""
-        ...
-
-
-_WHOLE = "Pass what spmd.shard() gave, which has the plan too: spmd.workers(sharded)."
-
-
-def program(where: str, given: Any) -> Any:
-    """What `workers` takes, as a check of arguments."""
-    if isinstance(given, tvm.IRModule) or (isinstance(getattr(given, "mod", None), tvm.IRModule) and hasattr(given, "plan")):
-        return given
-    way_out = _WHOLE if isinstance(given, Plan) else "Write spmd.workers(spmd.shard(mod, mesh))."
-    raise ShardingError(where, f"it takes what spmd.shard() gives, or an IRModule for one worker, and got {told(given)}", way_out)
+from .library import Bound, Library, Sharded, program, resolved_target
 
 
 @door(sharded=program, backend=checks.text, timeout=checks.number(above=True, way_out="It is in seconds."))
-def workers(sharded: Sharded | tvm.IRModule, backend: str = "threads", target: Any = "llvm", timeout: float = 60.0) -> Workers:
-    """Compile `sharded` once and start its workers; a plain IRModule gets one worker that holds everything.
+def workers(sharded: Sharded | tvm.IRModule | Library, backend: str = "threads", target: Any = "llvm", timeout: float = 60.0) -> Workers:
+    """Compile `sharded` once and start its workers; a plain IRModule gets one worker that holds everything, and a `Library` is compiled.
 
     Use it in a `with` statement. `timeout` is the longest, in seconds, that a worker may wait for another.
     """
@@ -76,21 +40,17 @@ class Workers:
     of what is on the workers already: weights (`load`), opaque results such as a KV cache, results kept (``keep=True``).
     """
 
-    def __init__(self, sharded: Sharded | tvm.IRModule, backend: str, target: Any, timeout: float) -> None:
-        if isinstance(sharded, tvm.IRModule):
-            check_whole(sharded, "workers()", _WHOLE)
-            mod, self.mesh, self.signatures = normalized(sharded), Mesh(tp=1), signatures(sharded)
+    def __init__(self, sharded: Sharded | tvm.IRModule | Library, backend: str, target: Any, timeout: float) -> None:
+        if isinstance(sharded, Library):
+            self.backend = make_backend(backend, sharded.mesh, timeout)
+            library = _accepted(sharded, self.backend, target)
         else:
-            mod, self.mesh, self.signatures = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
-        self.divisible: Mapping[str, int] = {} if isinstance(sharded, tvm.IRModule) else sharded.plan.divisible
-        self.backend = make_backend(backend, self.mesh, timeout)
-        target = _resolved(target)
-        self.backend.accept(target)
-        executable = build(mod, target)
-        self.backend.adopt(executable)
+            self.backend = make_backend(backend, _mesh_of(sharded), timeout)
+            library = _compiled(sharded, self.backend, target)
+        self.mesh, self.signatures, self.divisible = library.mesh, library.functions, library.divisible
         self._pool = Pool(self.backend)
-        self._machines = start_machines(self._pool, executable)
-        self._constants = self._loaded(mod)
+        self._machines = start_machines(self._pool, library.executable, library.slots, [library.fingerprint])
+        self._constants = self._placed(library.constants)
         self._traces: dict[int, tuple[Record, ...]] = {}
 
     def __getitem__(self, function: str) -> WorkerFunction:
@@ -105,16 +65,18 @@ class Workers:
         for rank, given in enumerate(bound):
             given += [self._constants[leaf.name][rank] for leaf in signature.constants]
         mine = dict(zip(self.backend.ranks, bound, strict=True))
-        results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]))
+        elsewhere = len(self.backend.ranks) < self.mesh.size
+        facts = arguments.facts([*args, *(named or {}).values()]) if elsewhere else []
+        results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]), facts)
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
         return arguments.returned(signature.outputs, results, self.backend, keep)
 
-    def _loaded(self, mod: tvm.IRModule) -> dict[str, list[Any]]:
+    def _placed(self, constants: Mapping[str, Any]) -> dict[str, list[Any]]:
         """What each worker of this process holds of the constants of the program, by name."""
         leaves = {leaf.name: leaf for signature in self.signatures.values() for leaf in signature.constants}
         return {
             name: arguments.place(host(data), leaves[name].sharding, self.backend, share=not leaves[name].written)
-            for name, data in constants_by_name(mod, self.signatures).items()
+            for name, data in constants.items()
         }
 
     def load(self, weights: Mapping[str, Any] | Sequence[Any], function: str | None = None) -> tuple[Handle, ...]:
@@ -180,37 +142,29 @@ class WorkerFunction:
         return f"<{self.name!r} on the workers of {self._owner.mesh}>"
 
 
-def _resolved(target: Any) -> Any:
-    try:
-        return resolve(target)
-    except ShardingError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ShardingError("workers(), target", f"{error}".rstrip("."), "") from error
+def _mesh_of(sharded: Sharded | tvm.IRModule) -> Mesh:
+    return Mesh(tp=1) if isinstance(sharded, tvm.IRModule) else sharded.mesh
 
 
-def signatures(mod: tvm.IRModule) -> dict[str, Signature]:
-    """The signatures of a module for one worker: everything replicated."""
-    found: dict[str, Signature] = {}
-    for variable, function in mod.functions_items():
-        if isinstance(function, relax.Function) and function.attrs and "global_symbol" in function.attrs:
-            params = tuple(_tree(param.name, param.ty) for param in function.params)
-            names = tuple(str(param.name) for param in function.params)
-            number = function.attrs.get("num_input", None)
-            outputs = _tree(variable.name_hint, function.ret_ty)
-            own = len(params) - len(constants_of(function))
-            constants = tuple(leaf for leaf in params[own:] if isinstance(leaf, Leaf))
-            found[variable.name_hint] = Signature(params[:own], outputs, None if number is None else int(number), names[:own], constants)
-    return found
+def _compiled(sharded: Sharded | tvm.IRModule, backend: Backend, target: Any) -> Library:
+    """Compiled as the backend wants it, by as few processes as it can."""
+    bound = Bound.of(sharded, backend.rows)
+    resolved = resolved_target("workers(), target", target)
+    backend.accept(resolved)
+    executable = backend.once(lambda: build(bound.mod, resolved))
+    backend.adopt(executable)
+    return bound.library(executable, resolved)
 
 
-def _tree(name: str, ty: Any) -> LeafTree:
-    if isinstance(ty, relax.TupleType):
-        return tuple(_tree(f"{name}.{i}", field) for i, field in enumerate(ty.fields))
-    if isinstance(ty, relax.TensorType) and ty.shape is not None and isinstance(ty.shape, relax.ShapeExpr):
-        sizes = tuple(int(s) if isinstance(s, tvm.tirx.IntImm) else str(s) for s in ty.shape.values)
-        return Leaf(name, sizes, str(ty.dtype), Sharding.replicated(len(sizes)))
-    return Leaf(name, None, str(getattr(ty, "dtype", "object")), None)
+def _accepted(library: Library, backend: Backend, target: Any) -> Library:
+    """A library that is there already."""
+    if target != "llvm":
+        what = f"the library is compiled for {library.target.kind.name}, and a target is given, too"
+        raise ShardingError("workers(), target", what, "Leave the target out, or build for it.")
+    if not backend.takes_libraries:
+        raise ShardingError("workers", "this backend runs what it compiles itself", "Pass what spmd.shard() gave.")
+    backend.accept(library.target)
+    return library
 
 
 def _load(tree: LeafTree, weights: Iterator[Any], binder: Binder) -> Handle:

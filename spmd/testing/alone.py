@@ -84,7 +84,7 @@ def _emit(builder: relax.BlockBuilder, name: str, node: Node) -> None:
             return relax.Tuple([own(field) for field in expr.fields])
         if not isinstance(expr, tvm.ir.Expr) or not isinstance(expr.ty, relax.TensorType | relax.TupleType):
             return expr
-        key = hash(expr) if isinstance(expr, tvm.ir.Var) else id(expr)
+        key = hash(expr)  # the address in C++: Python has a new object each time that it is asked for
         if key not in params:
             params[key] = relax.Var(f"x{len(params)}", expr.ty)
         return params[key]

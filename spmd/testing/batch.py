@@ -18,17 +18,18 @@ from spmd.costs.planning_sizes import symbols_of
 from spmd.errors import ShardingError
 from spmd.pipeline import shard
 from spmd.placement.mesh import Mesh
-from spmd.run.workers import signatures, workers
+from spmd.run.signatures import signatures
+from spmd.run.workers import workers
 
 from .equivalence import FREE_LINKS, difference, random_arguments, traffic_difference
 from .shrink import Case, smallest
 from .special import sprinkled_arguments
 
-_TARGETS = {"threads": {"kind": "llvm", "opt-level": 0}, "pocl": {"kind": "opencl"}}
+_TARGETS = {"threads": {"kind": "llvm", "opt-level": 0}, "mpi": {"kind": "llvm", "opt-level": 0}, "pocl": {"kind": "opencl"}}
 """Programs run once: LLVM's optimizer would take longer than they do."""
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 0.2}
 """Largest difference in what a long program gives, relative to the largest magnitude of a result, or to 1 where that is less."""
-_DIGITS = {"threads": 0.0, "pocl": 1e-6}
+_DIGITS = {"threads": 0.0, "mpi": 0.0, "pocl": 1e-6}
 """The least tolerance: TVM writes constants with 7 digits into OpenCL."""
 _PATIENCE = 60.0
 """Seconds for making failing programs small."""
@@ -45,7 +46,8 @@ def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str 
     """Check that every program gives what it gives unsharded, and that its collectives are those of its plan; returns how many functions
     were run.
 
-    The sharded programs run on `backend`: "threads", or "pocl" for the schedules and the code of GPUs; unsharded ones run on the CPU.
+    The sharded programs run on `backend`: "threads", "mpi" where this process is one of a launcher's, or "pocl" for the schedules and the
+    code of GPUs; unsharded ones run on the CPU.
     With `special` there are infinities and zeros of both signs among the arguments. Cases with the same mesh and `lift` are run as one
     module, for which the names of their functions must differ. Raises `AssertionError` with each kind of failure, and the smallest
     program found that has it, to be pasted into a test.

@@ -24,7 +24,9 @@ from spmd.placement.mesh import Mesh, MeshLike
 from spmd.plan.decisions import Collective, Leaf, LeafTree, Signature
 from spmd.plan.model import Plan
 from spmd.program.graph import Branch
-from spmd.run.workers import Workers, program, signatures, workers
+from spmd.run.library import program
+from spmd.run.signatures import signatures
+from spmd.run.workers import Workers, workers
 
 from .arrays import random_array
 

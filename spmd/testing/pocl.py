@@ -22,7 +22,7 @@ import pyopencl as cl
 import tvm
 import tvm_ffi
 
-from spmd.collectives.backend import Communicator, Tensor
+from spmd.collectives.communicator import Communicator, Tensor
 from spmd.collectives.threads import ThreadBackend
 from spmd.errors import ShardingError
 from spmd.placement.arrays import check_dtype
@@ -51,6 +51,8 @@ class _Launch:
 
 class PoclBackend(ThreadBackend):
     """Threads that meet in the memory of the host, each with a virtual machine for OpenCL. float16 is refused where pocl lacks it."""
+
+    takes_libraries = False
 
     def __init__(self, mesh: Mesh, timeout: float) -> None:
         self._context, self._queue = _opencl()

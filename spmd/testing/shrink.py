@@ -17,7 +17,7 @@ from spmd.annotate import Specs, specs_of
 from spmd.ir.inline import inlined
 from spmd.ir.lift import LIFT
 from spmd.placement.mesh import Mesh
-from spmd.run.workers import signatures
+from spmd.run.signatures import signatures
 
 _ROUNDS = 40
 _AT_ONCE = 24

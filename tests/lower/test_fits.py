@@ -12,6 +12,7 @@ from tvm.script import relax as R
 import spmd
 from spmd import Mesh, P, Plan, Sharding, ShardingError
 from spmd.costs.planning_sizes import symbols_of
+from spmd.placement.sharding import Segment, Split
 from spmd.rules import registry
 from spmd.testing import FREE_LINKS
 from spmd.testing.programs import DIVISIBLE, SIZES, meshes, programs, specs
@@ -104,11 +105,12 @@ def test_plans_of_random_programs_fit(data):
         ("axis=1", "axis=0", r"plan for 'main': relax\.sort 'z': its rule does not allow \[tp, -\] -> \[tp, -\]\. Plan this module"),
         ("R.matmul(x, w", "R.matmul(w, x", r"it has relax\.matmul 'y' of main\.x, main\.w where the module has .* of main\.w, main\.x\."),
         ("R.sort(y, axis=1, descending=False)", "R.nn.relu(y)", r"relax\.sort 'z' of main\.y where the module has relax\.nn\.relu 'z' of"),
+        ("R.sort(y, axis=1, descending=False)", 'R.ones((8, 8), "float32")', r"where the module has relax\.ones 'z' of nothing\. Plan"),
         ("float32", "float64", r"plan for 'main': it has 'x' float32\[8, 8\] where the module has 'x' float64\[8, 8\]"),
         ("(z)\n        return z", "(y)\n        return y", r"it has 'z' float32\[8, 8\] where the module has 'y' float32\[8, 8\]"),
         ("with R.data", 'R.func_attr({"num_input": 1})\n        with R.data', r"it has num_input None where the module has 1\."),
     ],
-    ids=["attribute", "operands", "operator", "arguments", "result", "weights"],
+    ids=["attribute", "operands", "operator", "no operands", "arguments", "result", "weights"],
 )
 def test_a_module_that_has_changed_is_refused(before, after, said):
     text = Square.script()
@@ -130,6 +132,35 @@ def test_a_choice_that_is_wrong_is_refused():
     sort = plan.choices["main"][1]
     plan.steps["main"] = [replace(step, outputs=(whole,)) if step == sort else step for step in plan.steps["main"]]
     with pytest.raises(ShardingError, match=r"relax\.sort 'z': its rule does not allow \[tp, -\] -> \[-, -\]"):
+        spmd.lower(Square, plan)
+
+
+def test_operators_that_a_plan_lacks():
+    plan = spmd.plan(Square, 2, ROWS)
+    plan.choices["main"].pop()
+    with pytest.raises(ShardingError, match=r"plan for 'main': it has 1 operators where the module has 2\. Plan this module"):
+        spmd.lower(Square, plan)
+    del plan.choices["main"]
+    with pytest.raises(ShardingError, match=r"plan for 'main': it has no operators of this function\. Plan this module"):
+        spmd.lower(Square, plan)
+
+
+@pytest.mark.parametrize(
+    "split", [Split(("tp",), ()), Split((), (Segment(8),)), Split(("tp",), (Segment(9), Segment(-1)))], ids=["segments", "axes", "size"]
+)
+def test_splits_that_are_none_are_refused(split):
+    plan = spmd.plan(Square, 2, ROWS)
+    choice = plan.choices["main"][1]
+    plan.choices["main"][1] = replace(choice, splits=tuple((factor, split) for factor, _ in choice.splits))
+    with pytest.raises(ShardingError, match=r"relax\.sort 'z': its rule does not allow"):
+        spmd.lower(Square, plan)
+
+
+def test_sums_that_a_rule_does_not_let_through_are_refused():
+    plan = spmd.plan(Square, 2, ROWS)
+    part = Sharding((None, None), (("tp", "sum"),))
+    plan.choices["main"][1] = replace(plan.choices["main"][1], splits=(), inputs=(part,), outputs=(part,), partial_through=(0,))
+    with pytest.raises(ShardingError, match=r"relax\.sort 'z': its rule does not allow \[-, -\] sum@tp -> \[-, -\] sum@tp"):
         spmd.lower(Square, plan)
 
 

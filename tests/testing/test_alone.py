@@ -53,6 +53,19 @@ def test_functions_are_taken_apart():
     assert len(alone["main_square"].params) in (1, 2) and alone["one"].same_as(Several["one"])
 
 
+def test_constants_of_one_call_stay_apart():
+    x = relax.Var("x", relax.TensorType([4], "bool"))
+    bb = relax.BlockBuilder()
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            y = bb.emit(relax.op.where(relax.const([True, False, True, True]), relax.const(1.0, "float32"), relax.const(2.0, "float32")))
+            z = bb.emit_output(relax.op.where(x, y, relax.const(3.0, "float32")))
+        bb.emit_func_output(z)
+    alone, _ = operators_alone(bb.finalize())
+    kinds = [[(p.ty.dtype, len(p.ty.shape.values)) for p in alone[name].params] for name in ("main_lv", "main_gv")]
+    assert kinds[0] == [("bool", 1), ("float32", 0), ("float32", 0)] and kinds[1][0] == ("bool", 1) and len(kinds[1]) == 3
+
+
 def test_each_operator_is_proved():
     verdicts = prove(Several, 2)
     assert {v.status for v in verdicts} == {"right"} and {v.op for v in verdicts} >= {"relax.matmul", "relax.split", "relax.concat"}

@@ -19,7 +19,7 @@ from spmd.ir.lift import LIFT, lifted
 from spmd.placement.mesh import Mesh
 from spmd.placement.spec import P
 from spmd.plan.decisions import Leaf, LeafTree, Signature
-from spmd.run.workers import signatures
+from spmd.run.signatures import signatures
 
 from .maker import BLOCKS, SYMBOLIC
 from .write import write

@@ -1,0 +1,110 @@
+"""Before a program is compiled, each collective becomes a call by the name of its slot: what a backend carries is known before it runs.
+
+A backend gives a function for each slot when the program starts. The program holds no handle of it: one library serves every
+worker, and every backend that carries its slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visitor
+
+from .dialect import OPS, SEPARATOR, inferred
+from .rows import by_rows
+from .slots import Site, Slot, Slots
+
+Expr = Any  # relax.Expr: TVM ships no types
+_PREFIX = "relax.spmd."
+
+
+def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]:
+    """`mod` with its collectives called by the names of their slots, and these.
+
+    With `rows`, they go along the first dimension, one tensor each, as libraries can (see `rows.py`).
+    """
+    binder = _Binder(mod, rows)
+    for variable, function in mod.functions_items():
+        if isinstance(function, relax.Function) and _communicates(function):
+            binder.builder_.update_func(variable, binder.visit_expr(function))
+    if not binder.slots:
+        return mod, Slots()
+    bound = binder.builder_.get()
+    made = tvm.IRModule(dict(bound.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
+    return made, Slots(tuple(binder.slots), tuple(binder.sites))
+
+
+def _communicates(function: relax.Function) -> bool:
+    found: list[bool] = []
+
+    @visitor
+    class Look(PyExprVisitor):
+        def visit_call_(self, call: Any) -> None:
+            if isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX):
+                found.append(True)
+            super().visit_call_(call)
+
+    Look().visit_expr(function)
+    return bool(found)
+
+
+@mutator
+class _Binder(PyExprMutator):
+    def __init__(self, mod: tvm.IRModule, rows: bool) -> None:
+        super().__init__(mod)
+        self.rows = rows
+        self.slots: dict[Slot, int] = {}
+        self.sites: list[Site] = []
+        self.bundles = 0
+
+    def visit_call_(self, call: Any) -> Expr:
+        call = self.visit_expr_post_order(call)
+        if not isinstance(call.op, tvm.ir.Op) or not call.op.name.startswith(_PREFIX):
+            return call
+        op = OPS[call.op.name.removeprefix(_PREFIX)]
+        attrs = {name: _plain(call.attrs[name]) for name in op.attrs}
+        if not op.has_input:
+            slot = self._slot(op.name, attrs, "int64")
+            return relax.call_dps_packed(slot.name, relax.Tuple([]), out_ty=call.ty)
+        if not isinstance(call.args[0].ty, relax.TupleType):
+            return self._one(op.name, call.args[0], attrs)
+        xs = self._tensors(call.args[0])
+        if not self.rows:
+            return self._call(op.name, xs, attrs, attrs["value"].split(SEPARATOR), [str(x.ty.dtype) for x in xs])
+        self.bundles += 1
+        values = attrs["value"].split(SEPARATOR)
+        return relax.Tuple([self._one(op.name, x, {**attrs, "value": v}, self.bundles) for x, v in zip(xs, values, strict=True)])
+
+    def _one(self, operation: str, x: Expr, attrs: dict[str, Any], bundle: int = -1) -> Expr:
+        def carry(name: str, tensor: Expr, how: dict[str, Any]) -> Expr:
+            return self._call(name, [tensor], how, [attrs["value"]], [str(x.ty.dtype)], bundle)
+
+        return by_rows(self.builder_, operation, x, attrs, carry) if self.rows else carry(operation, x, attrs)
+
+    def _call(self, operation: str, xs: list[Expr], attrs: dict[str, Any], values: list[str], dtypes: list[str], bundle: int = -1) -> Expr:
+        slot = self._slot(operation, attrs, "+".join(str(x.ty.dtype) for x in xs))
+        site = relax.prim_value(len(self.sites))
+        self.sites.append(Site(self.slots[slot], tuple(values), tuple(dtypes), bundle))
+        types = [inferred(OPS[operation], attrs, x.ty) for x in xs]
+        return relax.call_dps_packed(slot.name, [site, *xs], out_ty=types if len(xs) > 1 else types[0])
+
+    def _slot(self, operation: str, attrs: dict[str, Any], dtype: str) -> Slot:
+        dims = tuple(attrs[name] for name in ("dim", "split_dim", "concat_dim") if name in attrs)
+        pairs = tuple(position for pair in attrs.get("pairs", ()) for position in pair)
+        slot = Slot(operation, attrs["axis"], attrs["workers"], dtype, attrs.get("kind", ""), dims, pairs, attrs.get("root", -1))
+        self.slots.setdefault(slot, len(self.slots))
+        return slot
+
+    def _tensors(self, operand: Expr) -> list[Expr]:
+        if isinstance(operand, relax.Tuple):
+            return list(operand.fields)
+        return [self.builder_.emit(relax.TupleGetItem(operand, i)) for i in range(len(operand.ty.fields))]
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python has it."""
+    if isinstance(value, str):
+        return str(value)
+    return int(value) if isinstance(value, int) else tuple(tuple(int(p) for p in pair) for pair in value)

@@ -1,0 +1,315 @@
+"""Workers as processes that an MPI launcher has started, ``mpiexec -n 4 python script.py``, each with one worker.
+
+Collectives are compiled (`native`): they call MPI's C functions with the handles of this process. Python talks to the others at the
+start and the end of a run only. Works with any MPI that mpi4py works with.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+import tvm
+from mpi4py import MPI
+from tvm.tirx.script import builder as T
+
+from spmd.errors import ShardingError
+from spmd.placement.layout import Array
+from spmd.placement.mesh import Mesh
+
+from .backend import Backend
+from .communicator import Endpoint
+from .native.board import ENDED, FAILED, MOST_AXES, STATUS, Row, Trace, create, opened
+from .native.carriers import carrier, compiled, constant
+from .native.guard import Guard
+from .native.table import Function, Table
+from .slots import CollectiveError, Record, Slot, Slots, records
+
+Item = TypeVar("Item")
+
+TABLE = Table(
+    name="MPI",
+    functions={
+        "all_reduce": Function("MPI_Allreduce", "source target count type kind comm", pieces=True),
+        "all_gather": Function("MPI_Allgather", "source count type target count type comm"),
+        "reduce_scatter": Function("MPI_Reduce_scatter_block", "source target part type kind comm"),
+        "all_to_all": Function("MPI_Alltoall", "source part type target part type comm"),
+        "permute": Function("MPI_Sendrecv", "source count type to tag target count type from tag comm status", pieces=True),
+        "broadcast": Function("MPI_Bcast", "target count type root comm", pieces=True),
+    },
+    types={
+        "float32": "FLOAT",
+        "float64": "DOUBLE",
+        **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}_T" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    },
+    kinds={"sum": "SUM", "prod": "PROD", "max": "MAX", "min": "MIN"},
+    count="int32",
+    most=1 << 30,
+)
+
+
+class Process:
+    """What this process has of MPI, made once: communicators by their groups, the board that its host shares, the guard."""
+
+    def __init__(self) -> None:
+        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+            what = "this MPI was started for one thread, and workers run in threads of their own"
+            raise ShardingError("backend 'mpi'", what, "Leave mpi4py.rc as it is, or ask for MPI.THREAD_MULTIPLE.")
+        self._library = _c_library()
+        self.comm = MPI.COMM_WORLD.Dup()
+        self.comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self.rank, self.size = int(self.comm.rank), int(self.comm.size)
+        self.host = self.comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
+        self.trace = Trace()
+        self.guard = Guard(self.rank, self._board(), self.size, lambda: MPI.COMM_WORLD.Abort(1))
+        self.status = np.zeros(64, np.uint8)  # what MPI_Sendrecv writes
+        self._split: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def _board(self) -> dict[int, Row]:
+        """The rows of the processes of this host, by their ranks in all."""
+        path, memory = create(self.host.size) if self.host.rank == 0 else ("", None)
+        path = self.host.bcast(path)
+        memory = opened(path, self.host.size) if memory is None else memory
+        self.host.Barrier()
+        if self.host.rank == 0:
+            os.unlink(path)
+        return {rank: Row(memory, place) for place, rank in enumerate(self.host.allgather(self.rank))}
+
+    def over(self, groups: Sequence[Sequence[int]]) -> Any:
+        """The communicator of this process's group; each is made once, by all together."""
+        key = tuple(map(tuple, groups))
+        if key not in self._split:
+            color = next(i for i, group in enumerate(key) if self.rank in group)
+            self._split[key] = self.comm.Split(color, key[color].index(self.rank))
+            self._split[key].Set_errhandler(MPI.ERRORS_RETURN)
+        return self._split[key]
+
+    def handle(self, thing: Any) -> Any:
+        """What C calls it: a pointer, or an int where this MPI has those."""
+        value = int(MPI._handleof(thing))  # pyright: ignore[reportPrivateUsage]
+        if MPI._sizeof(thing) == 4:  # pyright: ignore[reportPrivateUsage] -- mpi4py gives it with its sign in 64 bits
+            value &= 0xFFFFFFFF
+            return T.int32(value - (1 << 32 if value >> 31 else 0))
+        return T.int64(value)
+
+
+@cache
+def process() -> Process:
+    """What there is of this process."""
+    return Process()
+
+
+def _c_library() -> ctypes.CDLL:
+    """The MPI that mpi4py has loaded, its symbols made global. One that is missing would kill the process when it is called."""
+    with open("/proc/self/maps") as maps:
+        loaded = sorted({line.split()[-1] for line in maps if ".so" in line and "/" in line})
+    for path in loaded:
+        if os.path.basename(path).startswith(("libmpi.so", "libmpich.so", "libmpi_abi.so", "libmpi.12.so")):
+            library = ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+            missing = [f.symbol for f in TABLE.functions.values() if not hasattr(library, f.symbol)]
+            if missing:
+                raise ShardingError("backend 'mpi'", f"{path} has no {', '.join(missing)}", "Use an MPI of version 3 or later.")
+            return library
+    raise ShardingError("backend 'mpi'", "the MPI that mpi4py has loaded is not found", "Use Open MPI, MPICH or Intel MPI on Linux.")
+
+
+class MPIBackend(Backend):
+    """One worker, that of this process's rank."""
+
+    rows = True
+
+    def __init__(self, mesh: Mesh, timeout: float) -> None:
+        super().__init__(mesh, timeout)
+        self.process = process()
+        if self.process.size != mesh.size:
+            what = f"{mesh} has {mesh.size} workers, and MPI has started {self.process.size}"
+            raise ShardingError("backend 'mpi'", what, f"python -m spmd run -n {mesh.size} script.py starts as many.")
+        self.ranks = (self.process.rank,)
+        self.slots = Slots()
+        self._groups: dict[str, list[int]] = {}
+
+    def communicator(self, rank: int) -> Endpoint:
+        """See `Backend`."""
+        return MPIEndpoint(self, rank)
+
+    def accept(self, target: tvm.target.Target) -> None:
+        """See `Backend`."""
+        if "cpu" not in target.keys:
+            what = f"backend 'mpi' runs on the CPU, and the target is {target.kind.name!r}"
+            raise ShardingError("workers", what, 'Pass target="llvm".')
+
+    def once(self, compiled: Callable[[], Any]) -> Any:
+        """Compiled by one process of each host, loaded by the others; by each where this machine has no C compiler to link with."""
+        host = self.process.host
+        with self.process.guard.meeting("the compilation", patient=True):
+            made, library, error = (None, None, None) if host.rank else _made(compiled)
+            library, error = host.bcast((library, error))
+        if error is not None:
+            raise error
+        if host.rank == 0:
+            return made
+        return _loaded(library) if library is not None else compiled()
+
+    def carriers(self, slots: Slots) -> Mapping[str, Callable[..., None]]:
+        """See `Backend`."""
+        self.slots = slots
+        axes = list(dict.fromkeys(slot.axis for slot in slots.slots))
+        if len(axes) > MOST_AXES:
+            raise ShardingError("backend 'mpi'", f"the program communicates over {len(axes)} axes and joined axes", f"At most {MOST_AXES}.")
+        rank, guard = self.process.rank, self.process.guard
+        for slot in slots.slots:
+            if not all(map(self.mesh.has, slot.axis.split("+"))) or self.mesh.axis_size(slot.axis) != slot.workers:
+                what = f"spmd.{slot.operation} over mesh axis {slot.axis!r} of {slot.workers} workers: these workers are {self.mesh}"
+                raise CollectiveError(f"{what}. Start workers with the program's mesh.")
+        self.agree("the start of a program", [repr(self.mesh), repr(slots.slots), repr(slots.sites)])
+        comms: dict[str, Any] = {}
+        with guard.meeting("the start of a program"):
+            for axis in axes:
+                groups = self.mesh.groups(axis)
+                self._groups[axis] = next(group for group in groups if rank in group)
+                comms[axis] = self.process.over(groups)
+        functions: dict[str, Any] = {}
+        for slot in slots.slots:
+            if slot.operation == "axis_index":
+                functions[slot.name] = constant(self.mesh.index(rank, (slot.axis,)))
+            else:
+                constants = self._constants(slot, comms[slot.axis])
+                functions[slot.name] = carrier(slot, axes.index(slot.axis), TABLE, constants, guard.row, self.process.trace)
+        return compiled(functions)
+
+    def _constants(self, slot: Slot, comm: Any) -> dict[str, Any]:
+        """The arguments of a slot's C function that no call changes, and what the carrier does around it."""
+        handle, me = self.process.handle, int(comm.rank)
+        found: dict[str, Any] = {"comm": handle(comm), "type": handle(getattr(MPI, TABLE.type_of(slot)))}
+        if slot.kind:
+            found["kind"] = handle(getattr(MPI, TABLE.kind_of(slot)))
+        if slot.operation == "broadcast":
+            found["root"] = T.int32(slot.root)
+            found |= {"is_root": True} if me == slot.root else {}
+        if slot.operation == "permute":
+            targets = dict(zip(slot.pairs[0::2], slot.pairs[1::2], strict=True))
+            sources = {target: source for source, target in targets.items()}
+            found |= {"tag": T.int32(0), "status": T.reinterpret("handle", T.uint64(self.process.status.ctypes.data))}
+            found |= {"to": T.int32(targets.get(me, MPI.PROC_NULL)), "from": T.int32(sources.get(me, MPI.PROC_NULL))}
+            found |= {} if me in sources else {"is_idle": True}
+        return found
+
+    def agree(self, what: str, facts: Sequence[str] = ()) -> None:
+        """See `Backend`."""
+        guard = self.process.guard
+        guard.timeout, guard.slots, guard.groups = self.timeout, self.slots, self._groups
+        guard.axes = {axis: number for number, axis in enumerate(self._groups)}
+        guard.begin()  # before the meeting: who comes out of it finds nobody at the end of another run
+        mine = f"{what} with {', '.join(facts)}" if facts else what
+        digest = np.frombuffer(hashlib.blake2b(mine.encode(), digest_size=16).digest(), np.int64)
+        everyone = np.empty((self.mesh.size, 2), np.int64)
+        with guard.meeting(f"the start of {what}"):
+            self.process.comm.Allgather(digest, everyone)
+            if (everyone == everyone[0]).all():
+                return
+            texts = self.process.comm.allgather(mine)
+        lines = [f"  worker {rank} is about to run {text[:400]}" for rank, text in enumerate(texts)]
+        raise CollectiveError("\n".join(["workers disagree on what to run:", *lines]))
+
+    def everyone(self, mine: list[Item]) -> list[Item]:
+        """See `Backend`."""
+        with self.process.guard.meeting("the result"):
+            return self.process.comm.allgather(mine[0])
+
+
+class MPIEndpoint(Endpoint):
+    """The worker of this process."""
+
+    def __init__(self, backend: MPIBackend, rank: int) -> None:
+        super().__init__(backend.mesh, rank)
+        self._backend, self._process = backend, backend.process
+        self._thread = threading.get_ident()
+
+    def begin(self) -> None:
+        """See `Endpoint`."""
+        self._process.trace.clear()
+
+    def finish(self) -> None:
+        """Meet all others at the end of the run: nobody's result is used unless all did the same."""
+        self._process.guard.say(ENDED)
+        rows = self._process.trace.rows()
+        outcome = self._together(0, rows)
+        if outcome[:, 0].any():
+            texts = self._texts("")
+            rank = next(r for r, text in enumerate(texts) if text)
+            raise CollectiveError(f"worker {rank} {texts[rank]}")
+        for number, axis in enumerate(self._axes()):
+            for group in self.mesh.groups(axis):
+                if len({int(outcome[rank, 1 + number]) for rank in group}) > 1:
+                    what = f"workers {', '.join(map(str, group))} did not do the same collectives over mesh axis {axis!r}"
+                    raise CollectiveError(f"{what}: their results are of no use")
+
+    def abort(self, why: str) -> None:
+        """Say so, and meet those who come to the end; where somebody waits in a collective, the guard ends all."""
+        guard = self._process.guard
+        if threading.get_ident() != self._thread:
+            return guard.end_all(f"worker {self.rank} {why}")
+        if int(guard.row.numbers[STATUS]) == ENDED:
+            return  # it failed at the end of the run, as all did
+        guard.say(FAILED, why)
+        self._together(1, self._process.trace.rows()[:0])
+        self._texts(why)
+
+    def trace(self) -> tuple[Record, ...]:
+        """See `Endpoint`."""
+        slots = self._backend.slots
+        rows = self._process.trace.rows().tolist()
+        return records((slots.of(row[0]), slots.sites[row[0]], [row[2 : 2 + row[1]]]) for row in rows)
+
+    def _axes(self) -> list[str]:
+        return list(dict.fromkeys(slot.axis for slot in self._backend.slots.slots))
+
+    def _together(self, failed: int, rows: Array) -> Array:
+        """By rank: whether it failed, and for each axis what stands for the collectives it did over it."""
+        axes = self._axes()
+        mine = np.zeros(1 + len(axes), np.int64)
+        mine[0] = failed
+        slots = self._backend.slots
+        axis_of = np.array([axes.index(slots.of(site).axis) for site in range(len(slots.sites))], np.int64)
+        for number in range(len(axes) if len(rows) else 0):
+            done = rows[axis_of[rows[:, 0]] == number] if len(axes) > 1 else rows
+            mine[1 + number] = np.frombuffer(hashlib.blake2b(done.tobytes(), digest_size=8).digest(), np.int64)[0]
+        everyone = np.empty((self.mesh.size, len(mine)), np.int64)
+        with self._process.guard.meeting("the end of the run"):
+            self._process.comm.Allgather(mine, everyone)
+        return everyone
+
+    def _texts(self, mine: str) -> list[str]:
+        with self._process.guard.meeting("the end of the run"):
+            return self._process.comm.allgather(mine)
+
+
+def _made(compile_it: Callable[[], Any]) -> tuple[Any, bytes | None, Exception | None]:
+    """What a process compiles for its host: the executable, its library for the others, or the error that all are to have."""
+    try:
+        made = compile_it()
+    except Exception as error:
+        return None, None, error
+    with tempfile.TemporaryDirectory(prefix="spmd-") as folder:
+        path = os.path.join(folder, "program.so")
+        try:
+            made.export_library(path)
+            with open(path, "rb") as file:
+                return made, file.read(), None
+        except Exception:  # no compiler to link with
+            return made, None, None
+
+
+def _loaded(library: bytes) -> Any:
+    with tempfile.TemporaryDirectory(prefix="spmd-") as folder:
+        path = os.path.join(folder, "program.so")
+        with open(path, "wb") as file:
+            file.write(library)
+        return tvm.runtime.load_module(path)

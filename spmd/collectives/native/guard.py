@@ -1,0 +1,147 @@
+"""Who waits for whom, watched by a thread of each process: what cannot end any more is ended, with words, in all of them.
+
+A process that waits in a C library can be told nothing. So the library's abort ends all processes as soon as one of those that
+wait sees that it waits in vain: for one that failed or left, for one that does something else, or for too long.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+
+from spmd.collectives.slots import Slots
+
+from .board import AXES, BEGUN, COUNT, DONE, ENDING, FAILED, LEFT, MEETING, RUNS, SITE, STATUS, Row, described
+
+_GLANCE = 0.1  # seconds between looks
+_COMPILATION = 1800.0  # seconds
+_PATIENCE = 3.0  # seconds that the library's abort may take
+
+
+class Guard:
+    """The process of number `rank`, and what it sees of the others: `rows` has those of its host. `abort` ends all processes."""
+
+    def __init__(self, rank: int, rows: Mapping[int, Row], size: int, abort: Callable[[], object]) -> None:
+        self.rank, self.rows, self.size, self.abort = rank, rows, size, abort
+        self.row = rows[rank]
+        self.timeout = _COMPILATION
+        self.slots = Slots()
+        self.groups: Mapping[str, Sequence[int]] = {}
+        """For each axis of the running program, the ranks that meet there, this one among them."""
+        self.axes: Mapping[str, int] = {}
+        """The number of each axis on the board."""
+        self._ended = threading.Lock()
+        self._hook = sys.excepthook
+        sys.excepthook = self._excepted
+        atexit.register(self._leave)
+        threading.Thread(target=self._watch, name="spmd-guard", daemon=True).start()
+
+    @contextmanager
+    def meeting(self, what: str, patient: bool = False) -> Generator[None]:
+        """All processes are to come to `what`; `patient`: as long as one may compile for all."""
+        before, self.timeout = self.timeout, max(self.timeout, _COMPILATION) if patient else self.timeout
+        self.row.text = what
+        self.row.numbers[SITE] = MEETING
+        self.row.numbers[BEGUN] += 1
+        try:
+            yield
+        finally:
+            self.row.numbers[DONE] = self.row.numbers[BEGUN]
+            self.timeout = before
+
+    def say(self, status: int, text: str = "") -> None:
+        """Tell the others what this process does."""
+        if text:
+            self.row.text = text
+        self.row.numbers[STATUS] = status
+
+    def begin(self) -> None:
+        """A run begins."""
+        self.row.numbers[AXES:] = 0
+        self.row.numbers[DONE] = self.row.numbers[BEGUN]  # of a run that failed in a collective
+        self.say(RUNS)
+
+    def end_all(self, why: str) -> None:
+        """End every process: the first that comes here says why, on standard error."""
+        if not self._ended.acquire(blocking=False):
+            return
+        first = not any(row.numbers[ENDING] for row in self.rows.values())
+        self.row.numbers[ENDING] = 1
+        if first:
+            lines = [f"  worker {rank} {self._state(rank)}" for rank in range(self.size)]
+            sys.stdout.flush()
+            print("\n".join([f"spmd.collectives.CollectiveError: {why}:", *lines]), file=sys.stderr, flush=True)
+        threading.Thread(target=_kill, daemon=True).start()
+        self.abort()
+
+    def _state(self, rank: int) -> str:
+        return described(self.rows[rank], self._told) if rank in self.rows else "is on another host"
+
+    def _told(self, site: int, count: int) -> str:
+        if not 0 <= site < len(self.slots.sites):
+            return f"collective {site} of another program"
+        return self.slots.told(site, f"{count} elements of {self.slots.of(site).dtype}")
+
+    def _watch(self) -> None:
+        last, since, seen = -1, 0.0, ""
+        while True:
+            time.sleep(_GLANCE)
+            begun = int(self.row.numbers[BEGUN])
+            if begun == self.row.numbers[DONE] or begun != last:
+                last, since, seen = begun, time.monotonic(), ""
+                continue
+            problem = self._problem(time.monotonic() - since)
+            if problem and problem == seen and begun == self.row.numbers[BEGUN] != self.row.numbers[DONE]:
+                self.end_all(problem)
+            seen = problem  # said after a second look: what is seen while somebody writes is no news
+
+    def _problem(self, waited: float) -> str:
+        """Why this process waits in vain, as far as it sees."""
+        site = int(self.row.numbers[SITE])
+        if site == MEETING:
+            gone = [r for r in self.rows if self.rows[r].numbers[STATUS] == LEFT]
+            busy = ""
+        else:
+            members = self._members(site)
+            gone = [r for r in members if self.rows[r].numbers[STATUS] != RUNS]
+            busy = self._disagreement(site, members)
+        if gone:
+            return f"worker {gone[0]} {self._state(gone[0])} while worker {self.rank} waits for it"
+        if busy:
+            return busy
+        return f"worker {self.rank} waited {self.timeout:g} seconds" if waited > self.timeout else ""
+
+    def _members(self, site: int) -> list[int]:
+        return [r for r in self.groups.get(self.slots.of(site).axis, ()) if r in self.rows and r != self.rank]
+
+    def _disagreement(self, site: int, members: Sequence[int]) -> str:
+        """Members that came as often to the axis, but to something else."""
+        axis = self.slots.of(site).axis
+        field, mine = AXES + self.axes[axis], self.row.numbers
+        for other in (self.rows[r].numbers for r in members):
+            here = other[BEGUN] != other[DONE] and other[SITE] >= 0 and other[field] == mine[field]
+            if here and self.slots.of(int(other[SITE])).axis == axis and (other[SITE] != mine[SITE] or other[COUNT] != mine[COUNT]):
+                return f"workers disagree on a collective over mesh axis {axis!r}"
+        return ""
+
+    def _excepted(self, kind: type[BaseException], error: BaseException, trace: object) -> None:
+        self._hook(kind, error, trace)  # pyright: ignore[reportArgumentType]
+        why = f"failed with {kind.__name__}: {error}"
+        self.say(FAILED, why)
+        if self.size > 1:
+            self.end_all(f"worker {self.rank} {why}")
+
+    def _leave(self) -> None:
+        self.say(LEFT, "left")
+
+
+def _kill() -> None:
+    """Where the library cannot end this process, the system does."""
+    time.sleep(_PATIENCE)
+    os.kill(os.getpid(), signal.SIGKILL)

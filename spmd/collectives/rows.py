@@ -1,0 +1,136 @@
+"""Collectives as libraries have them: along the first dimension, of types that can be added up. What is around that is Relax.
+
+Libraries such as MPI and NCCL know no dimensions: they move memory, of which each worker has one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from spmd.errors import ShardingError
+
+Expr = Any  # relax.Expr: TVM ships no types
+Attrs = dict[str, Any]
+Carry = Callable[[str, Expr, Attrs], Expr]
+"""Calls what carries an operation, along the first dimension."""
+
+_WIDE = {"float16": "float32", "bfloat16": "float32", "float8_e4m3fn": "float32", "float8_e5m2": "float32"}
+"""Types that are added up in a wider one, and rounded once."""
+_REDUCED = {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+
+
+def by_rows(builder: Any, operation: str, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+    """`operation` on `x`, carried along the first dimension. Of what has no elements, nothing moves, and every dimension is as good."""
+    if any(_is(size, 0) for size in _sizes(x)):
+        return builder.emit(carry(operation, x, attrs))
+    return _FORMS[operation](_Writer(builder), x, attrs, carry)
+
+
+class _Writer:
+    """Writes moves of dimensions, and none that move nothing."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def emit(self, expr: Expr) -> Expr:
+        return self.builder.emit(self.builder.normalize(expr))
+
+    def reshaped(self, x: Expr, sizes: Sequence[Any]) -> Expr:
+        same = len(sizes) == len(_sizes(x)) and all(tvm.sym.Analyzer().can_prove_equal(a, b) for a, b in zip(sizes, _sizes(x), strict=True))
+        return x if same else self.emit(relax.op.reshape(x, list(sizes)))
+
+    def moved(self, x: Expr, source: int, target: int) -> Expr:
+        """`x` with dimension `source` at `target`."""
+        order = [dim for dim in range(len(_sizes(x))) if dim != source]
+        order.insert(target, source)
+        between = _sizes(x)[min(source, target) : max(source, target) + 1]
+        passed = between[:-1] if source > target else between[1:]
+        if all(_is(size, 1) for size in passed):  # in memory nothing moves
+            return self.reshaped(x, [_sizes(x)[dim] for dim in order])
+        return self.emit(relax.op.permute_dims(x, order))
+
+    def parts_first(self, x: Expr, dim: int, workers: int) -> tuple[Expr, list[Any]]:
+        """The `workers` parts of `dim` one after the other along the first dimension, and the sizes of a part."""
+        sizes = _sizes(x)
+        if isinstance(sizes[dim], int) and sizes[dim] % workers:
+            raise ShardingError("R.spmd", f"dimension {dim} has size {sizes[dim]}, which {workers} workers do not divide")
+        part = [_divided(s, workers) if i == dim else s for i, s in enumerate(sizes)]
+        apart = self.reshaped(x, [*part[:dim], workers, *part[dim:]])
+        return self.reshaped(self.moved(apart, dim, 0), _times(part, 0, workers)), part
+
+    def parts_at(self, x: Expr, part: list[Any], dim: int, workers: int) -> Expr:
+        """What lies in parts along the first dimension, joined along `dim`."""
+        apart = self.reshaped(x, [workers, *part])
+        return self.reshaped(self.moved(apart, 0, dim), _times(part, dim, workers))
+
+
+def _all_reduce(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+    return _widened(write, "all_reduce", x, attrs, carry)
+
+
+def _all_gather(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+    y = write.emit(carry("all_gather", x, {**attrs, "dim": 0}))
+    return write.parts_at(y, _sizes(x), attrs["dim"], attrs["workers"]) if attrs["dim"] else y
+
+
+def _reduce_scatter(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+    first = write.parts_first(x, attrs["dim"], attrs["workers"])[0] if attrs["dim"] else x
+    return _widened(write, "reduce_scatter", first, {**attrs, "dim": 0}, carry)
+
+
+def _all_to_all(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+    first, part = write.parts_first(x, attrs["split_dim"], attrs["workers"])
+    y = write.emit(carry("all_to_all", first, {**attrs, "split_dim": 0, "concat_dim": 0}))
+    return write.parts_at(y, part, attrs["concat_dim"], attrs["workers"])
+
+
+def _as_it_is(operation: str) -> Callable[[_Writer, Expr, Attrs, Carry], Expr]:
+    def form(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+        return write.emit(carry(operation, x, attrs))
+
+    return form
+
+
+_FORMS: dict[str, Callable[[_Writer, Expr, Attrs, Carry], Expr]] = {
+    "all_reduce": _all_reduce,
+    "all_gather": _all_gather,
+    "reduce_scatter": _reduce_scatter,
+    "all_to_all": _all_to_all,
+    "permute": _as_it_is("permute"),
+    "broadcast": _as_it_is("broadcast"),
+}
+
+
+def _widened(write: _Writer, operation: str, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+    """A reduction, in a type that a library can add up."""
+    dtype = str(x.ty.dtype)
+    if dtype in _WIDE:
+        y = write.emit(carry(operation, write.emit(relax.op.astype(x, _WIDE[dtype])), attrs))
+        return write.emit(relax.op.astype(y, dtype))
+    if dtype not in _REDUCED:
+        what = f"this backend cannot reduce {dtype}"
+        raise ShardingError(f"R.spmd.{operation} of {attrs['value']!r}", what, "Reduce it as float32, or run on threads.")
+    return write.emit(carry(operation, x, attrs))
+
+
+def _sizes(x: Expr) -> list[Any]:
+    return [int(s) if isinstance(s, tvm.tirx.IntImm) else s for s in x.ty.shape.values]
+
+
+def _is(size: Any, number: int) -> bool:
+    return isinstance(size, int) and size == number
+
+
+def _times(sizes: Sequence[Any], dim: int, workers: int) -> list[Any]:
+    return [
+        tvm.sym.Analyzer().simplify(s * workers) if i == dim and not isinstance(s, int) else s * workers if i == dim else s
+        for i, s in enumerate(sizes)
+    ]
+
+
+def _divided(size: Any, workers: int) -> Any:
+    return size // workers if isinstance(size, int) else tvm.sym.Analyzer().simplify(tvm.tirx.floordiv(size, workers))

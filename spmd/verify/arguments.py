@@ -1,0 +1,64 @@
+"""Arguments for a run: arbitrary numbers of the field, and integers that are good as indices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from .expressions import is_float, size_of, storage
+from .field import PRIME, of_floats
+from .opaque import Cache
+from .undecided import Undecided
+from .values import Sizes, Tensor
+
+UNTOLD = 3
+"""A symbolic size of which nothing is said; where it is divisible by something, it is twice that."""
+
+
+class Arguments:
+    """Makes the arguments of one function: every integer is below `high`, but for those of `given`, by parameter."""
+
+    def __init__(self, seed: int, high: int, sizes: Mapping[str, int], divisible: Mapping[str, int], given: Mapping[str, Any]) -> None:
+        self.seed, self.high, self.sizes, self.divisible, self.given = seed, high, sizes, divisible, given
+        self._symbols: dict[Any, int] = {}
+
+    def of(self, func: Any) -> list[Any]:
+        """An argument for each parameter."""
+        return [self._value(p.ty, p.name) for p in func.params]
+
+    def _value(self, ty: Any, name: str) -> Any:
+        if isinstance(ty, relax.TupleType):
+            return tuple(self._value(inner, f"{name}[{i}]") for i, inner in enumerate(ty.fields))
+        if isinstance(ty, relax.TensorType):
+            if not isinstance(ty.shape, relax.ShapeExpr):
+                raise Undecided(f"parameter {name!r}, whose shape nothing says")
+            return self._tensor(tuple(map(self._size, ty.shape.values)), str(ty.dtype), name)
+        if isinstance(ty, relax.ShapeType) and ty.values is not None:
+            return Sizes(map(self._size, ty.values))
+        if isinstance(ty, tvm.ir.PrimType):
+            value = getattr(ty, "value", None)
+            return self._size(value) if value is not None else UNTOLD
+        return Cache(name)
+
+    def _size(self, size: Any) -> int:
+        if isinstance(size, tvm.ir.Var) and size not in self._symbols:
+            untold = 2 * self.divisible[size.name] if size.name in self.divisible else UNTOLD
+            self._symbols[size] = int(self.sizes.get(size.name, untold))
+        return size_of(size, self._symbols, self._size)
+
+    def _tensor(self, shape: tuple[int, ...], dtype: str, name: str) -> Tensor:
+        if name in self.given:
+            array = np.asarray(self.given[name])
+            return Tensor(of_floats(array, dtype) if is_float(dtype) else array.astype(storage(dtype)), dtype)
+        key = hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest()
+        dice = np.random.default_rng(int.from_bytes(key, "little"))
+        if is_float(dtype):
+            return Tensor(dice.integers(2, PRIME, shape), dtype)
+        if dtype == "uint32":  # bits: eight numbers in a word
+            return Tensor(dice.integers(0, 2**32, shape).astype("uint32"), dtype)
+        return Tensor(dice.integers(0, 2 if dtype == "bool" else max(self.high, 1), shape).astype(storage(dtype)), dtype)

@@ -1,0 +1,235 @@
+"""`verify`: the per-worker program computes what the module computes, for all values of its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from spmd.errors import ShardingError
+from spmd.placement.mesh import Mesh
+
+from . import placed, signature
+from .arguments import Arguments
+from .blame import first_wrong
+from .expressions import is_float
+from .field import NAN, PRIME, of_floats
+from .opaque import Cache, Opaque
+from .program import Program
+from .signature import Signature
+from .undecided import Undecided
+from .values import Sizes, Tensor, Unknown, Wrong
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was shown: each of `functions` gives on the workers what it gives in the module, but for what is `undecided`."""
+
+    functions: tuple[str, ...]
+    elements: int
+    """How many numbers of results were compared, over all runs and workers."""
+    undecided: tuple[str, ...]
+    """Results of which nothing is known, each with the reason."""
+    runs: int
+
+    def __bool__(self) -> bool:
+        """Whether nothing is undecided."""
+        return not self.undecided
+
+    def __str__(self) -> str:
+        said = f"{len(self.functions)} functions proven, {self.elements} numbers modulo {PRIME} in {self.runs} runs"
+        return "\n".join([said, *(f"undecided: {text}" for text in self.undecided)])
+
+
+def verify(
+    mod: tvm.IRModule,
+    sharded: Any,
+    *,
+    mesh: Mesh | int | Mapping[str, int] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    rounds: int = 1,
+    seed: int = 0,
+) -> Proof:
+    """Prove that `sharded` computes on its workers what `mod` computes, or raise `ShardingError` with the first value that is wrong.
+
+    `sharded` is what `spmd.shard` gives, or a per-worker module that somebody wrote: then `mesh` is its workers, and `inputs`
+    (``"main.x"``) and `outputs` (``"main"``, ``"main[0]"``) give `Sharding`s, for all that is not whole. `sizes` says for which symbolic
+    sizes it is shown; `arguments` gives arrays for parameters whose integers cannot be arbitrary, by ``"main.x"``. Each of `rounds` runs
+    everything again on other numbers: see docs/verify.md for what that leaves to chance.
+    """
+    plan = getattr(sharded, "plan", None)
+    if plan is None and mesh is None:
+        raise ShardingError("verify", "it takes a module without a plan only with a mesh", "Pass mesh=, inputs= and outputs=.")
+    workers = Mesh.of(plan.mesh if plan is not None else mesh)
+    local = sharded.mod if plan is not None else sharded
+    if plan is not None:
+        signatures = signature.of_plan(plan, local)
+    else:
+        signatures = signature.of_user(mod, local, inputs or {}, outputs or {})
+    divisible: Mapping[str, int] = plan.divisible if plan is not None else {}
+    pair = _Pair(mod, local, workers, sizes or {}, divisible, arguments or {})
+    for name, one in signatures.items():
+        for number in range(max(rounds, 1)):
+            pair.check(name, one, seed + number)
+    return Proof(tuple(signatures), pair.elements, tuple(dict.fromkeys(pair.undecided)), pair.runs)
+
+
+class _Pair:
+    """A module and its per-worker program, run on the same numbers."""
+
+    def __init__(
+        self, mod: tvm.IRModule, local: tvm.IRModule, mesh: Mesh, sizes: Mapping[str, int], divisible: Mapping[str, int], given: Any
+    ) -> None:
+        self.mesh, self.sizes, self.divisible, self.given = mesh, sizes, divisible, given
+        self._ways: list[list[bool]] = [[], []]
+        self._forced: bool | None = None
+        self._one = Program(mod, Mesh(one=1), Opaque(), lambda ways: self._decided(0, ways))
+        self._many = Program(local, mesh, Opaque(), lambda ways: self._decided(1, ways))
+        self._source = {var.name_hint: f for var, f in mod.functions.items()}
+        self._branches = any(_has_branches(f) for f in mod.functions.values())
+        self.elements, self.runs, self.undecided = 0, 0, list[str]()
+
+    def _decided(self, which: int, ways: list[bool]) -> bool | None:
+        self._ways[which].append(ways[0])
+        return self._forced
+
+    def check(self, name: str, one: Signature, seed: int) -> None:
+        """One function on one choice of numbers; where it branches, also each way."""
+        for forced in (None, True, False) if self._branches else (None,):
+            self._forced = forced
+            try:
+                self._run(name, one, seed)
+            except Undecided as undecided:
+                self.undecided.append(f"{name}: {undecided}")
+
+    def _run(self, name: str, one: Signature, seed: int) -> None:
+        given = {key.split(".", 1)[1]: value for key, value in self.given.items() if key.startswith(f"{name}.")}
+        for high in _highs(self._source[name]):
+            make = Arguments(seed, high, self.sizes, self.divisible, given)
+            args = make.of(self._source[name])
+            self._one.outside, self._one.opaque = False, Opaque()
+            expected = self._call(self._one, 0, name, [[arg] for arg in args])[0]
+            if not self._one.outside:
+                break
+        self.runs += 1
+        before = make.of(self._source[name])
+        self._many.opaque = Opaque(self._one.opaque)
+        try:
+            columns = [self._cut(arg, place, f"{name}, parameter {i}") for i, (arg, place) in enumerate(zip(before, one.params, strict=True))]
+            columns += [self._cut(_constant(data), place, f"{name}, a constant") for place, data in one.constants]
+            found = self._call(self._many, 1, name, columns)
+            if self._ways[0] != self._ways[1]:
+                raise Wrong(f"it takes other branches than the module: {self._ways[1]}, and not {self._ways[0]}")
+            self._compare(expected, found, one.outputs, f"the result of {name!r}")
+            for i, (arg, column) in enumerate(zip(args, columns, strict=False)):
+                self._compare(arg, column, one.params[i], f"what {name!r} leaves in parameter {i}")
+        except Wrong as wrong:
+            blamed = self._blamed(name, before, make, one)
+            raise ShardingError(f"verify, {name!r}", f"{wrong}{blamed}", "The per-worker program is wrong there.") from wrong
+
+    def _call(self, program: Program, which: int, name: str, columns: list[list[Any]]) -> list[Any]:
+        self._ways[which] = []
+        return program.run(name, columns)
+
+    def _cut(self, value: Any, place: Any, where: str) -> list[Any]:
+        """What each worker is given of an argument."""
+        ranks = range(self.mesh.size)
+        if isinstance(value, tuple) and not isinstance(value, Sizes):
+            parts = [self._cut(v, p, where) for v, p in zip(value, place, strict=True)]
+            return [tuple(part[rank] for part in parts) for rank in ranks]
+        if isinstance(value, Tensor):
+            return [placed.cut(value, place or signature.Whole((None,) * value.data.ndim), self.mesh, rank) for rank in ranks]
+        return [Cache(value.name) if isinstance(value, Cache) else value for _ in ranks]
+
+    def _compare(self, expected: Any, column: list[Any], place: Any, where: str) -> None:
+        """Raise `Wrong` at the first number that is another one; what cannot be decided is noted."""
+        unknown = next((v for v in (expected, *column) if isinstance(v, Unknown)), None)
+        if unknown is not None:
+            self.undecided.append(f"{where}: {unknown.why}")
+        elif isinstance(expected, tuple) and not isinstance(expected, Sizes):
+            for i, one in enumerate(expected):
+                self._compare(one, [v[i] for v in column], place[i] if isinstance(place, tuple) else None, f"{where}[{i}]")
+        elif isinstance(expected, Tensor):
+            self._compare_tensor(expected, column, place or signature.Whole((None,) * expected.data.ndim), where)
+        elif isinstance(expected, Cache):
+            self._compare_caches(expected, column, where)
+        elif any(v != expected for v in column):
+            raise Wrong(f"{where} is {column}, and not {expected}")
+
+    def _compare_tensor(self, expected: Tensor, column: list[Tensor], place: Any, where: str) -> None:
+        for rank, part in enumerate(placed.whole_parts(column, place, self.mesh)):
+            held = placed.places(place, expected.data.shape, self.mesh, rank)
+            if part.data.shape != tuple(map(len, held)) or part.dtype != expected.dtype:
+                what = f"{part.dtype}{part.data.shape}, and not {expected.dtype}{tuple(map(len, held))}"
+                raise Wrong(f"{where} on worker {rank} is {what}")
+            if not expected.data.size:
+                continue
+            wanted = expected.data[np.ix_(*(np.maximum(at, 0) for at in held))]
+            counted = placed.valid(held)
+            wrong = counted & (part.data != wanted)
+            self.elements += int(counted.sum())
+            if wrong.any():
+                at = tuple(int(i) for i in np.argwhere(wrong)[0])
+                raise Wrong(f"{where} on worker {rank} has {int(wrong.sum())} of {int(counted.sum())} numbers wrong, first at {at}")
+        if is_float(expected.dtype) and bool((expected.data == NAN).any()):
+            self.undecided.append(f"{where}: in the module itself some of it is no number, or memory that nobody wrote")
+
+    def _compare_caches(self, expected: Cache, column: list[Cache], where: str) -> None:
+        for rank, cache in enumerate(column):
+            if not isinstance(cache, Cache) or (cache.name, cache.asked) != (expected.name, expected.asked):
+                raise Wrong(f"{where} on worker {rank} is another cache than the module's")
+            if expected.heads is not None and (cache.heads or 0) * self.mesh.size < expected.heads:
+                raise Wrong(f"{where} on worker {rank} has {cache.heads} heads, too few for the {expected.heads} of all")
+        kept = {(layer, kept) for cache in column for (layer, _), kept in cache.history.items()}
+        for (layer, head), history in expected.history.items():
+            if (layer, history) not in kept:
+                raise Wrong(f"{where}: no worker keeps head {head} of layer {layer}")
+
+    def _blamed(self, name: str, args: list[Any], make: Arguments, one: Signature) -> str:
+        """The first value of the per-worker program that is none of the module, in words."""
+        self._one.steps, self._many.steps = [], []
+        fresh = make.of(self._source[name])
+        try:
+            self._one.run(name, [[arg] for arg in fresh])
+            columns = [self._cut(arg, place, "") for arg, place in zip(args, one.params, strict=True)]
+            columns += [self._cut(_constant(data), place, "") for place, data in one.constants]
+            self._many.run(name, columns)
+        except (Wrong, Undecided):
+            pass  # what ran before it stopped is looked at
+        return first_wrong(self._one, self._many, args)
+
+
+def _constant(data: Any) -> Tensor:
+    dtype = str(data.dtype)
+    return Tensor(of_floats(data.numpy(), dtype) if is_float(dtype) else data.numpy(), dtype)
+
+
+def _has_branches(func: Any) -> bool:
+    found: list[Any] = []
+    if isinstance(func, relax.Function):
+        tvm_ffi.structural_walk(func.body, ((relax.If,), found.append))
+    return bool(found)
+
+
+def _highs(func: Any) -> list[int]:
+    """What integers may be below, tried until none points outside: sizes of parameters, the largest first."""
+    sizes: set[int] = set()
+
+    def visit(ty: Any) -> None:
+        if isinstance(ty, relax.TupleType):
+            for inner in ty.fields:
+                visit(inner)
+        elif isinstance(ty, relax.TensorType) and isinstance(ty.shape, relax.ShapeExpr):
+            sizes.update(int(s) for s in ty.shape.values if isinstance(s, tvm.tirx.IntImm))
+
+    for param in func.params:
+        visit(param.ty)
+    return sorted({4, 2, 1} | {s for s in sizes if s > 4}, reverse=True)

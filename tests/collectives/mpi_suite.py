@@ -1,0 +1,19 @@
+"""Run by `test_suite.py` on several processes: the shared suite, then random programs, each with its own words when all is well."""
+
+import sys
+
+from mpi4py import MPI
+
+from spmd.testing import assert_all_equivalent
+from tests.collectives.suite import MESHES, positions, run
+from tests.test_programs import drawn
+
+if __name__ == "__main__":
+    size, programs = MPI.COMM_WORLD.size, int(sys.argv[1])
+    for mesh in MESHES:
+        if mesh.size == size:
+            positions(mesh, "mpi")
+            print(f"{mesh}: {run(mesh, 'mpi')} collectives", flush=True)
+    cases = [case for case in drawn(size, 8 * programs) if case.mesh.size == size][:programs] if size > 1 else []
+    if cases:
+        print(f"{assert_all_equivalent(cases, seed=size, backend='mpi')} functions of {len(cases)} programs", flush=True)
