@@ -56,7 +56,7 @@ class Plan(model.Plan):
             raise ShardingError(f"Plan.alternatives({name!r})", "it is known only where the plan was made", "Plan the module again.")
         return self.searched.of(name)
 
-    @door(function=_named)
+    @door(function=checks.text)
     def listing(self, function: str) -> str:
         """All that each worker does in a function, a line a step: what it takes, computes, sends and returns. Equal layers are listed once.
 
