@@ -17,6 +17,7 @@ import tvm
 from . import checks
 from .annotate import Specs, annotate, specs_of, unused_hints
 from .checks.door import door, told
+from .costs.access import mark_accesses
 from .costs.cost import Cost, CostFactory
 from .costs.planning_sizes import check_symbols, planning_sizes
 from .costs.profile import Profile, profile_of, profile_taken
@@ -158,7 +159,7 @@ def _planned(
     times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
     if not isinstance(times, Cost):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ShardingError("cost", f"it gave {told(times)}, and not a spmd.Cost", "Pass a subclass of spmd.Cost, cost=MyCost.")
-    graph = build_graph(lifted(inlined(normalized(mod)), lift), divisible)
+    graph = mark_accesses(build_graph(lifted(inlined(normalized(mod)), lift), divisible))
     check_symbols(graph, sizes=sizes, divisible=divisible)
     annotate(graph, times.mesh, specs)
     decided = Plan.of(make_plan(graph, times))

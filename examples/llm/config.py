@@ -151,5 +151,7 @@ PRESETS: dict[str, LlamaConfig] = {
     "llama-2-7b": _llama(4096, 11008, 32, 32, 32, 32000, max_position_embeddings=4096),
     "llama-2-13b": _llama(5120, 13824, 40, 40, 40, 32000, max_position_embeddings=4096),
     "llama-2-70b": _llama(8192, 28672, 80, 64, 8, 32000, max_position_embeddings=4096),
+    "codellama-34b": _llama(8192, 22016, 48, 64, 8, 32000, rope_theta=1e6, max_position_embeddings=16384),
     "llama-3.1-8b": _llama(4096, 14336, 32, 32, 8, 128256, rope_theta=5e5, rope_scaling=_LLAMA3_ROPE, max_position_embeddings=131072),
+    "llama-3.1-70b": _llama(8192, 28672, 80, 64, 8, 128256, rope_theta=5e5, rope_scaling=_LLAMA3_ROPE, max_position_embeddings=131072),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tvm
@@ -182,12 +182,17 @@ METHODS = ("embed", "prefill", "decode", "batch_prefill", "batch_decode", "creat
 
 
 def build_module(
-    config: LlamaConfig, target: str | Target = "llvm", methods: Sequence[str] = METHODS, param_mode: str = "plain"
+    config: LlamaConfig,
+    target: str | Target = "llvm",
+    methods: Sequence[str] = METHODS,
+    param_mode: str = "plain",
+    quantized: Callable[[nn.Linear], nn.Module] | None = None,
 ) -> tuple[tvm.IRModule, dict[str, tuple[tuple[int, ...], str]]]:
     """The module, and its weights in parameter order: {name: (shape, dtype)}. No weight is loaded or allocated.
 
     Weights follow the inputs in every function but create_paged_kv_cache, as variables (`param_mode="plain"`) or as one
-    tuple ("packed"); the attribute `num_input` counts the inputs. Raises ModelError for an unknown method.
+    tuple ("packed"); the attribute `num_input` counts the inputs. `quantized` makes what stands in the place of each linear layer.
+    Raises ModelError for an unknown method.
     """
     unknown = set(methods) - set(METHODS)
     if unknown:
@@ -217,8 +222,20 @@ def build_module(
     }
     model = Llama(config, Target(target) if isinstance(target, str) else target)
     model.to(dtype)
+    if quantized is not None:
+        _replace_linear(model, quantized)
     mod, params = model.export_tvm({name: specs[name] for name in METHODS if name in methods})
     return mod, weight_shapes(params)
+
+
+def _replace_linear(module: nn.Module, quantized: Callable[[nn.Linear], nn.Module]) -> None:
+    """Put what `quantized` makes of them into the place of all linear layers."""
+    for name, part in list(vars(module).items()):
+        if isinstance(part, nn.Linear):
+            setattr(module, name, quantized(part))
+        for inner in part if isinstance(part, nn.ModuleList) else [part]:
+            if isinstance(inner, nn.Module):
+                _replace_linear(inner, quantized)
 
 
 def weight_shapes(params: list[tuple[str, nn.Parameter]]) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 from spmd.program.graph import Function, Node, Value
 from spmd.program.storage import VIEWS
+from spmd.rules.kernel import KERNEL_CALLS
 
-_TAKE_ALONG = frozenset(
+TAKE_ALONG = frozenset(
     {
         *("relax.matmul", "relax.linear", "relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"),
         *("relax.mean", "relax.variance", "relax.std", "relax.nn.softmax", "relax.nn.log_softmax"),
@@ -51,10 +52,19 @@ AsKept = Callable[[Node, Value], bool]
 """Whether an operator takes, or makes, a value as it is kept, with no conversion in between."""
 
 
-def fused(function: Function, as_kept: AsKept | None = None) -> set[Value]:
+def fused(function: Function, as_kept: AsKept | None = None) -> frozenset[Value]:
     """The values of a function that are not written under a plan; without one, those of which that may be so."""
-    free = _Fusion(function, lambda node, value: True).run()
-    return free if as_kept is None else free & _Fusion(function, as_kept).run()
+    if function.unwritten is None:
+        function.unwritten = frozenset(_Fusion(function, lambda node, value: True).run())
+    free = function.unwritten
+    if as_kept is None or _all_as_kept(function, free, as_kept):
+        return free
+    return free & _Fusion(function, as_kept).run()
+
+
+def _all_as_kept(function: Function, values: frozenset[Value], as_kept: AsKept) -> bool:
+    """Whether none of these values is converted between those who make and read it."""
+    return all(as_kept(node, v) for node in function.nodes for v in dict.fromkeys((*node.inputs, *node.outputs)) if v in values)
 
 
 class _Fusion:
@@ -81,14 +91,14 @@ class _Fusion:
         """The values that are not written."""
         for node in self._nodes:
             if (
-                _is_single(node)
+                is_single(node)
                 and node.op not in _COSTLY
                 and all(self._makes(r, v) for v in node.outputs for r in self._readers.get(v, ()))
             ):
                 self._made.update(node.outputs)
         for kind in (
-            lambda node: node.op in _TAKE_ALONG or _is_arithmetic(node),
-            lambda node: _is_single(node) and not _is_arithmetic(node),
+            lambda node: node.op in TAKE_ALONG or _is_arithmetic(node),
+            lambda node: is_single(node) and not _is_arithmetic(node),
         ):
             for node in filter(kind, self._nodes):
                 if self._made.isdisjoint(node.outputs):
@@ -106,12 +116,12 @@ class _Fusion:
         if len(lasts) != 1 or any(not self._made.isdisjoint(r.outputs) for r in readers):
             return
         (last,) = lasts
-        if node.op in _TAKE_ALONG:
+        if node.op in TAKE_ALONG:
             if last in self._anchored or not all(map(_is_arithmetic, (*readers, last))):
                 return
             self._anchored.add(last)
         else:
-            follows = all(_is_single(r) or r.op in _SUMS for r in readers)
+            follows = all(is_single(r) or r.op in _SUMS for r in readers)
             closed = last in self._anchored or last.op in _SUMS
             if not follows or (closed and not _is_arithmetic(node)):
                 return
@@ -143,10 +153,10 @@ def _makes_operand(reader: Node, value: Value) -> bool:
 
 def _is_arithmetic(node: Node) -> bool:
     """Whether it computes each element of its result from those at the same place."""
-    return node.rule.work == "pointwise" and len(node.outputs) == 1
+    return node.rule.work == "pointwise" and len(node.outputs) == 1 and node.op not in KERNEL_CALLS
 
 
-def _is_single(node: Node) -> bool:
+def is_single(node: Node) -> bool:
     """Whether each element of its result comes from single elements: arithmetic, moves, kernels that reduce nothing."""
     kernel = node.op == "relax.call_tir" and not node.no_rule and not node.rule.reduced and not node.rule.forms
     return kernel or _is_arithmetic(node) or node.op in _MOVES

@@ -1,4 +1,4 @@
-"""The memory of a paged KV cache, as the call that makes it says."""
+"""The memory of a paged KV cache, as the call that makes it says, and what attention reads of it."""
 
 from __future__ import annotations
 
@@ -9,49 +9,70 @@ from tvm import relax, tirx
 
 from spmd.program.graph import Node
 
-from .cost import Cost
+from .planning_sizes import PlanningSizes
 
+_OF_RUNTIME, _OF_MLC = "vm.builtin.paged_attention_kv_cache_create", "mlc.create_paged_kv_cache_generic"
+CREATES_CACHE = (_OF_RUNTIME, _OF_MLC)
+"""The calls that make a cache."""
+READS_CACHE = tuple(
+    f"vm.builtin.attention_kv_cache_{name}" for name in ("attention_with_fused_qkv", "attention_with_shared_kv", "cross_attention")
+)
+"""The calls that attend to what a cache holds."""
 _MLA, _LINEAR = 1, 2
 """Kinds of attention by their numbers in TVM's runtime: one compressed vector for all heads, a state for each sequence."""
 
 
-def create_bytes(node: Node, cost: Cost) -> int | None:
-    """Bytes of the pages of the cache that `node` makes with all heads; None where it makes none, or they depend on a size not given.
+def create_bytes(node: Node, known: PlanningSizes) -> int | None:
+    """Bytes of the pages of the cache that `node` makes with all heads; None where it makes none, or they depend on a size not given."""
+    layers = _layers(node, known)
+    return None if layers is None else sum(layers)
+
+
+def read_bytes(node: Node, known: PlanningSizes) -> int:
+    """Bytes that attention reads in one layer of the cache that `node` makes, with all heads; 0 where nobody knows its size.
+
+    A cache is half full on average, from its first token to its last.
+    """
+    layers = _layers(node, known)
+    return sum(layers) // (2 * len(layers)) if layers else 0
+
+
+def _layers(node: Node, known: PlanningSizes) -> list[int] | None:
+    """Bytes of the pages of each layer.
 
     TVM's runtime allocates whole pages for all tokens and one more, and two for each sequence where windows slide.
     """
     call = node.binding.value
     args: list[Any] = call.args[:] if isinstance(call, tvm.ir.Call) else []
-    if node.op == "vm.builtin.paged_attention_kv_cache_create":
+    if node.op == _OF_RUNTIME:
         sizes, (kv_heads, qk_dim, v_dim) = args[1], args[4:7]
-        kinds = [_size(kind, cost) for kind in args[7].values] if isinstance(args[7], relax.ShapeExpr) else [None]
+        kinds = [_size(kind, known) for kind in args[7].values] if isinstance(args[7], relax.ShapeExpr) else [None]
         dtype = next((v.dtype for v in node.inputs if v.is_tensor and not v.shape), "")
-    elif node.op == "mlc.create_paged_kv_cache_generic":
+    elif node.op == _OF_MLC:
         sizes, (kv_heads, qk_dim, v_dim) = args[2], args[6:9]
-        kinds = [_MLA if getattr(args[1], "value", "") == "mla" else 0] * (_size(args[4], cost) or 0)
+        kinds = [_MLA if getattr(args[1], "value", "") == "mla" else 0] * (_size(args[4], known) or 0)
         dtype = str(getattr(args[-1], "value", ""))
     else:
         return None
     if not isinstance(sizes, relax.ShapeExpr) or len(sizes.values) < 5 or not dtype or not kinds:
         return None
-    sequences, tokens, _, page, slides = (_size(s, cost) for s in sizes.values[:5])
-    heads, dim, out = _size(kv_heads, cost), _size(qk_dim, cost), _size(v_dim, cost)
+    sequences, tokens, _, page, slides = (_size(s, known) for s in sizes.values[:5])
+    heads, dim, out = _size(kv_heads, known), _size(qk_dim, known), _size(v_dim, known)
     if tokens is None or not page or heads is None or dim is None or out is None or slides is None or None in kinds:
         return None
     if sequences is None and (slides or _LINEAR in kinds):
         return None
     pages = -(-tokens // page) + 1 + (2 * (sequences or 0) if slides else 0)
     of_kind = {_MLA: pages * page * dim, _LINEAR: (sequences or 0) * heads * dim * out}
-    elements = sum(of_kind.get(kind or 0, 2 * pages * page * heads * dim) for kind in kinds)
-    return elements * tvm.DataType(dtype).bits // 8
+    return [of_kind.get(kind or 0, 2 * pages * page * heads * dim) * tvm.DataType(dtype).bits // 8 for kind in kinds]
 
 
-def _size(expr: Any, cost: Cost) -> int | None:
+def _size(expr: Any, known: PlanningSizes) -> int | None:
     """The planning size of a number, unless it is one that nobody gave."""
     if isinstance(expr, int | float):
         return int(expr)
     if isinstance(expr, tirx.IntImm):
         return int(expr.value)
     if isinstance(expr, tvm.ir.Var):
-        return cost.sizes.get(expr.name)
-    return cost.size(expr) if all(v.name in cost.sizes for v in tirx.analysis.undefined_vars(expr)) else None
+        return known.sizes.get(expr.name)
+    return known.size(expr) if all(v.name in known.sizes for v in tirx.analysis.undefined_vars(expr)) else None

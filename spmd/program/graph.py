@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from spmd.ir.trees import Tree, leaves, map_tree
 from spmd.placement.spec import Constraint
@@ -56,6 +56,19 @@ class Value:
         return self.kind == "tensor"
 
 
+class Access(NamedTuple):
+    """What an operator reads from memory and writes to it, without what goes from one operator to another in registers."""
+
+    reads: tuple[tuple[Value, ...], ...]
+    """For each input the tensors in memory that it is made of, without those that an input before it has brought."""
+    writes: tuple[bool, ...]
+    """For each output whether it is written."""
+    launches: int
+    """Kernels that begin with it: none where it is a view, or goes on in the kernel of another."""
+    cache: Node | None = None
+    """What makes the KV cache that it reads."""
+
+
 @dataclass(eq=False)
 class Node:
     """One operator call. An If is several: one named ``If`` takes the condition, before the nodes of its branches; one named
@@ -84,6 +97,9 @@ class Node:
     stays: tuple[bool, ...] = ()
     """For each input, then each output, whether it is taken, or made, as it is kept: what is written would be lost in a copy."""
 
+    access: Access | None = None
+    """What it reads and writes once it is fused; None: each input, each output, by a kernel of its own."""
+
     def staying(self, i: int, is_output: bool) -> bool:
         """Whether input (or output) number `i` is taken (or made) as it is kept."""
         return bool(self.stays) and self.stays[i + len(self.inputs) * is_output]
@@ -102,6 +118,8 @@ class Function:
     result: Tree[Value] | None = None
     at_end: list[tuple[Value, Constraint | None, str]] = field(default_factory=list[tuple[Value, "Constraint | None", str]])
     """For each leaf of the result, what the sharding in which it is returned must be (None for what is no tensor) and why."""
+    unwritten: frozenset[Value] | None = None
+    """What need not be written to memory, once somebody has asked (`fusion.fused`)."""
 
     def named(self) -> dict[str, Value]:
         """Every value of the function, by its name in plans."""

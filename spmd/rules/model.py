@@ -98,8 +98,8 @@ class Rule:
     kernels: str | None = None
     """Name of the cutter in `lower` that makes the local kernels of this call."""
     work: str = "full"
-    """What it costs: memory and arithmetic ("full"); arithmetic alone, as it is fused into what makes or reads it ("pointwise"); nothing
-    ("view"). Any other name is as "full", but for a `Cost` of the user's that knows it."""
+    """What it does: products and sums, and all else ("full"); arithmetic on single elements ("pointwise"); it puts elements elsewhere, and
+    computes nothing ("view"). Any other name is as "full", but for a `Cost` of the user's that knows it."""
 
     @cached_property
     def factors(self) -> list[str]:

@@ -11,7 +11,7 @@ import spmd
 from examples.llm.config import LlamaConfig
 from examples.llm.model import build_module
 from spmd import Link, Mesh, P, Profile, ShardingError
-from spmd.costs.cost import Cost
+from spmd.costs.cost import Cost, Work
 from spmd.placement.sharding import Sharding
 from spmd.testing import assert_equivalent
 from spmd.transfers.conversion import conversion
@@ -58,6 +58,29 @@ def test_a_collective_takes_the_link_of_its_axis():
     assert cost.exchange_time("all_reduce", "gpu", 3 * 10**8) == pytest.approx(5e-6 + 2 * 3 / 4 * 3e8 / 300e9)
     assert cost.exchange_time("all_reduce", "host", 3 * 10**8) == pytest.approx(8e-6 + 3e8 / 30e9)
     assert cost.exchange_time("all_gather", "gpu(1)2", 10**8) == pytest.approx(5e-6 + 1e8 / 300e9)
+
+
+def test_more_workers_take_more_steps():
+    """Around a ring within a host, twice for an all-reduce; on a tree between hosts. Two workers take the latency alone."""
+    profile = Profile("steps", 1e12, 1e12, 1e12, 10.0, link_hop=1.0, links={"network": Link(1e12, 100.0, 7.0)})
+    cost = Cost(Mesh(one=1, two=2, eight=8), profile)
+    assert [cost.latency("all_reduce", axis) for axis in ("two", "eight")] == [10.0, 10.0 + 2 * 6]
+    assert [cost.latency(kind, "eight") for kind in ("all_gather", "reduce_scatter", "all_to_all", "permute")] == [16.0, 16.0, 16.0, 10.0]
+    assert cost.exchange_time("all_reduce", "eight", 0) == 22.0
+    hosts = Cost(Mesh(dp=8, tp=2, hosts=8), profile)
+    assert hosts.link("dp+tp") == Link(1e12, 100.0, 7.0)
+    assert hosts.latency("all_reduce", "dp") == 100.0 + 2 * 2 * 7 and hosts.latency("all_gather", "dp") == 100.0 + 2 * 7
+
+
+def test_kernels_take_time_to_start_and_to_get_going():
+    """The first half second of a kernel moves half as much; one that is shorter is at half speed throughout."""
+    profile = Profile("slow", 1e12, 100.0, 1e12, 0.0, kernel_latency=2.0, efficiency=0.5, ramp=0.5, rates={"float32": 10.0})
+    cost = Cost(Mesh(tp=2), profile)
+    assert cost.compute_time(Work("full", 1.0, 200, "float16", ())) == 2.0 + 4.0 + 0.5
+    assert cost.compute_time(Work("full", 1.0, 10, "float16", ())) == 2.0 + 0.4
+    assert cost.compute_time(Work("full", 1.0, 10, "float16", (), launches=0)) == 0.2
+    assert cost.compute_time(Work("pointwise", 100.0, 10, "float16", (), launches=0)) == 10.0
+    assert cost.compute_time(Work("view", 100.0, 0, "float16", (), launches=0)) == 0.0
 
 
 def test_axes_joined_run_over_the_slowest_of_their_links():

@@ -132,7 +132,7 @@ def test_activations_of_a_language_model(quantization, workers):
         mod = relax.transform.BindSymbolicVars({"seq_len": 16}, name)(mod)
     sharded = spmd.shard(mod, workers, profile=FREE_LINKS)
     for name, there in allocated(sharded).items():
-        assert 0.95 * there <= sharded.plan.memory[name].activations <= 1.15 * there, name
+        assert 0.95 * there <= sharded.plan.memory[name].activations <= 1.25 * there, name
 
 
 def test_what_is_converted_is_written():

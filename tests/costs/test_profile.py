@@ -54,7 +54,7 @@ def test_rates_by_dtype():
 
 def test_links_by_name():
     p = profile_of("h100")
-    assert p.link() == Link(450e9, 12e-6) and p.link("network") == Link(50e9, 25e-6)
+    assert p.link() == p.link("nvlink") == Link(450e9, 6e-6, 0.6e-6) and p.link("network") == Link(50e9, 25e-6, 5e-6)
     any_link = Profile("any", 1e12, 1e11, 1e10, 1e-6, links={"*": Link(1e9, 1e-5)})
     assert any_link.link("whatever") == Link(1e9, 1e-5)
     with pytest.raises(ShardingError, match=r"profile 'one': there is no link 'network', which the mesh runs over\. It has one link"):
@@ -72,8 +72,9 @@ GOOD = {"name": "mine", "flops": 1e12, "memory_bandwidth": 1e11, "link_bandwidth
 
 
 def test_a_file_written_by_hand_needs_the_first_fields_only():
-    text = json.dumps({**GOOD, "links": {"ib": {"bandwidth": 2, "latency": 0}}})
-    assert Profile.from_json(text) == Profile("mine", 1e12, 1e11, 1e10, 1e-6, links={"ib": Link(2, 0)})
+    text = json.dumps({**GOOD, "links": {"ib": {"bandwidth": 2, "latency": 0}, "nvlink": {"bandwidth": 3, "latency": 1, "hop": 4}}})
+    links = {"ib": Link(2, 0), "nvlink": Link(3, 1, 4)}
+    assert Profile.from_json(text) == Profile("mine", 1e12, 1e11, 1e10, 1e-6, links=links)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,12 @@ def test_a_file_written_by_hand_needs_the_first_fields_only():
         ({"flops": None}, r"flops is None\. It is a number above 0"),
         ({"flops": -1.0}, r"flops is -1\.0\. It is a number above 0"),
         ({"link_latency": "5us"}, r"link_latency is '5us'\. It is a number of seconds, 0 or more"),
+        ({"efficiency": 0}, r"efficiency is 0\. It is a number above 0"),
+        ({"ramp": -1}, r"ramp is -1\. It is a number of seconds, 0 or more"),
+        (
+            {"links": {"ib": {"bandwidth": 1, "latency": 1, "hop": "2"}}},
+            r"links\['ib'\]\.hop is '2'\. It is a number of seconds, 0 or more",
+        ),
         ({"memory": 0}, r"memory is 0\. It is a number above 0"),
         ({"rates": {"float32": "fast"}}, r"rates\['float32'\] is 'fast'"),
         ({"links": {"ib": 3}}, r"links\['ib'\]\.bandwidth is None"),

@@ -12,6 +12,10 @@ from spmd import checks
 from spmd.checks import door
 from spmd.errors import ShardingError, nearest
 
+_SECONDS = ("link_latency", "kernel_latency", "link_hop", "ramp")
+_VECTOR = 16
+"""How much faster matrix units are than vector units, where a profile has no rate of float32."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -20,10 +24,12 @@ class Link:
     bandwidth: float
     """Bytes per second that a worker sends to others."""
     latency: float
-    """Of one collective."""
+    """Of one collective of two workers."""
+    hop: float = 0.0
+    """Of each step that more workers add: around a ring within a host, on a tree between hosts; twice in an all-reduce."""
 
     def __post_init__(self) -> None:
-        _check_rates("Link", self, ("bandwidth",), ("latency",))
+        _check_rates("Link", self, ("bandwidth",), ("latency", "hop"))
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Profile:
     link_latency: float
     """Of one collective along these axes."""
     kernel_latency: float = 0.0
-    """Of one operator."""
+    """Of starting one kernel."""
     memory: float | None = None
     """Bytes of memory of one worker: the budget of plans, where they are given none. None is no limit."""
     rates: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
@@ -49,15 +55,31 @@ class Profile:
     """Links by the names that a mesh gives them (``Mesh(dp=2, tp=4, links={"dp": "network"})``); ``"*"`` stands for any name."""
     source: str = ""
     """Where the numbers come from."""
+    link_hop: float = 0.0
+    """`Link.hop` along mesh axes that name no link."""
+    efficiency: float = 1.0
+    """The share of `memory_bandwidth` that large kernels reach."""
+    ramp: float = 0.0
+    """Seconds until a kernel has enough bytes in flight to do so; it moves half as many meanwhile."""
 
     def __post_init__(self) -> None:
         where = "Profile"
-        _check_rates(where, self, ("flops", "memory_bandwidth", "link_bandwidth"), ("link_latency", "kernel_latency"))
+        _check_rates(where, self, ("flops", "memory_bandwidth", "link_bandwidth", "efficiency"), _SECONDS)
         checks.text(f"{where}, name", self.name)
         checks.maybe(checks.number(above=True))(f"{where}, memory", self.memory)
         checks.mapping("dtypes to rates", 'rates={"float32": 1e12}', checks.number(above=True))(f"{where}, rates", self.rates)
         links = checks.mapping("names to links", 'links={"network": spmd.Link(25e9, 20e-6)}', checks.instance(Link))
         links(f"{where}, links", self.links)
+
+    @property
+    def reached_bandwidth(self) -> float:
+        """Bytes per second of a large kernel."""
+        return self.memory_bandwidth * self.efficiency
+
+    @property
+    def vector_rate(self) -> float:
+        """Arithmetic per second outside of matrix products."""
+        return self.rates.get("float32") or self.flops / _VECTOR
 
     def rate(self, dtype: str) -> float:
         """Arithmetic per second on matrices of a dtype; that of none in particular where it is empty."""
@@ -68,7 +90,7 @@ class Profile:
         """The link of this name; without one, that of axes that name none."""
         checks.instance(str)("Profile.link(), name", name)
         if not name:
-            return Link(self.link_bandwidth, self.link_latency)
+            return Link(self.link_bandwidth, self.link_latency, self.link_hop)
         found = self.links.get(name) or self.links.get("*")
         if found is None:
             known = f"It has {', '.join(map(repr, self.links))}" if self.links else "It has one link, which needs no name"
@@ -99,9 +121,9 @@ class Profile:
         for name in known[:5]:
             if name not in given:
                 raise ShardingError("Profile.from_json", f"the field {name!r} is missing", f"Needed are {', '.join(known[:5])}.")
-        for name in known[1:7]:
+        for name in ("flops", "memory_bandwidth", "link_bandwidth", "memory", "efficiency", *_SECONDS):
             if name in given and not (name == "memory" and given[name] is None):
-                _check_number(name, given[name])
+                _check_number(name, given[name], name in _SECONDS)
         for name, kind, what in (
             ("name", str, "a text"),
             ("source", str, "a text"),
@@ -137,12 +159,13 @@ def _check_rates(where: str, given: Any, above: Sequence[str], least: Sequence[s
 def _link(name: str, raw: Any) -> Link:
     given = cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
     for part in ("bandwidth", "latency"):
-        _check_number(f"links[{name!r}].{part}", given.get(part))
-    return Link(given["bandwidth"], given["latency"])
+        _check_number(f"links[{name!r}].{part}", given.get(part), part == "latency")
+    hop = given.get("hop", 0.0)
+    _check_number(f"links[{name!r}].hop", hop, is_time=True)
+    return Link(given["bandwidth"], given["latency"], hop)
 
 
-def _check_number(name: str, value: object) -> None:
-    latency = name.endswith("latency")
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (value == 0 and not latency):
-        wanted = "a number of seconds, 0 or more" if latency else "a number above 0"
+def _check_number(name: str, value: object, is_time: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (value == 0 and not is_time):
+        wanted = "a number of seconds, 0 or more" if is_time else "a number above 0"
         raise ShardingError("Profile.from_json", f"{name} is {value!r}", f"It is {wanted}.")

@@ -40,6 +40,7 @@ def kernel_rule(op: OpCall, readings: Readings) -> Rule | str:
         sparse=tuple(sorted(i for i in kernel.gathered if i < len(inputs))),
         pointers=tuple(i for i, p in enumerate(inputs) if p in kernel.pointers),
         nests=tuple(tuple(dict.fromkeys(f for v in b.variables for f in kernel.iters[v])) for b in kernel.blocks),
+        work="full" if kernel.reduce or kernel.staged else "pointwise",
     )
 
 

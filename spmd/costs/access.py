@@ -1,0 +1,88 @@
+"""What each operator reads from memory and writes to it, once compilers have fused it with its neighbours: what its time is made of.
+
+It is worked out on the graph, before there is a plan: whatever may stay in registers is taken to do so. Where a plan converts such a value,
+it pays for the conversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spmd.program.graph import Access, Function, Graph, Node, Value
+from spmd.program.storage import VIEWS
+
+from .fusion import TAKE_ALONG, fused
+from .kv_bytes import CREATES_CACHE, READS_CACHE
+
+_CUTS_OUT = frozenset(f"relax.{name}" for name in ("split", "strided_slice"))
+"""Moves that read no more of what they take than they give."""
+
+
+def mark_accesses(graph: Graph) -> Graph:
+    """Write its `Access` into each node, and number the classes of calls anew, so that calls of one class have equal ones."""
+    caches = {v: node for f in graph.functions.values() for node in f.nodes if node.op in CREATES_CACHE for v in node.outputs}
+    classes: dict[tuple[object, ...], int] = {}
+    for function in graph.functions.values():
+        marked = _Accesses(function, caches)
+        for node in function.nodes:
+            node.access = access = marked.of(node)
+            types = tuple([tuple([v.type_class for v in read]) for read in access.reads])
+            key = (node.call_class, types, *access[1:])
+            node.call_class = classes.setdefault(key, len(classes))
+    return graph
+
+
+class _Accesses:
+    """The accesses of one function, whose nodes are asked for in their order."""
+
+    def __init__(self, function: Function, caches: Mapping[Value, Node]) -> None:
+        self._caches, self._fused = caches, fused(function)
+        self._registers: dict[Value, tuple[Value, ...]] = {}
+        """What is made in registers, and the tensors in memory that are read for it where its kernel has not begun before."""
+        self._begun: set[Value] = set()
+        """What is made in registers by a kernel that some operator has begun."""
+
+    def of(self, node: Node) -> Access:
+        """What a node reads and writes."""
+        tensors = [v for v in node.outputs if v.is_tensor]
+        in_registers = bool(tensors) and all(v in self._fused for v in tensors)
+        begun = any(v in self._begun for v in node.inputs)
+        if self._is_view(node, tensors):
+            return _nothing(node)
+        if in_registers and node.op not in TAKE_ALONG:
+            self._registers.update({v: self._made_of(node, v, begun) for v in tensors})
+            self._begun.update(tensors if begun else ())
+            return _nothing(node)
+        access = Access(self._reads(node), (not in_registers,) * len(node.outputs), int(not begun), self._cache(node))
+        if in_registers:
+            self._registers.update(dict.fromkeys(tensors, ()))
+            self._begun.update(tensors)
+        return access
+
+    def _is_view(self, node: Node, tensors: list[Value]) -> bool:
+        if node.op in VIEWS:
+            return not any(v in self._registers for v in node.inputs)
+        return node.rule.work == "view" and not (tensors and node.op.startswith("relax."))
+
+    def _cache(self, node: Node) -> Node | None:
+        return next((self._caches[v] for v in node.inputs if v in self._caches), None) if node.op in READS_CACHE else None
+
+    def _reads(self, node: Node) -> tuple[tuple[Value, ...], ...]:
+        """For each input what is read from memory, each tensor once."""
+        seen: set[Value] = set()
+        found: list[tuple[Value, ...]] = []
+        for value in node.inputs:
+            sources = self._registers.get(value, (value,)) if value.is_tensor else ()
+            found.append(tuple([v for v in sources if v not in seen]))
+            seen.update(sources)
+        return tuple(found)
+
+    def _made_of(self, node: Node, value: Value, begun: bool) -> tuple[Value, ...]:
+        """What is read from memory where `value` is made in registers; of what is cut out of a tensor, the part itself."""
+        if node.op in _CUTS_OUT and not begun:
+            return (value,)
+        return tuple(dict.fromkeys([v for read in self._reads(node) for v in read]))
+
+
+def _nothing(node: Node) -> Access:
+    return Access(((),) * len(node.inputs), (False,) * len(node.outputs), 0)
