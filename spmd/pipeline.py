@@ -26,7 +26,7 @@ from .explain import Plan
 from .ir.inline import inlined
 from .ir.lift import LIFT, kept_whole, lifted
 from .ir.normal import normalized
-from .lower import check_plan, lower_graph, told_by_shards
+from .lower import check_plan, lower_graph, sizes_passed, told_by_shards
 from .placement.arrays import host
 from .placement.mesh import Mesh, MeshLike
 from .plan import model
@@ -163,6 +163,7 @@ def _planned(
     check_symbols(graph, sizes=sizes, divisible=divisible)
     annotate(graph, times.mesh, specs)
     decided = Plan.of(make_plan(graph, times))
+    decided.functions.update(sizes_passed(graph, decided))
     decided.divisible, decided.lift, decided.profile = dict(divisible or {}), lift, times.name
     if times.mesh.size > 1 and (whole := kept_whole(graph.module, lift)):
         decided.notes.append(whole)

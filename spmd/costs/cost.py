@@ -69,6 +69,8 @@ class Cost(Works):
     def _padded_bytes(self, step: Step, into: int, shape: tuple[int, ...], item: int) -> int:
         """What a worker holds before a step that cuts dimension `into`, with the padding that this takes."""
         held, split = self.local_bytes(shape, item, step.source), moved_split(step, into, self.mesh)
+        if split.uneven:
+            return held // (shape[into] or 1) * self.held_size(shape[into], split) * self.mesh.axis_size(step.axis)
         return held * split.local_size(self.mesh) * self.mesh.axis_size(step.axis) // split.size if shape[into] else held
 
     def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:

@@ -15,7 +15,7 @@ from spmd.program.graph import Access, Node, Value
 from spmd.rules.strategy import Strategy
 
 from .kv_bytes import read_bytes
-from .planning_sizes import PlanningSizes
+from .planning_sizes import DEFAULT_SIZE, PlanningSizes
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,14 @@ class Works(PlanningSizes):
 
     def local_shape(self, shape: tuple[int, ...], sharding: Sharding) -> tuple[int, ...]:
         """What a worker holds of a tensor of the planning `shape`."""
-        mesh = self.mesh
-        return tuple([size if split is None else split.held_size(size, mesh) for size, split in zip(shape, sharding.dims, strict=True)])
+        return tuple([size if split is None else self.held_size(size, split) for size, split in zip(shape, sharding.dims, strict=True)])
+
+    def held_size(self, size: int, split: Split) -> int:
+        """What a worker holds of a dimension of this planning size."""
+        unit = 1 if split.length is None else split.length.number
+        for name in () if split.length is None else split.length.names:
+            unit *= self.sizes.get(name, DEFAULT_SIZE)
+        return split.held_size(size, self.mesh, unit)
 
     def exchanges(self, node: Node, strategy: Strategy) -> list[Sent]:
         """Every collective inside an operator."""
@@ -139,4 +145,4 @@ class Works(PlanningSizes):
     def _local_factor(self, factor: str, sizes: Mapping[str, int], splits: Mapping[str, Split]) -> int:
         """What a worker holds of a factor."""
         size = sizes.get(factor, 1)
-        return splits[factor].held_size(size, self.mesh) if factor in splits else size
+        return self.held_size(size, splits[factor]) if factor in splits else size

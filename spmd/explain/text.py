@@ -102,14 +102,13 @@ def _alternatives(plan: Plan, name: str) -> list[str]:
         return [f"  without that it would be {free.sharding}, {_change(free)}"]
     possible = [a for a in others if a.fits and not math.isinf(a.seconds)]
     too_large = [a for a in others if not a.fits]
-    within = ", with what the other axes do" if plan.searched.is_local else ""
     lines: list[str] = []
     if not possible:
         lines.append(f"  nothing else obeys all that is asked: not {_several([a.sharding for a in others])}")
     elif abs(possible[0].seconds) < 1e-12:
-        lines.append(f"  {possible[0].sharding} would cost the same{within}")
+        lines.append(f"  {possible[0].sharding} would cost the same")
     else:
-        lines.append(f"  chosen for its time: the next best, {possible[0].sharding}, costs {_change(possible[0])}{within}")
+        lines.append(f"  chosen for its time: the next best, {possible[0].sharding}, costs {_change(possible[0])}")
     for other in too_large[:1]:
         lines.append(f"  {other.sharding} takes too much memory: its fastest plan needs {size_text(other.memory)} a worker")
     if rest := possible[1:]:

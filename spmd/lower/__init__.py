@@ -2,6 +2,6 @@
 
 from .fits import check_plan
 from .lower import lower_graph
-from .symbols import told_by_shards
+from .symbols import sizes_passed, told_by_shards
 
-__all__ = ["check_plan", "lower_graph", "told_by_shards"]
+__all__ = ["check_plan", "lower_graph", "sizes_passed", "told_by_shards"]

@@ -21,6 +21,7 @@ from spmd.transfers.conversion import Step as Move
 from spmd.transfers.conversion import conversion
 
 from .kept import WAY_OUT, check_held, kept_by
+from .symbols import sizes_passed
 
 
 def check_plan(graph: Graph, plan: Plan) -> None:
@@ -49,6 +50,10 @@ def check_plan(graph: Graph, plan: Plan) -> None:
             raise _differs(name, f"{len(choices)} operators", str(len(function.nodes)))
         _check_values(function, plan)
         _check_steps(function, plan)
+    passed = sizes_passed(graph, plan)
+    for name, signature in plan.functions.items():
+        if signature.sizes != (sizes := passed[name].sizes if name in passed else ()):
+            raise _differs(name, f"a worker told the sizes {list(signature.sizes)}", f"a worker told {list(sizes)}")
 
 
 def _check_values(function: Function, plan: Plan) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Segment, Sharding, Split, runs
+from spmd.rules.extents import Extent, extent_of, part_of, without
 
 Emit = Callable[[Any], Any]
 """Binds an expression to a new variable and returns it."""
@@ -24,9 +26,30 @@ def local_dim(dim: Any, split: Split, mesh: Mesh) -> Any:
     """The local size of one dimension, of which `dim` is the size before this split."""
     if split.is_known:
         return split.local_size(mesh)
+    if split.uneven:
+        unit, count = measured(dim, split)
+        return _simple((count + (mesh.axis_size(*split.axes) - 1)) // mesh.axis_size(*split.axes) * unit)
     if split.is_padded(mesh):
         return _simple(dim // split.size * split.local_size(mesh))
     return _simple(dim // mesh.axis_size(*split.axes))
+
+
+def measured(dim: Any, split: Split) -> tuple[Any, Any]:
+    """The length by which a dimension is split, and how many there are."""
+    assert split.length is not None
+    whole = extent_of((dim,))
+    part = part_of(whole, split.length)
+    if part is None:
+        raise ShardingError(f"a dimension of size {dim}", f"it has no length {split.length}", "Plan this module with spmd.plan().")
+    return _product(part), _product(without(whole, part))
+
+
+def _product(product: Extent) -> Any:
+    number, terms = product
+    found: Any = number
+    for term in terms:
+        found = found * term
+    return _simple(found)
 
 
 def _simple(size: Any) -> Any:
@@ -66,6 +89,8 @@ def _swapped(emit: Emit, x: Any, dim: int) -> Any:
 
 def _unknown_in_shard_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
     """`shard_order` of blocks or of a pattern: of what the segments count, each block or each repetition as it is."""
+    if split.length is not None:
+        return _pattern_apart(emit, x, dim, here, split, mesh, here[dim])
     workers, local = mesh.axis_size(*split.axes), split.local_size(mesh)
     seen, at = folded(here, dim, split, split.size)
     x = shard_order(emit, emit(relax.op.reshape(x, seen)), at, seen, Split(split.axes, split.segments), mesh)
@@ -89,13 +114,24 @@ def _unknown_in_whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split
     return emit(relax.op.reshape(x, [*here[:dim], _simple(length), *here[dim + 1 :]]))
 
 
+def _pattern_apart(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh, size: Any, *, back: bool = False) -> Any:
+    """Repetitions of a pattern of blocks as what each worker has of all of them; with `back`, the other way."""
+    workers, (length, count) = mesh.axis_size(*split.axes), measured(size, split)
+    parts = [workers, count] if back else [count, workers]
+    x = emit(relax.op.reshape(x, [*here[:dim], *parts, _simple(length // workers), *here[dim + 1 :]]))
+    return emit(relax.op.reshape(_swapped(emit, x, dim), [*here[:dim], size, *here[dim + 1 :]]))
+
+
 def shard_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
     """Dimension `dim`, whole and in global order, as the shards of all workers one after another, zero padded."""
     if _is_plain(split, mesh):
         return x
+    workers = mesh.axis_size(*split.axes)
+    if split.uneven:
+        length = _simple(local_dim(here[dim], split, mesh) * workers)
+        return _lengthened(emit, x, dim, here, length)
     if not split.is_known:
         return _unknown_in_shard_order(emit, x, dim, here, split, mesh)
-    workers = mesh.axis_size(*split.axes)
     if len(split.segments) == 1:
         return _padded(emit, x, dim, here, split.segments[0], workers)
     dealt = _dealt(emit, x, dim, here, split.segments, workers)
@@ -128,10 +164,23 @@ def _padded(emit: Emit, x: Any, dim: int, here: list[Any], segment: Segment, wor
     return emit(relax.op.concat([x, zeros], axis=dim))
 
 
-def whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh) -> Any:
-    """Dimension `dim`, holding the shards of all workers one after another, in global order and without padding."""
+def _lengthened(emit: Emit, x: Any, dim: int, here: list[Any], length: Any) -> Any:
+    """Dimension `dim`, of a size that is known when the program runs, with zeros after it up to `length`."""
+    zeros = emit(relax.op.zeros([*here[:dim], _simple(length - here[dim]), *here[dim + 1 :]], str(x.ty.dtype)))
+    longer = emit(relax.op.concat([x, zeros], axis=dim))
+    return emit(relax.op.reshape(longer, [*here[:dim], length, *here[dim + 1 :]]))  # TVM does not see that the sum is this
+
+
+def whole_order(emit: Emit, x: Any, dim: int, here: list[Any], split: Split, mesh: Mesh, size: Any = None) -> Any:
+    """Dimension `dim`, holding the shards of all workers one after another, in global order and without padding; `size` elements, which
+    the shards of an uneven one do not tell.
+    """
     if _is_plain(split, mesh):
         return x
+    if split.uneven:
+        return emit(relax.op.strided_slice(x, [dim], [0], [size], assume_inbound=True))
+    if split.length is not None:
+        return _pattern_apart(emit, x, dim, here, split, mesh, size, back=True)
     if not split.is_known:
         return _unknown_in_whole_order(emit, x, dim, here, split, mesh)
     workers, segments = mesh.axis_size(*split.axes), split.segments

@@ -14,7 +14,7 @@ from spmd.errors import ShardingError
 from spmd.placement.dtypes import ends, numpy_dtype
 from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
-from spmd.placement.sharding import Sharding
+from spmd.placement.sharding import Sharding, Split
 from spmd.transfers.conversion import Step, moved_split
 from spmd.transfers.local import gathered, scattered
 
@@ -41,7 +41,7 @@ def unpack(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> A
     here, off, into = local_dims(dims, move.source, mesh), gathered(move), scattered(move)
     if into >= 0:
         here[into] = local_dim(here[into], moved_split(move, into, mesh), mesh)
-    return whole_order(emit, x, off, here, moved_split(move, off, mesh), mesh)
+    return whole_order(emit, x, off, here, moved_split(move, off, mesh), mesh, dims[off])
 
 
 def keep_own(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
@@ -105,18 +105,30 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
             continue
-        workers, size = mesh.axis_size(split.axis), split.local_size(mesh)
-        valid = np.zeros((workers, size), "bool")
-        for worker in range(workers):
-            for _, start, count, _ in pieces(split, mesh, worker):
-                valid[worker, start : start + count] = True
-        mine = emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
-        seen, at = (here, dim) if split.is_known else folded(here, dim, split, size)
+        size = here[dim] if split.uneven else split.local_size(mesh)
+        seen, at = folded(here, dim, split, size) if split.repeated else (here, dim)
+        mine = _uneven_valid(emit, dims[dim], split, mesh) if split.uneven else _valid(emit, split, mesh)
         shaped = reshaped(emit, mine, [size if d == at else 1 for d in range(len(seen))])
-        x = x if split.is_known else emit(relax.op.reshape(x, seen))
+        x = emit(relax.op.reshape(x, seen)) if split.repeated else x
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), numpy_dtype(dtype)), dtype)))
-        x = x if split.is_known else emit(relax.op.reshape(x, here))
+        x = emit(relax.op.reshape(x, here)) if split.repeated else x
     return x
+
+
+def _valid(emit: Emit, split: Split, mesh: Mesh) -> Any:
+    """Which elements of its part of a dimension, or of a pattern, this worker has: the others are padding."""
+    workers = mesh.axis_size(split.axis)
+    valid = np.zeros((workers, split.local_size(mesh)), "bool")
+    for worker in range(workers):
+        for _, start, count, _ in pieces(split, mesh, worker):
+            valid[worker, start : start + count] = True
+    return emit(relax.op.take(relax.const(valid), emit(collectives.axis_index(split.axis, workers)), axis=0))
+
+
+def _uneven_valid(emit: Emit, size: Any, split: Split, mesh: Mesh) -> Any:
+    """The same where the size is known when the program runs: the worker's part of all "yes"."""
+    everywhere = shard_order(emit, emit(relax.op.ones([size], "bool")), 0, [size], split, mesh)
+    return _own_part(emit, everywhere, 0, [size], local_dim(size, split, mesh), split.axis, mesh.axis_size(split.axis))
 
 
 def _neutral(kind: str, dtype: str) -> Any:

@@ -10,14 +10,18 @@ Of a size that is known only when the program runs, segments count something els
   and where blocks are no factor of the program's own (the 5 heads of ``(5, n)``) but a part of a size, they are dealt out evenly.
 - `repeated`, ``tp:*8``: they are a *pattern* that follows itself as often as the dimension has room for it. Each worker holds its
   part of every repetition: of ``(n, 8)`` heads seen as ``n * 8``, n times ``8 / workers``. A pattern may be padded as a dimension may.
+- `symbolic` and `repeated`, ``tp:*8*s``: a pattern of the `length` s, which nobody knows either, in 8 blocks.
+- `uneven`, ``tp:~1``: nobody said by what the size can be divided. It is one segment in units of a `length`, dealt out as such a segment
+  of a known size is: each worker holds the units that there are divided by the workers, rounded up, and the last ones padding.
 
 `Split.at` is what either means once the size is known, a split by plain segments; every other function here commutes with it.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -27,6 +31,7 @@ from spmd.checks import told
 from spmd.errors import ShardingError
 
 from .axes import AXIS
+from .length import Length
 from .mesh import Mesh
 
 _MOST = 1 << 10
@@ -35,7 +40,8 @@ _TEXT = re.compile(rf"\[(.*)\]((?: (?:{'|'.join(PARTIAL_KINDS)})@{AXIS})*)")
 _ONE = r"\d+(?:~\d+)?"
 _RUN = rf"{_ONE}(?:x\d+)?|\({_ONE}(?:\|{_ONE})*\)x\d+"
 _SIZES = rf"(?:{_RUN})(?:\|(?:{_RUN}))*"
-_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::(?:\*{_SIZES}|{_SIZES}\*?))?")
+_LENGTH = r"\w+(?:\.\w+)*"
+_FIELD = re.compile(rf"-|{AXIS}(?:\+{AXIS})*(?::(?:\*{_SIZES}(?:\*{_LENGTH})?|{_SIZES}\*?|~{_LENGTH}))?")
 _MOST_WRITTEN = 8
 """Segments that are written one by one; more are written as runs, ``8x512``."""
 _LONGEST_PATTERN = 16
@@ -94,6 +100,11 @@ def segments_of(text: str) -> tuple[Segment, ...]:
     return tuple(found)
 
 
+def _units(length: Length) -> tuple[Segment, ...]:
+    """A dimension of unknown size in units."""
+    return (Segment(length.number, length.number),)
+
+
 @dataclass(frozen=True)
 class Split:
     """How one dimension is split: over which mesh axes (major first), and by which segments."""
@@ -103,35 +114,56 @@ class Split:
     symbolic: bool = False
     """Whether the size is known only when the program runs, and counted in blocks of an unknown length."""
     repeated: bool = False
-    """Whether the segments are a pattern that is repeated an unknown number of times. Never both."""
+    """Whether the segments are a pattern that is repeated an unknown number of times."""
+    uneven: bool = False
+    """Whether the size is known only when the program runs, and dealt out in units, with padding."""
+    length: Length | None = None
+    """Of a unit, or of a pattern of blocks."""
 
     @property
     def wrong(self) -> str:
         """What no split can have."""
-        return "" if self.axes and self.segments else "a split has an axis and a segment"
+        if not self.axes or not self.segments:
+            return "a split has an axis and a segment"
+        if self.is_measured and (len(self.axes) > 1 or len(self.segments) > 1):
+            return "by a length a size is dealt out over one axis, in one piece"
+        if (self.length is not None) != self.is_measured or (self.uneven and (self.symbolic or self.repeated)):
+            return "units and patterns of blocks have a length, and nothing else has"
+        return ""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is dealt out by a length."""
+        return self.uneven or (self.symbolic and self.repeated)
+
+    @classmethod
+    def in_units(cls, axes: tuple[str, ...], unit: Length) -> Split:
+        """The split of an unknown size in units that nobody said the workers can share evenly."""
+        return cls(axes, _units(unit), uneven=True, length=unit)
 
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.axes, self.segments, self.symbolic, self.repeated))
+        return hash((self.axes, self.segments, self.symbolic, self.repeated, self.uneven, self.length))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Split, (self.axes, self.segments, self.symbolic, self.repeated)  # the hash of a text is another one in another process
+        fields = (self.axes, self.segments, self.symbolic, self.repeated, self.uneven, self.length)
+        return Split, fields  # the hash of a text is another one in another process
 
     def over(self, axes: tuple[str, ...], segments: tuple[Segment, ...]) -> Split:
         """Other axes and segments of the same kind of size."""
-        return Split(axes, segments, self.symbolic, self.repeated)
+        return Split(axes, segments, self.symbolic, self.repeated, self.uneven, self.length)
 
     @property
     def is_known(self) -> bool:
         """Whether it says the size of the dimension."""
-        return not self.symbolic and not self.repeated
+        return not self.symbolic and not self.repeated and not self.uneven
 
     @property
     def size(self) -> int:
-        """The global size of the dimension; the number of its blocks or the size of its pattern where that is not known."""
+        """The global size of the dimension; where that is not known, the number of its blocks, the size of its pattern, or of a unit."""
         return sum(s.size for s in self.segments)
 
     def local_size(self, mesh: Mesh) -> int:
@@ -188,20 +220,39 @@ class Split:
         """The split of a dimension that turns out to have this size."""
         if self.is_known:
             return self
+        if self.length is not None and self.length.names:
+            what = f"the size {size} does not tell the length {self.length} in it"
+            raise ShardingError("a split of a symbolic size", what, "Keep what has it whole where it is an argument or a result.")
         if size % self.size:
             way_out = "Pass one that is, or shard with another `divisible`."
             raise ShardingError("a split of a symbolic size", f"the size {size} is no multiple of {self.size}, as was said", way_out)
+        if self.uneven:
+            return Split(self.axes, (Segment(size, self.size),))
+        if self.length is not None:
+            return Split(self.axes, (Segment(self.length.number),) * (size // self.length.number) or (Segment(0),))
         times = size // self.size
         if self.repeated:
             return Split(self.axes, self.segments * times or (Segment(0),))
         return Split(self.axes, tuple(Segment(s.size * times, max(s.unit * times, 1)) for s in self.segments))
 
+    def told(self, sizes: Mapping[str, int]) -> Split:
+        """The split with numbers in the place of the symbolic sizes in its length."""
+        if self.length is None or not self.length.names:
+            return self
+        length = Length(math.prod((sizes[name] for name in self.length.names), start=self.length.number))
+        segments = _units(length) if self.uneven else self.segments
+        return Split(self.axes, segments, self.symbolic, self.repeated, self.uneven, length)
+
     def whole_size(self, local: int, mesh: Mesh) -> int:
-        """The global size of a dimension of which each worker holds `local` elements."""
+        """The global size of a dimension of which each worker holds `local` elements; of an uneven one these do not tell it."""
         return self.size if self.is_known else local // self.local_size(mesh) * self.size
 
-    def held_size(self, size: int, mesh: Mesh) -> int:
-        """What each worker holds of a dimension that turns out to have this size, rounded up where it is no multiple."""
+    def held_size(self, size: int, mesh: Mesh, unit: int = 1) -> int:
+        """What each worker holds of a dimension that turns out to have this size, rounded up where it is no multiple; of an uneven one in
+        units of so many elements.
+        """
+        if self.uneven:
+            return -(-size // (unit * mesh.axis_size(*self.axes))) * unit
         return self.local_size(mesh) if self.is_known else -(-size * self.local_size(mesh) // self.size)
 
     def normalized(self, mesh: Mesh) -> Split:
@@ -219,6 +270,7 @@ class Split:
     def __str__(self) -> str:
         plain = self.is_known and len(self.segments) == 1 and self.segments[0].unit == 1
         text = f"{'*' if self.repeated else ''}{segments_text(self.segments)}{'*' if self.symbolic else ''}"
+        text = f"~{self.length}" if self.uneven else text + str(self.length or "")
         return "+".join(self.axes) + ("" if plain else f":{text}")
 
 
@@ -260,6 +312,11 @@ class Sharding:
         """Whether it splits a size that is known only when the program runs."""
         return any(d is not None and not d.is_known for d in self.dims)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The symbolic sizes in lengths by which it splits others: its shape alone does not tell them."""
+        return tuple(name for d in self.dims if d is not None and d.length is not None for name in d.length.names)
+
     def axes(self) -> tuple[str, ...]:
         """Every mesh axis that this sharding uses."""
         return tuple(a for d in self.dims if d for a in d.axes) + tuple(a for a, _ in self.partial)
@@ -281,6 +338,10 @@ class Sharding:
         if not self.is_symbolic or len(shape) != len(self.dims):
             return self
         return Sharding(tuple(d and d.at(size) for d, size in zip(self.dims, shape, strict=True)), self.partial)
+
+    def told(self, sizes: Mapping[str, int]) -> Sharding:
+        """The placement with numbers in the place of the symbolic sizes in lengths."""
+        return Sharding(tuple(d and d.told(sizes) for d in self.dims), self.partial) if self.names else self
 
     def local_shape(self, shape: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
         """The shape that each worker holds of a tensor of the global `shape`, padding included."""
@@ -308,11 +369,19 @@ class Sharding:
         dims: list[Split | None] = []
         for field, size in zip(fields, shape, strict=True):
             axes, _, sizes = field.partition(":")
-            symbolic, repeated = sizes.endswith("*"), sizes.startswith("*")
-            segments = segments_of(sizes.strip("*")) if sizes else (Segment(size),)
-            dims.append(None if field == "-" else Split(tuple(axes.split("+")), segments, symbolic, repeated))
+            dims.append(None if field == "-" else _parsed(tuple(axes.split("+")), sizes, size))
         partial = tuple((axis, kind) for kind, axis in (p.split("@") for p in match[2].split()))
         return cls(tuple(dims), partial)
+
+
+def _parsed(axes: tuple[str, ...], text: str, size: int) -> Split:
+    """A split, of which `text` is what stands behind its axes."""
+    if text.startswith("~"):
+        return Split.in_units(axes, Length.parse(text[1:]))
+    repeated, text = text.startswith("*"), text.removeprefix("*")
+    sizes, symbolic, length = text.partition("*")
+    segments = segments_of(sizes) if sizes else (Segment(size),)
+    return Split(axes, segments, bool(symbolic), repeated, length=Length.parse(length) if length else None)
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,7 @@ from spmd.checks import door, told
 from spmd.errors import ShardingError, nearest
 
 from .axes import overlap
+from .length import Length
 from .mesh import Mesh
 from .sharding import Segment, Sharding, Split
 
@@ -156,14 +157,17 @@ class P:
         return Split(axes, tuple(Segment(s) for s in sizes or (size,))) if axes else None
 
     def _symbolic(self, axes: tuple[str, ...], sizes: tuple[int, ...], dim: int, block: int, mesh: Mesh, where: str) -> Split | None:
-        """The split of a dimension whose size is a multiple of `block`, and not known."""
+        """The split of a dimension whose size is a multiple of `block`, and not known: in blocks where the workers divide these."""
         workers = mesh.axis_size(*axes)
-        if block % workers or sizes or block == 1:
-            known = f" and divisible by {block}" if block > 1 else ""
-            way_out = f"Say with divisible={{...}} that {workers} divides it, without segments; or use None there."
-            raise ShardingError(where, f"{self} splits dimension {dim}, whose size is symbolic{known}", way_out)
         axes = mesh.canonical([axis for axis in axes if mesh.axis_size(axis) > 1]) if mesh.size > 1 else axes
-        return Split(axes, (Segment(block),), symbolic=True) if axes else None
+        even = block % workers == 0 and block > 1
+        if sizes or (len(axes) > 1 and not even):
+            known, over = (f" and divisible by {block}" if block > 1 else ""), (" by segments" if sizes else " over several axes")
+            way_out = f"Say with divisible={{...}} that {workers} divides it, without segments; or use None there."
+            raise ShardingError(where, f"{self} splits dimension {dim}, whose size is symbolic{known},{over}", way_out)
+        if not axes:
+            return None
+        return Split(axes, (Segment(block),), symbolic=True) if even else Split.in_units(axes, Length())
 
     def _key(self) -> tuple[object, ...]:
         return (self.entries, self.others, self.gather)

@@ -49,6 +49,9 @@ class Signature:
     """The names of the parameters, by which a call may give its arguments."""
     constants: tuple[Leaf, ...] = ()
     """Weights that were constants of the program: the function of a worker takes them after `params`, and no caller gives them."""
+    sizes: tuple[str, ...] = ()
+    """Symbolic sizes that no shard tells a worker: its function takes them as one shape, between `params` and `constants`, if there are
+    any, and no caller gives them."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,6 @@ class Alternative:
 
 class Alternatives(Protocol):
     """Who made a plan and can tell what else it could have been."""
-
-    is_local: bool
 
     def of(self, name: str) -> list[Alternative]:
         """The other shardings of the value of that name, the best first."""

@@ -13,8 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 
+from spmd.placement.length import Length
+from spmd.rules.extents import extent_of, length_of
 from spmd.rules.model import Rule
 
 Divisible = Mapping[str, int]
@@ -44,20 +47,38 @@ def in_blocks(rule: Rule, shapes: Sequence[Sequence[Any]], divisible: Divisible)
     """`rule` with the number of blocks of each factor without a size; `shapes` are the dims of its inputs, then of its outputs.
 
     What an operator does on such a factor must not hang on its size: those that have a form, or whose size the arguments or attributes
-    of the local call hang on, stay as they are.
+    of the local call hang on, stay as they are. The others may be split in units too, where all dimensions are written alike.
     """
     if rule.kernels is not None or None not in rule.sizes.values():
         return rule
     blocks: dict[str, int] = {}
+    written: dict[str, list[Any]] = {}
     for spec, dims in zip((*rule.inputs, *rule.outputs), shapes, strict=True):
         for dim, size in zip(spec, dims, strict=False):
             if len(dim) == 1 and len(dim[0]) == 1 and rule.sizes[dim[0][0]] is None:
                 found = divisor(size, divisible)
                 blocks[dim[0][0]] = math.gcd(blocks.get(dim[0][0], found), found)
-    known = {f: n for f, n in blocks.items() if n > 1 and f not in rule.forms and f not in rule.whole}
-    for f in _asked(rule) if known else ():
-        known.pop(f, None)
-    return replace(rule, sizes={**rule.sizes, **known}, symbolic=frozenset(known)) if known else rule
+                written.setdefault(dim[0][0], []).append(size)
+    asked = {*rule.forms, *rule.whole, *(_asked(rule) if written else ())}
+    known = {f: n for f, n in blocks.items() if n > 1 and f not in asked}
+    alike = {f: sizes[0] for f, sizes in written.items() if all(map(_alike, sizes, sizes[1:]))}
+    uneven, lengths = frozenset(f for f in alike if f not in asked), _lengths(alike)
+    return replace(rule, sizes={**rule.sizes, **known}, symbolic=frozenset(known), uneven=uneven, lengths=lengths)
+
+
+def _alike(size: Any, other: Any) -> bool:
+    """Whether two sizes are written alike."""
+    return isinstance(size, tvm.ir.Expr) and isinstance(other, tvm.ir.Expr) and tvm_ffi.structural_equal(size, other)
+
+
+def _lengths(written: Mapping[str, Any]) -> dict[str, Length]:
+    """Those that are products of a number and variables; none where two variables have one name."""
+    found = {f: extent_of((size,)) for f, size in written.items()}
+    symbols = {term.name: term for _, terms in found.values() for term in terms if isinstance(term, tvm.ir.Var)}
+    if any(isinstance(term, tvm.ir.Var) and not term.same_as(symbols[term.name]) for _, terms in found.values() for term in terms):
+        return {}
+    lengths = {f: length_of(product) for f, product in found.items()}
+    return {f: length for f, length in lengths.items() if length is not None}
 
 
 def _asked(rule: Rule) -> set[str]:

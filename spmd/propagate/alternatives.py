@@ -15,7 +15,7 @@ from spmd.plan.decisions import Alternative
 from spmd.program.graph import Function, Graph, Node, Value, with_value
 
 from .budget import decide_within
-from .decide import MOST_TOGETHER, Decision
+from .decide import Decision
 from .memory import Usage
 from .search import Search, Solution
 
@@ -41,9 +41,6 @@ class Alternatives:
         self._problem, self._solution = decision.problem, decision.solution
         self._values, self._ends = values, ends
         self._turn = threading.RLock()
-        axes = decision.problem.cost.mesh.axes.values()
-        self.is_local = sum(size > 1 for size in axes) > MOST_TOGETHER
-        """Whether the problem holds what all axes but two do fixed."""
 
     def of(self, name: str) -> list[Alternative]:
         """The other shardings of a value, the best first: exact as far as it decides which is the best, then lower bounds."""

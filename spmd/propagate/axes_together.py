@@ -7,7 +7,7 @@ nothing. Axes with the same part split the same factor, as one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import combinations, product
+from itertools import chain, combinations, product, zip_longest
 from typing import Any
 
 from spmd.placement.mesh import Mesh
@@ -23,15 +23,15 @@ MOST_SHARDINGS = 96
 """The most strategies of an operator, and shardings of a value, that are considered on a mesh of several axes."""
 
 Part = tuple[Any, ...]
-"""``(factor, sizes of its segments, whether they are repeated)`` for each factor, or ``("partial", *inputs)``; empty for nothing."""
+"""``(factor, sizes of its segments, whether they are repeated, their length)`` for each factor, ``("partial", *inputs)``, or nothing."""
 Parts = tuple[Part, ...]
 """One for each axis."""
 _Options = dict[Part, dict[tuple[str, ...], list[Strategy]]]
 """For each part and the axes that do it, the ways to: they differ in their units."""
 
 
-class Product:
-    """Finds the candidates of a graph on `mesh`, for all its axes or with some of them held fast."""
+class _Together:
+    """Finds the candidates of a graph over all axes of `mesh`."""
 
     def __init__(self, graph: Graph, mesh: Mesh) -> None:
         self.graph, self.mesh = graph, mesh
@@ -40,11 +40,9 @@ class Product:
         sets = [s for size in range(1, len(self.axes) + 1) for s in combinations(self.axes, size)]
         asked = [d.axes for v in graph.values if v.wanted is not None for d in v.wanted.dims if d is not None]
         self.sets = list(dict.fromkeys([*sets, *asked]))
-        self.searches = {axes: AxisSearch(graph, mesh, axes) for axes in self.sets}
-        self.found = {axes: search.run() for axes, search in self.searches.items()}
-        self.canonical: Mapping[Node, Rule] = self.searches[self.sets[0]].canonical
-        self.parts: dict[int, Parts] = {}
-        """What each strategy does with each axis, by its identity."""
+        searches = [AxisSearch(graph, mesh, axes) for axes in self.sets]
+        self.found = {axes: search.run() for axes, search in zip(self.sets, searches, strict=True)}
+        self.canonical: Mapping[Node, Rule] = searches[0].canonical
         self._same: dict[Sharding, Sharding] = {}
         self._strategies: dict[tuple[Any, ...], list[Strategy]] = {}
         self._interned: dict[Strategy, Strategy] = {}
@@ -52,13 +50,11 @@ class Product:
         self._unions: dict[tuple[Any, ...], list[Sharding]] = {}
         self._cut_short: dict[str, None] = {}
 
-    def candidates(self, free: Iterable[str] | None = None, fixed: Mapping[Node, Parts] | None = None) -> Candidates:
-        """What there is to choose over the `free` axes, where the others do what `fixed` says; by default all axes are free."""
+    def candidates(self) -> Candidates:
+        """What there is to choose."""
         if len(self.sets) == 1:
             return self.found[self.sets[0]]
-        self._cut_short = {}
-        free = tuple(self.axes if free is None else free)
-        strategies = {n: self._of(n, free, fixed[n] if fixed is not None else None) for f in self.graph.functions.values() for n in f.nodes}
+        strategies = {n: self._of(n) for f in self.graph.functions.values() for n in f.nodes}
         offered: dict[Value, dict[tuple[int, bool, int], list[Sharding]]] = {v: {} for v in self.graph.values}
         for node, found in strategies.items():
             for i, value in enumerate(node.inputs):
@@ -73,22 +69,15 @@ class Product:
         cut_short = dict.fromkeys([*self._cut_short, *(n for c in self.found.values() for n in c.cut_short)])
         return Candidates(shardings, strategies, list(cut_short))
 
-    def together(self) -> Candidates:
-        """What there is to choose if all axes are taken as one."""
-        found = self.found[self.axes]
-        for strategies in found.strategies.values():
-            for strategy in strategies:
-                self.parts[id(strategy)] = (_part(strategy),) * len(self.axes)
-        asked = {v: v.wanted.among(s) for v, s in found.shardings.items() if v.wanted is not None}
-        return Candidates({**found.shardings, **asked}, found.strategies, found.cut_short)
-
     def _shardings(self, value: Value, columns: Mapping[tuple[int, bool, int], list[Sharding]]) -> list[Sharding]:
         if value.wanted is not None and value.wanted.is_exact:
             return [self._one(value.wanted.first)]
         key = (value.is_tensor, len(value.shape), *columns)
         if key not in self._unions:
             first = [self._one(Sharding.replicated(len(value.shape)))] if value.is_tensor else []
-            self._unions[key] = list(dict.fromkeys([*first, *(s for column in columns.values() for s in column)]))
+            # In turns, so that what is cut off is last in each column.
+            turns = chain.from_iterable(zip_longest(*columns.values()))
+            self._unions[key] = list(dict.fromkeys([*first, *(s for s in turns if s is not None)]))
         found = self._unions[key]
         if value.wanted is not None:
             found = [self._one(s) for s in value.wanted.among(found)]
@@ -102,17 +91,16 @@ class Product:
             self._unions[key] = list(dict.fromkeys((s.outputs if is_output else s.inputs)[at] for s in strategies))
         return self._unions[key]
 
-    def _of(self, node: Node, free: tuple[str, ...], fixed: Parts | None) -> list[Strategy]:
-        held = tuple(() if a in free else p for a, p in zip(self.axes, fixed or ((),) * len(self.axes), strict=True))
+    def _of(self, node: Node) -> list[Strategy]:
         found = tuple(tuple(map(id, self.found[axes].strategies[node])) for axes in self.sets)
-        key = (id(self.canonical[node]), found, free, held)
+        key = (id(self.canonical[node]), found)
         if key not in self._strategies:
-            self._strategies[key] = self._combined(node, found, free, held)
+            self._strategies[key] = self._combined(node, found)
         if len(self._strategies[key]) == MOST_STRATEGIES:
             self._cut_short[f"{node.function}: {node.name}"] = None
         return self._strategies[key]
 
-    def _combined(self, node: Node, found: tuple[Any, ...], free: tuple[str, ...], held: Parts) -> list[Strategy]:
+    def _combined(self, node: Node, found: tuple[Any, ...]) -> list[Strategy]:
         rule = self.canonical[node]
         if found not in self._options:
             options: _Options = {}
@@ -121,25 +109,21 @@ class Product:
                     options.setdefault(_part(strategy), {}).setdefault(axes, []).append(strategy)
             self._options[found] = options
         options = self._options[found]
-        choices: list[list[Part]] = []
-        for axis, part in zip(self.axes, held, strict=True):
-            of_axis = [p for p, by_axes in options.items() if p and any(axis in axes for axes in by_axes)]
-            choices.append([(), *of_axis] if axis in free else [part])
+        choices = [[(), *(p for p, by_axes in options.items() if p and any(axis in axes for axes in by_axes))] for axis in self.axes]
         made: dict[int, Strategy] = {}
-        for parts in product(*choices):
+        # Those with few parts come first: a mesh that has the axes of this one as one axis is among them.
+        for parts in sorted(product(*choices), key=lambda parts: len({p for p in parts if p})):
             ways = [self._ways(options, part, parts) for part in dict.fromkeys(p for p in parts if p)]
             for chosen in product(*ways):
                 strategy = self._merged(rule, chosen)
                 if strategy is not None and len(made) < MOST_STRATEGIES:
                     made[id(strategy)] = strategy
-                    self.parts[id(strategy)] = parts
         for axes in self.sets:
             if not set(axes) <= set(self.axes):  # parts of axes, or axes of size 1, that a constraint names: alone
                 for strategy in self.found[axes].strategies[node]:
                     merged = self._merged(rule, [strategy])
                     if merged is not None:
                         made.setdefault(id(merged), merged)
-                        self.parts.setdefault(id(merged), ((),) * len(self.axes))
         return list(made.values())
 
     def _ways(self, options: _Options, part: Part, parts: Parts) -> list[Strategy]:
@@ -169,9 +153,9 @@ class Product:
 def _part(strategy: Strategy) -> Part:
     if strategy.partial_through:
         return ("partial", *strategy.partial_through)
-    return tuple((f, tuple(s.size for s in split.segments), split.repeated) for f, split in strategy.splits)
+    return tuple((f, tuple(s.size for s in split.segments), split.repeated, split.length) for f, split in strategy.splits)
 
 
 def find_candidates(graph: Graph, mesh: Mesh) -> Candidates:
     """All candidates, over all axes of a mesh together."""
-    return Product(graph, mesh).candidates()
+    return _Together(graph, mesh).candidates()

@@ -15,7 +15,7 @@ import numpy as np
 from spmd.costs.cost import INFEASIBLE, Cost
 from spmd.program.graph import Graph, Value
 
-from .decide import MOST_TOGETHER, Decision, decide
+from .decide import Decision, decide
 from .memory import RESIDENT, Usage, resident_bytes
 from .memory_error import gigabytes, nothing_fits
 from .problem import Problem
@@ -62,7 +62,6 @@ class _Fit:
     def __init__(self, graph: Graph, cost: Cost, budget: float, fastest: Decision, usage: Usage) -> None:
         self.graph, self.cost, self.budget = graph, cost, budget
         self.fastest = _Tried(fastest, fastest.solution.cost, 0.0, usage)
-        self.joint = sum(n > 1 for n in cost.mesh.axes.values()) <= MOST_TOGETHER
         self.moments: list[dict[Value, float]] = []
         self._searches: dict[float, Search] = {}
         self._flat: dict[int, tuple[Table, Table]] = {}
@@ -74,16 +73,16 @@ class _Fit:
         self._add_moment(self.fastest.usage)
         lean = self._lean()
         price = self._best_price(lean)
-        bound = self._branch(price) if self.joint else 0.0
+        bound = self._branch(price)
         best = self.best
         if best is None:
             raise nothing_fits(self.leanest, self.budget, self.budget if bound == np.inf else None)
-        gap = 0.0 if not self.joint or bound >= self._limit() else (best.seconds - bound) / best.seconds
+        bound = max(bound, self.fastest.decision.solution.bound)
         note = (
             f"the fastest plan needs {gigabytes(self.fastest.usage.peak)} a worker, and {gigabytes(self.budget)} are there: "
             f"this one needs {gigabytes(best.usage.peak)} and takes {best.seconds * 1e6:.1f} us, not {self.fastest.seconds * 1e6:.1f} us"
         )
-        solution = replace(best.decision.solution, cost=best.seconds, gap=max(gap, self.fastest.decision.solution.gap))
+        solution = replace(best.decision.solution, cost=best.seconds, bound=min(bound, best.seconds))
         return Decision(best.decision.problem, solution, [*best.decision.notes, note])
 
     def _add_moment(self, usage: Usage) -> bool:
@@ -106,7 +105,7 @@ class _Fit:
         while True:
             lean = self._solve(None)
             if lean.bytes > self.budget * (1 + _CLOSE):
-                raise nothing_fits(self.leanest, self.budget, lean.bytes if self.joint else None)
+                raise nothing_fits(self.leanest, self.budget, lean.bytes)
             if lean.usage.peak <= self.budget:
                 return lean
             if len(self.moments) >= MOST_MOMENTS or not self._add_moment(lean.usage):
@@ -181,8 +180,7 @@ class _Fit:
 
     def _bound(self, tried: _Tried, price: float) -> float:
         """What no plan that fits goes below, from the optimum at a price: it holds less than the budget."""
-        total = tried.seconds + price * tried.bytes
-        return total - price * self.budget - tried.decision.solution.gap * total
+        return tried.decision.solution.bound - price * self.budget
 
     def _at(self, price: float, fixed: Mapping[int, int] | None = None) -> _Tried:
         """The optimum at a price; the best plan that fits is remembered."""
@@ -190,15 +188,11 @@ class _Fit:
 
     def _solve(self, price: float | None, fixed: Mapping[int, int] | None = None) -> _Tried:
         """The optimum at a price for each byte; without a price, of the bytes alone."""
-        if self.joint:
-            problem, notes = self.fastest.decision.problem, self.fastest.decision.notes
-            key = -1.0 if price is None else price
-            if key not in self._searches:
-                self._searches[key] = Search(problem.sizes, self._tables(problem, price))
-            solution = self._searches[key].run(fixed)
-        else:
-            made = decide(self.graph, self.cost, lambda problem: self._tables(problem, price))
-            problem, solution, notes = made.problem, made.solution, made.notes
+        problem, notes = self.fastest.decision.problem, self.fastest.decision.notes
+        key = -1.0 if price is None else price
+        if key not in self._searches:
+            self._searches[key] = Search(problem.sizes, self._tables(problem, price))
+        solution = self._searches[key].run(fixed)
         seconds = _time(problem, solution)
         held = sum(
             self._weight(v) * self._bytes(problem, v)[solution.choice.get(i, 0)] for i, v in enumerate(problem.values) if self._weight(v)

@@ -126,6 +126,8 @@ class AxisSearch:
             rule.whole,
             rule.unread,
             rule.symbolic,
+            rule.uneven,
+            tuple(rule.lengths.items()),
             rule.uncounted,
             rule.linear,
             rule.zero,
@@ -216,9 +218,10 @@ class AxisSearch:
 
 
 def _hides_size(value: Value, sharding: Sharding) -> bool:
-    """Whether a parameter that tells a symbolic size would not tell it so: shards of a pattern are a multiple of what nobody then knows."""
-    return (
-        sharding.is_symbolic
-        and value.role in ("input", "weight")
-        and any(d is not None and d.repeated and isinstance(size, tvm.ir.Var) for d, size in zip(sharding.dims, value.dims, strict=True))
-    )
+    """Whether a parameter that tells a symbolic size would not tell it so: shards of a pattern are a multiple of what nobody then knows,
+    and an array does not tell a length that is measured by other sizes.
+    """
+    if not sharding.is_symbolic or value.role not in ("input", "weight"):
+        return False
+    repeated = any(d is not None and d.repeated and isinstance(size, tvm.ir.Var) for d, size in zip(sharding.dims, value.dims, strict=True))
+    return repeated or bool(sharding.names)

@@ -107,8 +107,6 @@ def _notes(decision: Decision, decided: Decided, steps: Mapping[str, Sequence[St
     notes += _memory_notes(cost, usage)
     if solution.gap:
         notes.append(f"the plan is within {solution.gap:.2%} of the optimum, which was not reached")
-    if solution.conditioned:
-        notes.append(f"the plan may not be the optimum: {solution.conditioned} variables were fixed before the search")
     return list(dict.fromkeys(notes))
 
 

@@ -36,8 +36,6 @@ class _Joint:
 
     least: Table
     best: NDArray[np.intp]
-    parts: tuple[Table, ...]
-    """What it was made from; alive, as their ids are its key."""
 
 
 class Problem:
@@ -55,11 +53,11 @@ class Problem:
         self._types = {v: self._numbered(cost.shape(v), v.dtype) for v in self.values}
         self._kinds = {v: self._numbered(self._types[v], _may_gather(v), *map(id, candidates.shardings[v])) for v in self.values}
         self._tables: dict[tuple[Any, ...], Table] = {}
-        self._joints: dict[tuple[Any, ...], _Joint] = {}
-        """By the tables that they are made from."""
-        self._alike: dict[tuple[Any, ...], _Joint] = {}
-        """By class of call and kinds of operands."""
-        self._kept: list[Table] = []
+        self._by_tables: dict[tuple[Any, ...], _Joint | list[Factor]] = {}
+        """What operators add, by the tables that it is made from."""
+        self._alike: dict[tuple[Any, ...], _Joint | list[Factor]] = {}
+        """The same by class of call and kinds of operands."""
+        self._kept: list[list[Table]] = []
         """Tables of single operators; alive, as their ids are in keys."""
         self._alone: dict[Node, int] = {}
         self._joint_of: dict[Node, tuple[tuple[int, ...], _Joint]] = {}
@@ -68,8 +66,7 @@ class Problem:
                 self._node(node)
             for value, wanted, _ in function.at_end:
                 if wanted is not None:
-                    costs = [self._returned(value, s, wanted)[0] for s in candidates.shardings[value]]
-                    self.groups[function.name].append(((self.number[value],), np.array(costs)))
+                    self.groups[function.name].append(((self.number[value],), self._end(value, wanted)))
 
     def at_end(self, value: Value, wanted: Constraint, choice: Mapping[int, int]) -> Sharding:
         """How a solution returns a value."""
@@ -115,6 +112,13 @@ class Problem:
                     where = f"{value.function}: {value.name!r}"
                     raise ShardingError(where, f"there is no way from {kept} to {wanted}: {why}" + _why(value), way_out)
 
+    def _end(self, value: Value, wanted: Constraint) -> Table:
+        """The time to return a value as is asked, from each way to keep it."""
+        key = ("end", self._kinds[value], wanted)
+        if key not in self._tables:
+            self._tables[key] = np.array([self._returned(value, s, wanted)[0] for s in self.candidates.shardings[value]])
+        return self._tables[key]
+
     def _numbered(self, *parts: Any) -> int:
         return self._numbers.setdefault(parts, len(self._numbers))
 
@@ -127,48 +131,44 @@ class Problem:
             places.append(-1 if self.sizes[v] == 1 else variables.setdefault(v, len(variables)))
         number = self._numbered(*map(id, strategies))
         alike = (node.call_class, number, *[self._kinds[value] for value in operands], *places, *node.stays)
-        joint = self._alike.get(alike)
-        if joint is None:
-            sizes = [self.sizes[v] for v in variables]
-            tables = self._tables_of(node, strategies, number)
+        made = self._alike.get(alike)
+        if made is None:
+            made = self._alike[alike] = self._made(node, strategies, number, places, [self.sizes[v] for v in variables])
+        factors = self.groups[node.function]
+        if isinstance(made, _Joint):
+            self._joint_of[node] = (tuple(variables), made)
+            factors.append((tuple(variables), made.least))
+            return
+        at = self._alone[node] = len(self.sizes)
+        self.sizes.append(len(strategies))
+        numbers = [*variables, at]
+        factors += [(tuple([numbers[place] for place in scope]), table) for scope, table in made]
+
+    def _made(
+        self, node: Node, strategies: Sequence[Strategy], number: int, places: Sequence[int], sizes: Sequence[int]
+    ) -> _Joint | list[Factor]:
+        """What an operator adds: one table over its operands, or several over them and its strategy, which is then the last variable."""
+        tables = self._tables_of(node, strategies, number)
+        key = (*map(id, tables), *places)
+        if key not in self._by_tables:  # calls of several classes may have the same tables
             if len(strategies) * math.prod(sizes) > LARGEST_JOINT:
-                self._stand_alone(node, tables, places, list(variables))
-                return
-            key = (*map(id, tables), *places)
-            if key not in self._joints:  # calls of several classes may have the same tables
+                self._by_tables[key] = _apart(tables, places, len(sizes))
+            else:
                 total = _total(tables, places, [len(strategies), *sizes])
-                self._joints[key] = _Joint(total.min(axis=0), total.argmin(axis=0), tuple(tables))
-            joint = self._alike[alike] = self._joints[key]
-        self._joint_of[node] = (tuple(variables), joint)
-        self.groups[node.function].append((tuple(variables), joint.least))
+                self._by_tables[key] = _Joint(total.min(axis=0), total.argmin(axis=0))
+            self._kept.append(tables)
+        return self._by_tables[key]
 
     def _tables_of(self, node: Node, strategies: Sequence[Strategy], number: int) -> list[Table]:
         """The times of an operator, and of converting each of its operands; `number` is that of its strategies."""
         times = self._times(node, strategies, number)
         if not all(map(_may_gather, node.inputs)):
             times = times + np.array([INFEASIBLE * self._gathered_inside(node, s) for s in strategies])
-            self._kept.append(times)
         if node.stays:
             times = times + np.array([INFEASIBLE * loses_writes(node, s, self.cost.mesh) for s in strategies])
-            self._kept.append(times)
         inputs = [self._edge(node, strategies, number, i, False) for i in range(len(node.inputs))]
         outputs = [self._edge(node, strategies, number, i, True) for i in range(len(node.outputs))]
         return [times, *inputs, *outputs]
-
-    def _stand_alone(self, node: Node, tables: Sequence[Table], places: Sequence[int], variables: Sequence[int]) -> None:
-        """The strategy of `node` as a variable, with one table for each operand."""
-        at = self._alone[node] = len(self.sizes)
-        self.sizes.append(len(tables[0]))
-        factors = self.groups[node.function]
-        own = tables[0]
-        merged: dict[int, Table] = {}
-        for table, place in zip(tables[1:], places, strict=True):
-            if place < 0:
-                own = own + table[:, 0]
-            else:
-                merged[place] = merged[place] + table if place in merged else table
-        factors.append(((at,), own))
-        factors += [((at, variables[place]), table) for place, table in merged.items()]
 
     def _times(self, node: Node, strategies: Sequence[Strategy], number: int) -> Table:
         """The time of an operator under each of its strategies, a list of this `number`; equal ones are one table."""
@@ -183,10 +183,20 @@ class Problem:
         value = (node.outputs if is_output else node.inputs)[i]
         key = (number, i, is_output, self._kinds[value], node.staying(i, is_output))
         if key not in self._tables:
-            shardings = self.candidates.shardings[value]
+            kept = self.candidates.shardings[value]
             taken = [(s.outputs if is_output else s.inputs)[i] for s in strategies]
-            self._tables[key] = np.array([[self._between(node, i, is_output, kept, s) for kept in shardings] for s in taken])
+            distinct = list(dict.fromkeys(taken))  # many strategies take an operand alike
+            if node.staying(i, is_output):
+                times = np.array([[0.0 if a == b else INFEASIBLE for b in kept] for a in distinct])
+            else:
+                times = self._conversions(value, distinct, kept) if is_output else self._conversions(value, kept, distinct).T
+            at = {sharding: row for row, sharding in enumerate(distinct)}
+            self._tables[key] = times[[at[sharding] for sharding in taken]]
         return self._tables[key]
+
+    def _conversions(self, value: Value, sources: Sequence[Sharding], targets: Sequence[Sharding]) -> Table:
+        """The time to convert a value from each of these to each of those."""
+        return np.array([[self._convert(value, a, b) for b in targets] for a in sources]).reshape(len(sources), len(targets))
 
     def _between(self, node: Node, i: int, is_output: bool, kept: Sharding, sharding: Sharding) -> float:
         """The time to convert operand `i` of a node from how it is kept to how it is taken, or from how it is made to how it is kept."""
@@ -242,6 +252,18 @@ def _in_place(node: Node, value: Value, kept: Sharding, sharding: Sharding) -> s
         return ""
     does = "writes it in place" if node.writes else "gives a view of it, which is written in place,"
     return f"{node.op} {does} as {sharding}, and it is kept as {kept}: what is written to a copy would be lost"
+
+
+def _apart(tables: Sequence[Table], places: Sequence[int], alone: int) -> list[Factor]:
+    """An operator's tables over its strategy, the variable number `alone`, and over it and each operand."""
+    own = tables[0]
+    merged: dict[int, Table] = {}
+    for table, place in zip(tables[1:], places, strict=True):
+        if place < 0:
+            own = own + table[:, 0]
+        else:
+            merged[place] = merged[place] + table if place in merged else table
+    return [((alone,), own), *[((alone, place), table) for place, table in merged.items()]]
 
 
 def _total(tables: Sequence[Table], places: Sequence[int], sizes: Sequence[int]) -> Table:

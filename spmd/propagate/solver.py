@@ -1,6 +1,7 @@
 """Exact minimization of a sum of small tables by variable elimination in a min-degree order.
 
-Dechter, "Bucket elimination: a unifying framework for reasoning" (1999), over the (min, +) semiring.
+Dechter, "Bucket elimination: a unifying framework for reasoning" (1999), over the (min, +) semiring. Variables whose elimination would
+need too large a table are left: with the tables over them they are the *core* of the problem, which has the same optimum.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import heapq
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Table = NDArray[np.float64]
-Factor = tuple[tuple[int, ...], Table]
+Table: TypeAlias = NDArray[Any]
+"""Costs: seconds, or whole units of them."""
+Factor: TypeAlias = tuple[tuple[int, ...], Table]
 """Variables, and a table with one dimension for each."""
 
 Sums = dict[tuple[Any, ...], tuple[Table, Table, Any]]
@@ -27,6 +28,18 @@ LARGEST_TABLE = 1 << 22
 MOST_ENTRIES = 1 << 25
 """Entries of all tables of one elimination, after which only small ones are made, so that time stays linear; about a second."""
 SMALL_TABLE = 1 << 13
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far elimination may go."""
+
+    total: int = LARGEST_TABLE
+    """Entries of the largest sum of tables that it may make."""
+    least: int = LARGEST_TABLE
+    """Entries of the largest table that it may leave in their place."""
+    cost: int | None = None
+    """What is not told from more: costs are cut there, so that sums of integers stay in range."""
 
 
 @dataclass
@@ -41,47 +54,52 @@ class _Bucket:
 class Elimination:
     """The optimum of ``sum(tables)`` over variables with values ``range(sizes[v])``; ties go to the lowest values.
 
-    `fixed` variables keep the given value. Where a table would grow over `LARGEST_TABLE` entries (or all over `MOST_ENTRIES`), variables
-    are fixed greedily first: `conditioned` names them, and the result may then not be the optimum. With a `guide`, an earlier solution,
-    they keep its values, and those in `spared` are fixed last. `sums` is shared by problems with the same tables.
+    Variables in `kept`, and those that would need a table above `limits` (or above `SMALL_TABLE` after `MOST_ENTRIES` of all), are left:
+    `core` has them, `left` the tables over them, and `cost` is what comes to these. `sums` is shared by problems with the same tables.
     """
 
     def __init__(
         self,
         sizes: Mapping[int, int],
         factors: Sequence[Factor],
-        fixed: Mapping[int, int] | None = None,
         sums: Sums | None = None,
         *,
-        guide: Mapping[int, int] | None = None,
-        spared: Collection[int] = (),
+        kept: Collection[int] = (),
+        limits: Limits | None = None,
     ) -> None:
-        self._guide, self._spared = guide, spared
-        self.sizes = {v: n for v, n in sizes.items() if not fixed or v not in fixed}
-        self.fixed: dict[int, int] = dict(fixed or {})
-        self.conditioned: list[int] = []
+        self.sizes, self._kept, self._limits = sizes, kept, limits or Limits()
         self.width = 0
-        self.cost = 0.0
+        self.cost: Any = 0
         self._buckets: list[_Bucket] = []
         self._made = 0
         self._sums: Sums = sums if sums is not None else {}
-        self._touching: dict[int, dict[int, Factor]] = {v: {} for v in self.sizes}
-        self._neighbours: dict[int, set[int]] = {v: set() for v in self.sizes}
+        self._touching: dict[int, dict[int, Factor]] = {v: {} for v in sizes}
+        self._neighbours: dict[int, set[int]] = {v: set() for v in sizes}
         self._count = 0
         for variables, table in factors:
-            self._add(*_condition(variables, table, self.fixed))
+            self._add(variables, table)
         self._run()
 
-    @cached_property
-    def choice(self) -> dict[int, int]:
-        """A value for each variable."""
-        chosen = dict(self.fixed)
+    @property
+    def core(self) -> list[int]:
+        """The variables that are left."""
+        return sorted(self._neighbours)
+
+    @property
+    def left(self) -> list[Factor]:
+        """The tables over the core, in the order in which they were given or made."""
+        found = {key: factor for held in self._touching.values() for key, factor in held.items()}
+        return [found[key] for key in sorted(found)]
+
+    def choice(self, core: Mapping[int, int] | None = None) -> dict[int, int]:
+        """The best value of each variable, with these of the core."""
+        chosen = dict(core or {})
         for bucket in reversed(self._buckets):
             chosen[bucket.variable] = int(bucket.total[tuple([chosen[u] for u in bucket.around])].argmin())
         return chosen
 
     def regrets(self, variables: Iterable[int]) -> dict[int, Table]:
-        """For each variable and value, how much more the best solution with that value costs than the best of all."""
+        """For each variable and value, how much more the best solution with that value costs than the best of all; without a core."""
         wanted = set(variables)
         last = len(self._buckets)
         turn = {b.variable: i for i, b in enumerate(self._buckets)}
@@ -118,7 +136,7 @@ class Elimination:
 
     def _add(self, variables: tuple[int, ...], table: Table) -> None:
         if not variables:
-            self.cost += float(table)
+            self.cost += table.item()
             return
         self._count += 1
         for v in variables:
@@ -138,61 +156,51 @@ class Elimination:
         return list(held.values())
 
     def _run(self) -> None:
-        heap = [(len(around), v) for v, around in self._neighbours.items()]
+        # By generations: of equal layers those of one place come one after the other, before what they leave is gone into further.
+        heap = [(len(around), 0, v) for v, around in self._neighbours.items() if v not in self._kept]
         heapq.heapify(heap)
+        turn = dict.fromkeys(self.sizes, 0)
         while heap:
-            degree, v = heapq.heappop(heap)
-            if v not in self._neighbours or degree != len(self._neighbours[v]):
+            degree, generation, v = heapq.heappop(heap)
+            if v not in self._neighbours or degree != len(self._neighbours[v]) or generation != turn[v]:
                 continue
             around = tuple(sorted(self._neighbours[v]))
-            entries = self.sizes[v] * math.prod([self.sizes[u] for u in around])
-            if entries > (LARGEST_TABLE if self._made < MOST_ENTRIES else SMALL_TABLE):
-                changed = self._fix_one(around)
-                changed.append(v)
-            else:
-                self._eliminate(v, around)
-                changed = list(around)
-            for u in changed:
-                heapq.heappush(heap, (len(self._neighbours[u]), u))
+            least = math.prod([self.sizes[u] for u in around])
+            if least > self._limits.least or least * self.sizes[v] > (
+                self._limits.total if self._made < MOST_ENTRIES else min(SMALL_TABLE, self._limits.total)
+            ):
+                continue  # its turn comes again when a neighbour is gone
+            self._eliminate(v, around)
+            for u in around:
+                if u not in self._kept:
+                    turn[u] = max(turn[u], generation + 1)
+                    heapq.heappush(heap, (len(self._neighbours[u]), turn[u], u))
 
     def _eliminate(self, v: int, around: tuple[int, ...]) -> None:
         self.width = max(self.width, len(around))
         place = {u: i for i, u in enumerate((*around, v))}
         held = [(tuple([place[u] for u in variables]), table) for variables, table in self._remove(v)]
         # Layers repeat, and so do sums of the same tables.
-        key = (len(place), *[(id(table), at) for at, table in held])
+        key = (self.sizes[v], len(place), *sorted([(at, id(table)) for at, table in held]))
         if key not in self._sums:
-            total: Table = np.zeros([self.sizes[u] for u in place])
+            total: Table = np.zeros([self.sizes[u] for u in place], held[0][1].dtype if held else np.int64)
             for at, table in held:
                 total += _spread(table, at, len(place))
-            self._sums[key] = (total, total.min(axis=-1), held)
+            least = total.min(axis=-1)
+            self._sums[key] = (total, least if self._limits.cost is None else np.minimum(least, self._limits.cost), held)
             self._made += total.size
         total, least, _ = self._sums[key]
         self._buckets.append(_Bucket(v, around, total))
         self._add(around, least)
 
-    def _fix_one(self, among: tuple[int, ...]) -> list[int]:
-        """Fix the neighbour with most neighbours to what the guide says, or else its own tables like best."""
-        u = max(among, key=lambda w: (w not in self._spared, len(self._neighbours[w]), self.sizes[w], -w))
-        around = list(self._neighbours[u])
-        held = self._remove(u)
-        if self._guide is not None:
-            best = self._guide[u]
-        else:
-            best = int(np.argmin(sum(np.min(t, axis=tuple(i for i, w in enumerate(vs) if w != u)) for vs, t in held)))
-        self.fixed[u] = best
-        self.conditioned.append(u)
-        for variables, table in held:
-            self._add(*_condition(variables, table, {u: best}))
-        return around
 
-
-def _condition(variables: tuple[int, ...], table: Table, fixed: Mapping[int, int]) -> Factor:
-    """The table with some variables at fixed values."""
+def conditioned(factor: Factor, fixed: Mapping[int, int]) -> Factor:
+    """A table with some variables at fixed values."""
+    variables, table = factor
     if not any(v in fixed for v in variables):
-        return variables, table
+        return factor
     index = tuple(fixed[v] if v in fixed else slice(None) for v in variables)
-    return tuple(v for v in variables if v not in fixed), table[index]
+    return tuple(v for v in variables if v not in fixed), np.asarray(table[index])
 
 
 def _aligned(variables: tuple[int, ...], table: Table, scope: tuple[int, ...]) -> Table:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
+
+from spmd.placement.length import Length
 
 if TYPE_CHECKING:
     from spmd.placement.mesh import Mesh
@@ -68,6 +70,10 @@ class Rule:
     """Factors that the operator must see whole."""
     symbolic: frozenset[str] = frozenset()
     """Factors whose size is known only when the program runs; `sizes` then says by what it can be divided."""
+    uneven: frozenset[str] = frozenset()
+    """Factors whose size is known only when the program runs, and which may be split in units, with padding."""
+    lengths: Mapping[str, Length] = field(default_factory=dict[str, Length])
+    """How such sizes are written, of those that are products."""
     unread: frozenset[str] = frozenset()
     """Factors of what the operator leaves out (the rest of a slice): no output has them, and splitting them leaves no partial."""
     uncounted: frozenset[str] = frozenset()
@@ -111,6 +117,17 @@ class Rule:
         """The factors that no output has, though they are read."""
         out = {f for spec in self.outputs for dim in spec for piece in dim for f in piece}
         return frozenset(f for f in self.factors if f not in out and f not in self.unread)
+
+    def is_unknown(self, piece: Sequence[str]) -> bool:
+        """Whether the size of a product of factors is known only when the program runs."""
+        return any(f in self.symbolic or self.sizes[f] is None for f in piece)
+
+    def blocks(self, piece: Sequence[str]) -> int:
+        """The size of a product of factors, in blocks where it is not known."""
+        total = 1
+        for f in piece:
+            total *= 1 if self.sizes[f] is None else self.sizes[f] or 0
+        return total
 
     def touching(self) -> Rule:
         """The rule of an operator whose loops nobody knows: it is taken to touch every element of each tensor once."""

@@ -10,7 +10,7 @@ from spmd.placement.axes import Part, merged, overlap
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Segment, Sharding, Split
 
-from .factors import blocks, factor_splits, fits, is_unknown, piece_split, unit_of
+from .factors import factor_splits, fits, piece_split, unit_of
 from .model import Rule, Spec
 
 Terms = Mapping[str, tuple[int, ...]]
@@ -95,11 +95,11 @@ def splits_from(spec: Spec, sharding: Sharding, rule: Rule, mesh: Mesh) -> dict[
         segments = list(split.segments)
         for piece in dim:
             taken: list[Segment] = []
-            held, total = 0, blocks(piece, rule) if split.is_known or split.symbolic else split.size
+            held, total = 0, rule.blocks(piece) if split.is_known or split.symbolic else split.size
             while segments and held < total:
                 taken.append(segments.pop(0))
                 held += taken[-1].size
-            if held != total or (split.is_known and is_unknown(piece, rule)):
+            if held != total or (split.is_known and rule.is_unknown(piece)):
                 return None
             factors = factor_splits(piece, split.over(split.axes, tuple(taken)), rule, mesh)
             if factors is None or any(found.setdefault(f, s) != s for f, s in factors.items()):
@@ -129,7 +129,7 @@ def in_larger_units(spec: Spec, sharding: Sharding, rule: Rule, mesh: Mesh) -> S
         if split is None:
             dims.append(None)
             continue
-        totals = [blocks(piece, rule) for piece in dim]
+        totals = [rule.blocks(piece) for piece in dim]
         if not split.is_known or [s.size for s in split.segments] != totals:
             return None
         units = [unit_of(piece, segment, rule) for piece, segment in zip(dim, split.segments, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from spmd.placement import layout
 from spmd.placement.arrays import array_of, host
 from spmd.placement.sharding import Sharding, Split
 from spmd.plan.decisions import Leaf, LeafTree, Signature
+from spmd.plan.sizes import evaluated
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -31,19 +32,20 @@ class Handle:
     """A value that stays on the workers: `objects` has what each worker of this process holds, by rank.
 
     It goes into a function as an argument. `tree` is the part of a signature that it was made for; `shape` is that of
-    the global tensor. Both are None where it is not a tensor, such as a KV cache.
+    the global tensor. Both are None where it is not a tensor, such as a KV cache. `parts` are the handles of what is in a tuple.
     """
 
     objects: tuple[Any, ...]
     backend: Backend = field(repr=False)
     tree: LeafTree | None = None
     shape: Shape | None = None
+    parts: tuple[Handle, ...] = ()
 
     def numpy(self) -> Array:
         """The global tensor, joined."""
-        if not isinstance(self.tree, Leaf) or self.tree.sharding is None:
+        if not isinstance(self.tree, Leaf) or self.tree.sharding is None or self.shape is None:
             raise ShardingError("Handle.numpy", "this is a handle of something that is not one tensor")
-        return joined(self.objects, self.tree.sharding, self.backend)
+        return joined(self.objects, self.tree.sharding, self.backend, self.shape)
 
 
 class Binder:
@@ -64,7 +66,33 @@ class Binder:
             names = ", ".join(names_of(param) for param in params)
             raise ShardingError(f"{self.function}()", f"it takes {len(params)} arguments ({names}), and got {len(given)}")
         columns = [self._place(tree, arg) for tree, arg in zip(params, given, strict=True)]
-        return [[column[i] for column in columns] for i in range(len(self.backend.ranks))]
+        passed = self._passed()
+        return [[*(column[i] for column in columns), *passed] for i in range(len(self.backend.ranks))]
+
+    def _passed(self) -> list[Any]:
+        """What tells each worker the sizes that no shard does, if there are any."""
+        names = self.signature.sizes
+        untold = [name for name in names if name not in self.sizes]
+        if untold:
+            what = f"no argument tells the size {untold[0]!r}"
+            raise ShardingError(f"{self.function}()", what, "Pass arrays, or handles of single tensors.")
+        return [tvm.runtime.ShapeTuple([self.sizes[name][0] for name in names])] if names else []
+
+    def shape_of(self, leaf: Leaf, shard: Sequence[int]) -> Shape:
+        """The global shape of a result, of which workers hold this much."""
+        assert leaf.sharding is not None
+        known = {name: size for name, (size, _) in self.sizes.items()}
+
+        def whole(local: int, split: Split | None, size: int | str) -> int:
+            if split is None or not split.is_measured:
+                return local if split is None else split.whole_size(local, self.backend.mesh)
+            found = evaluated(str(size), known)
+            if found is None:
+                what = f"no argument tells the size {size} of its result {leaf.name!r}"
+                raise ShardingError(f"{self.function}()", what, "Return it whole.")
+            return found
+
+        return tuple(whole(int(n), split, size) for n, split, size in zip(shard, leaf.sharding.dims, leaf.shape or (), strict=True))
 
     def _with_named(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
         """Arguments in order, then by name, as Python has them; a tuple has the name of its parameter."""
@@ -112,12 +140,15 @@ class Binder:
         if any(leaf.written for leaf in leaves(tree)) and len(set(map(id, handle.objects))) < len(handle.objects):
             what = "the function writes it in place, and its handle is memory that workers share"
             raise ShardingError(self._where(tree), what, f"Load it for this function: load(..., function={self.function!r}).")
-        if handle.tree is tree and not self._is_symbolic(tree):
+        if handle.tree is tree and not any(map(self._is_symbolic, leaves(tree))):
             return handle.objects
-        if isinstance(tree, tuple) or tree.shape is None:
-            if isinstance(tree, tuple) and not _alike(tree, handle.tree):
-                way_out = "Load it for this function."
-                raise ShardingError(self._where(tree), "its handle was made for something else", way_out)
+        if isinstance(tree, tuple):
+            if not _alike(tree, handle.tree):
+                raise ShardingError(self._where(tree), "its handle was made for something else", "Load it for this function.")
+            for part, one in zip(tree, handle.parts, strict=False):  # which tell sizes
+                self._handle(part, one)
+            return handle.objects
+        if tree.shape is None:
             return handle.objects
         if not isinstance(handle.tree, Leaf) or handle.shape is None:
             raise ShardingError(self._where(tree), f"it takes {described(tree)}, and got a handle of an object")
@@ -127,8 +158,8 @@ class Binder:
             raise ShardingError(self._where(tree), what, "Pass handle.numpy() to move it.")
         return handle.objects
 
-    def _is_symbolic(self, tree: LeafTree) -> bool:
-        return not isinstance(tree, tuple) and tree.shape is not None and any(isinstance(s, str) for s in tree.shape)
+    def _is_symbolic(self, leaf: Leaf) -> bool:
+        return any(isinstance(s, str) for s in leaf.shape or ())
 
     def check(self, leaf: Leaf, shape: Shape, dtype: str) -> None:
         """Raise unless a tensor of `shape` and `dtype` fits, along with those checked before."""
@@ -203,18 +234,22 @@ def place(array: Array, sharding: Sharding | None, backend: Backend, share: bool
     return placed
 
 
-def returned(tree: LeafTree, values: Sequence[Any], backend: Backend, keep: bool) -> Any:
-    """The result of a function from what each worker of this process returned: global arrays, tuples, values, handles.
+def returned(tree: LeafTree, values: Sequence[Any], binder: Binder, keep: bool) -> Any:
+    """The result of a function from what each worker of this process returned: global arrays, tuples, values, handles. `binder` is who
+    bound its arguments.
 
     With `keep`, tensors stay where they are and come as handles.
     """
+    backend = binder.backend
     if isinstance(tree, tuple):
-        return tuple(returned(part, [value[i] for value in values], backend, keep) for i, part in enumerate(tree))
+        return tuple(returned(part, [value[i] for value in values], binder, keep) for i, part in enumerate(tree))
     if tree.shape is None or tree.sharding is None:
         return wrapped(values, backend, keep)
+    shape = binder.shape_of(tree, values[0].shape)
+    placed = tree.sharding.told({name: size for name, (size, _) in binder.sizes.items()})
     if keep:
-        return Handle(tuple(values), backend, tree, _global_shape(values[0].shape, tree.sharding, backend))
-    return joined(values, tree.sharding, backend)
+        return Handle(tuple(values), backend, tree if placed == tree.sharding else replace(tree, sharding=placed), shape)
+    return joined(values, placed, backend, shape)
 
 
 def wrapped(values: Sequence[Any], backend: Backend, keep: bool) -> Any:
@@ -229,12 +264,11 @@ def wrapped(values: Sequence[Any], backend: Backend, keep: bool) -> Any:
     return Handle(tuple(values), backend)
 
 
-def joined(values: Sequence[Any], sharding: Sharding, backend: Backend) -> Array:
-    """The global array of a tensor that is placed by `sharding`."""
+def joined(values: Sequence[Any], sharding: Sharding, backend: Backend, shape: Shape) -> Array:
+    """The global array, of this shape, of a tensor that is placed by `sharding`."""
     if sharding.is_replicated:
         return values[0].numpy()
-    shards = backend.everyone([host(value) for value in values])
-    return layout.join(shards, sharding, backend.mesh, _global_shape(shards[0].shape, sharding, backend))
+    return layout.join(backend.everyone([host(value) for value in values]), sharding, backend.mesh, shape)
 
 
 def leaves(tree: LeafTree) -> Iterator[Leaf]:
@@ -250,13 +284,6 @@ def names_of(tree: LeafTree) -> str:
     """What an error calls a parameter: its name, or the first and last name of a tuple."""
     found = [repr(leaf.name) for leaf in leaves(tree)]
     return ", ".join(found) if len(found) < 3 else f"({found[0]}, ..., {found[-1]})"
-
-
-def _global_shape(shard: Sequence[int], sharding: Sharding, backend: Backend) -> Shape:
-    def whole(size: int, split: Split | None) -> int:
-        return size if split is None else split.whole_size(size, backend.mesh)
-
-    return tuple(whole(int(size), split) for size, split in zip(shard, sharding.dims, strict=True))
 
 
 def _alike(tree: LeafTree, other: LeafTree | None) -> bool:

@@ -61,7 +61,8 @@ class Workers:
 
     def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool, named: Mapping[str, Any] | None = None) -> Any:
         """Run `function` on every worker; see `WorkerFunction`."""
-        bound = Binder(function, signature, self.backend, self.divisible).bind(args, named)
+        binder = Binder(function, signature, self.backend, self.divisible)
+        bound = binder.bind(args, named)
         for rank, given in enumerate(bound):
             given += [self._constants[leaf.name][rank] for leaf in signature.constants]
         mine = dict(zip(self.backend.ranks, bound, strict=True))
@@ -69,7 +70,7 @@ class Workers:
         facts = arguments.facts([*args, *(named or {}).values()]) if elsewhere else []
         results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]), facts)
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
-        return arguments.returned(signature.outputs, results, self.backend, keep)
+        return arguments.returned(signature.outputs, results, binder, keep)
 
     def _placed(self, constants: Mapping[str, Any]) -> dict[str, list[Any]]:
         """What each worker of this process holds of the constants of the program, by name."""
@@ -173,7 +174,7 @@ def _load(tree: LeafTree, weights: Iterator[Any], binder: Binder) -> Handle:
     if isinstance(tree, tuple):
         parts = [_load(part, weights, binder) for part in tree]
         packed = [tvm_ffi.convert([p.objects[i] for p in parts]) for i in range(len(backend.ranks))]
-        return Handle(tuple(packed), backend, tree)
+        return Handle(tuple(packed), backend, tree, parts=tuple(parts))
     weight = next(weights)
     if tree.sharding is None:
         what = f"it takes {arguments.described(tree)}, which is no tensor, and got {told(weight)}"

@@ -23,6 +23,7 @@ from spmd.ir.trees import leaves, map_tree
 from spmd.lower.calls import CallLowering
 from spmd.lower.function import FunctionLowering
 from spmd.placement.layout import Array, cut
+from spmd.placement.length import Length
 from spmd.placement.mesh import Mesh, MeshLike
 from spmd.placement.sharding import Segment, Sharding, Split
 from spmd.plan.decisions import Leaf, LeafTree, Signature
@@ -192,6 +193,8 @@ def _wishes(value: Value, axis: str, mesh: Mesh, is_output: bool) -> Iterator[tu
         count = size if size is not None else value.blocks[dim]
         for name in axes:
             yield dim, Split((name,), (Segment(count),), symbolic=size is None)
+            if size is None:
+                yield dim, Split.in_units((name,), Length())
             if size is None and count > 1:
                 yield dim, Split((name,), (Segment(count),), repeated=True)
                 yield dim, Split((name,), (Segment(count - count // 3), Segment(count // 3 or 1)), repeated=True)

@@ -54,6 +54,8 @@ def _steps(source: Sharding, target: Sharding, mesh: Mesh) -> tuple[Step, ...] |
     source, target = _in_common_parts(source, target, mesh)
     if not set(target.partial) <= set(source.partial):
         return None
+    if any(d is not None and d.is_measured and len(d.axes) > 1 for d in (*source.dims, *target.dims)):
+        return None  # what the parts of such an axis hold together is measured by nothing that is known
     left = frozenset(axis for axis, _ in target.partial)
     used = dict.fromkeys((*source.axes(), *target.axes()))
     slow = frozenset(axis for axis in used if mesh.is_slow(axis))
@@ -118,7 +120,7 @@ def _alike(source: Split | None, target: Split | None, mesh: Mesh) -> bool:
     if source is None or target is None:
         return source is target
     a, b = mesh.axis_size(*source.axes), mesh.axis_size(*target.axes)
-    if (source.symbolic, source.repeated) != (target.symbolic, target.repeated):
+    if source.over((), ()) != target.over((), ()):  # of another kind of size
         return False
     return a == b and [(s.size, s.local(a)) for s in source.segments] == [(s.size, s.local(b)) for s in target.segments]
 

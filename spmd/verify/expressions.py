@@ -52,7 +52,13 @@ _WHOLE: dict[str, Callable[[Any, Any], Any]] = {
     "LShift": np.left_shift,
     "RShift": np.right_shift,
 }
-_BITS = {"shift_left": "LShift", "shift_right": "RShift", "bitwise_and": "BitwiseAnd", "bitwise_or": "BitwiseOr", "bitwise_xor": "BitwiseXor"}
+_BITS = {
+    "shift_left": "LShift",
+    "shift_right": "RShift",
+    "bitwise_and": "BitwiseAnd",
+    "bitwise_or": "BitwiseOr",
+    "bitwise_xor": "BitwiseXor",
+}
 _REAL: dict[str, Callable[[Any], Any]] = {
     **{name: getattr(np, name) for name in ("floor", "ceil", "round", "trunc", "exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "fabs")},
     "nearbyint": np.rint,

@@ -124,7 +124,11 @@ class Kernel:
         return run
 
     def _allocation(self, buffer: Any) -> Run:
-        slot, sizes, dtype = self._expressions.slot(buffer), [self._expressions.term(s).at for s in buffer.ty.shape], str(buffer.ty.dtype.dtype)
+        slot, sizes, dtype = (
+            self._expressions.slot(buffer),
+            [self._expressions.term(s).at for s in buffer.ty.shape],
+            str(buffer.ty.dtype.dtype),
+        )
 
         def allocate(env: Env) -> None:
             env[slot] = empty(tuple(int(size(env)) for size in sizes), dtype)

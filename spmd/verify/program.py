@@ -272,7 +272,9 @@ class Program:
         for group in groups:
             here = [place[rank] for rank in group if rank in place]
             if here and len(here) < len(group):
-                raise Wrong(f"workers {[r for r in group if r in place]} meet in {short}, and {[r for r in group if r not in place]} never come")
+                raise Wrong(
+                    f"workers {[r for r in group if r in place]} meet in {short}, and {[r for r in group if r not in place]} never come"
+                )
             for i, value in zip(here, _met([column[i] for i in here], step, e.attrs, group), strict=False):
                 found[i] = value if self._shares else _copied(value)
         return found

@@ -123,7 +123,9 @@ class _Pair:
         before = make.of(self._source[name])
         self._many.opaque = Opaque(self._one.opaque)
         try:
-            columns = [self._cut(arg, place, f"{name}, parameter {i}") for i, (arg, place) in enumerate(zip(before, one.params, strict=True))]
+            columns = [
+                self._cut(arg, place, f"{name}, parameter {i}") for i, (arg, place) in enumerate(zip(before, one.params, strict=True))
+            ]
             columns += [self._cut(_constant(data), place, f"{name}, a constant") for place, data in one.constants]
             found = self._call(self._many, 1, name, columns)
             if self._ways[0] != self._ways[1]:

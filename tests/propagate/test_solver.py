@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import lil_array
 
-from spmd.propagate import solver
 from spmd.propagate.search import Search
-from spmd.propagate.solver import Elimination
+from spmd.propagate.solver import Elimination, Limits, conditioned
 
 SMALL = st.sampled_from([0.0, 1.0, 2.0, 3.5, 7.0])
 """Few different costs, so that ties are common."""
@@ -99,8 +98,13 @@ def test_elimination_finds_the_optimum(problem):
     sizes, factors = problem
     solved = Elimination(sizes, factors)
     assert solved.cost == pytest.approx(brute_force(sizes, factors))
-    assert cost(factors, solved.choice) == pytest.approx(solved.cost)
-    assert solved.conditioned == [] and set(solved.choice) == set(sizes)
+    assert cost(factors, solved.choice()) == pytest.approx(solved.cost)
+    assert solved.core == [] and set(solved.choice()) == set(sizes)
+
+
+def least_with(sizes, factors, v, value):
+    """The optimum where a variable has this value."""
+    return Elimination({u: n for u, n in sizes.items() if u != v}, [conditioned(factor, {v: value}) for factor in factors]).cost
 
 
 @given(problems())
@@ -108,7 +112,7 @@ def test_regrets_are_what_each_value_costs_more(problem):
     sizes, factors = problem
     solved = Elimination(sizes, factors)
     for v, regret in solved.regrets(sizes).items():
-        forced = [Elimination(sizes, factors, {v: value}).cost - solved.cost for value in range(sizes[v])]
+        forced = [least_with(sizes, factors, v, value) - solved.cost for value in range(sizes[v])]
         np.testing.assert_allclose(regret, forced, atol=1e-9)
 
 
@@ -116,10 +120,11 @@ def test_regrets_are_what_each_value_costs_more(problem):
 def test_fixed_variables_keep_their_value(problem, data):
     sizes, factors = problem
     fixed = {v: data.draw(st.integers(0, sizes[v] - 1)) for v in data.draw(st.sets(st.sampled_from(sorted(sizes))))}
-    solved = Elimination(sizes, factors, fixed)
+    solved = Elimination({v: n for v, n in sizes.items() if v not in fixed}, [conditioned(factor, fixed) for factor in factors])
     best = min(cost(factors, c) for c in every_choice(sizes, sorted(sizes)) if all(c[v] == n for v, n in fixed.items()))
     assert solved.cost == pytest.approx(best)
-    assert all(solved.choice[v] == n for v, n in fixed.items())
+    assert not solved.choice().keys() & fixed.keys()
+    assert cost(factors, solved.choice(fixed)) == pytest.approx(best)
 
 
 @given(shared_problems())
@@ -171,33 +176,31 @@ def test_a_chain_has_width_one():
 
 def test_ties_go_to_the_lowest_values():
     sizes = {0: 3, 1: 3}
-    assert Elimination(sizes, [((0, 1), np.zeros((3, 3)))]).choice == {0: 0, 1: 0}
+    assert Elimination(sizes, [((0, 1), np.zeros((3, 3)))]).choice() == {0: 0, 1: 0}
     assert Search([3, 3], [[((0, 1), np.zeros((3, 3)))], [((1,), np.zeros(3))]]).run().choice == {0: 0, 1: 0}
 
 
-def test_tables_too_large_are_said_to_be_conditioned(monkeypatch):
-    """A clique of eight: elimination would need a table over seven variables."""
-    rng = np.random.default_rng(0)
-    sizes = dict.fromkeys(range(8), 3)
-    factors = [((a, b), rng.random((3, 3))) for a in sizes for b in sizes if a < b]
+def clique(seed, variables=8, values=3):
+    rng = np.random.default_rng(seed)
+    sizes = dict.fromkeys(range(variables), values)
+    return sizes, [((a, b), rng.random((values, values))) for a in sizes for b in sizes if a < b]
+
+
+def test_what_would_need_too_large_a_table_is_left():
+    """A clique of eight: elimination would need a table over seven variables. What is left has the same optimum."""
+    sizes, factors = clique(0)
     exact = Elimination(sizes, factors)
-    assert exact.width == 7 and exact.conditioned == []
-    monkeypatch.setattr(solver, "LARGEST_TABLE", 3**4)
-    bounded = Elimination(sizes, factors)
-    assert bounded.conditioned and bounded.width < 4
-    assert bounded.cost >= exact.cost and cost(factors, bounded.choice) == pytest.approx(bounded.cost)
-    assert Search([3] * 8, [factors]).run().conditioned == len(bounded.conditioned)
+    assert exact.width == 7 and exact.core == []
+    bounded = Elimination({**sizes, 8: 2}, [*factors, ((0, 8), np.ones((3, 2)))], limits=Limits(3**4, 3**4))
+    assert bounded.core == list(sizes) and bounded.width == 1
+    rest = Elimination(sizes, bounded.left)
+    assert bounded.cost + rest.cost == pytest.approx(exact.cost + 1)
+    choice = bounded.choice(rest.choice())
+    assert cost(factors, choice) == pytest.approx(exact.cost) and choice[8] == 0
 
 
-def test_a_search_that_is_stopped_says_how_far_off_it_may_be(monkeypatch):
-    """Variables are shared by functions that want opposite things, in pairs that make separate optima a loose bound."""
-    monkeypatch.setattr("spmd.propagate.search.MOST_BRANCHES", 0)
-    rng = np.random.default_rng(1)
-    gaps = []
-    for _ in range(20):
-        groups = [[((a, b), rng.random((3, 3))) for a in range(4) for b in range(a)] for _ in range(3)]
-        solution = Search([3] * 4, groups).run()
-        best = brute_force(dict.fromkeys(range(4), 3), [f for g in groups for f in g])
-        gaps.append(solution.gap)
-        assert solution.cost * (1 - solution.gap) <= best + 1e-9 <= solution.cost + 2e-9
-    assert max(gaps) > 0
+def test_some_variables_can_be_kept():
+    sizes, factors = random_problem(0)
+    part = Elimination(sizes, factors, kept={3, 5})
+    assert part.core == [3, 5]
+    assert part.cost + Elimination({3: 4, 5: 4}, part.left).cost == pytest.approx(Elimination(sizes, factors).cost)

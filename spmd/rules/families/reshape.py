@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-import tvm
-import tvm_ffi
-
 from spmd.ir.expressions import static
+from spmd.rules.extents import ONE, Extent, divides, equal, extent_of, shared_by, without
 from spmd.rules.model import Dim, Size, Spec
-
-_Extent = tuple[int, tuple[Any, ...]]
-"""A size as a known number times symbolic terms."""
-_ONE: _Extent = (1, ())
 
 
 def match_shapes(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Spec, Spec, dict[str, Size], frozenset[str]]:
@@ -32,9 +24,9 @@ def match_shapes(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Spec
     while i < len(source) or j < len(target):
         a, b = [i], [j]
         i, j = min(i + 1, len(source)), min(j + 1, len(target))
-        while not _equal(_product(source[a[0] : i]), _product(target[b[0] : j])):
-            left, right = _product(source[a[0] : i]), _product(target[b[0] : j])
-            if i < len(source) and (_divides(left, right) or j == len(target)):
+        while not equal(extent_of(source[a[0] : i]), extent_of(target[b[0] : j])):
+            left, right = extent_of(source[a[0] : i]), extent_of(target[b[0] : j])
+            if i < len(source) and (divides(left, right) or j == len(target)):
                 i += 1
             elif j < len(target):
                 j += 1
@@ -74,8 +66,8 @@ class _Factors:
         elif len(big_in) == 1 and len(big_out) > 1:
             names_out = [(self.new(static(d)),) for d in big_out]
             names_in = [tuple(n for (n,) in names_out)]
-        elif _equal(_product(big_in), _product(big_out)):
-            names_in, names_out = self._common([_product((d,)) for d in big_in], [_product((d,)) for d in big_out])
+        elif equal(extent_of(big_in), extent_of(big_out)):
+            names_in, names_out = self._common([extent_of((d,)) for d in big_in], [extent_of((d,)) for d in big_out])
         else:
             names_in, names_out = [self.opaque(d) for d in big_in], [self.opaque(d) for d in big_out]
         return _place(source, names_in), _place(target, names_out)
@@ -86,30 +78,30 @@ class _Factors:
         self.whole.add(name)
         return (name,)
 
-    def _common(self, source: list[_Extent], target: list[_Extent]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    def _common(self, source: list[Extent], target: list[Extent]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
         """Split off greatest common factors, major first, until a pair has none; what is left stays whole."""
         ins: list[tuple[str, ...]] = [() for _ in source]
         outs: list[tuple[str, ...]] = [() for _ in target]
         left, right = list(source), list(target)
         i = j = 0
         while i < len(left) and j < len(right):
-            shared = _shared(left[i], right[j])
-            if shared != _ONE:
+            shared = shared_by(left[i], right[j])
+            if shared != ONE:
                 name = self.new(_number(shared))
                 ins[i], outs[j] = (*ins[i], name), (*outs[j], name)
-                left[i], right[j] = _without(left[i], shared), _without(right[j], shared)
+                left[i], right[j] = without(left[i], shared), without(right[j], shared)
             # Going on is only right where one side of the pair is used up.
-            if left[i] != _ONE and right[j] != _ONE:
+            if left[i] != ONE and right[j] != ONE:
                 break
-            if left[i] == _ONE:
+            if left[i] == ONE:
                 i += 1
-            if j < len(right) and right[j] == _ONE:
+            if j < len(right) and right[j] == ONE:
                 j += 1
         for k, rest in enumerate(left):
-            if rest != _ONE:
+            if rest != ONE:
                 ins[k] = (*ins[k], *self.opaque(_number(rest)))
         for k, rest in enumerate(right):
-            if rest != _ONE:
+            if rest != ONE:
                 outs[k] = (*outs[k], *self.opaque(_number(rest)))
         return ins, outs
 
@@ -119,50 +111,6 @@ def _place(dims: tuple[Any, ...], names: list[tuple[str, ...]]) -> list[Dim]:
     return [((),) if static(d) == 1 else (next(rest),) for d in dims]
 
 
-def _product(dims: Sequence[Any]) -> _Extent:
-    number, terms = 1, []
-    for dim in dims:
-        stack = [dim]
-        while stack:
-            term = stack.pop()
-            value = static(term)
-            if value is not None:
-                number *= value
-            elif isinstance(term, tvm.tirx.Mul):
-                stack += [term.a, term.b]
-            else:
-                terms.append(term)
-    return number, tuple(terms)
-
-
-def _equal(a: _Extent, b: _Extent) -> bool:
-    return a[0] == b[0] and len(a[1]) == len(b[1]) and _divides(a, b)
-
-
-def _divides(a: _Extent, b: _Extent) -> bool:
-    """Whether `b` is a multiple of `a`."""
-    return a[0] != 0 and b[0] % a[0] == 0 and len(_shared(a, b)[1]) == len(a[1])
-
-
-def _shared(a: _Extent, b: _Extent) -> _Extent:
-    """The greatest common factor."""
-    rest, terms = list(b[1]), list[Any]()
-    for term in a[1]:
-        at = next((k for k, other in enumerate(rest) if tvm_ffi.structural_equal(term, other)), None)
-        if at is not None:
-            terms.append(term)
-            del rest[at]
-    return math.gcd(a[0], b[0]), tuple(terms)
-
-
-def _without(a: _Extent, shared: _Extent) -> _Extent:
-    """What is left of a product without a factor of it."""
-    rest = list(a[1])
-    for term in shared[1]:
-        del rest[next(k for k, other in enumerate(rest) if tvm_ffi.structural_equal(term, other))]
-    return a[0] // shared[0], tuple(rest)
-
-
-def _number(product: _Extent) -> Size:
+def _number(product: Extent) -> Size:
     """A product as a size of a factor."""
     return None if product[1] else product[0]
