@@ -21,7 +21,7 @@ def written(function):
     found = []
 
     def visit(call):
-        if isinstance(call.op, tvm.ir.Op) and call.op.name.startswith("relax.spmd.") and "value" in call.attrs.keys():
+        if isinstance(call.op, tvm.ir.Op) and call.op.name.startswith("relax.spmd.") and "value" in call.attrs:
             found.append((call.op.name.removeprefix("relax.spmd."), str(call.attrs["axis"]), str(call.attrs["value"])))
 
     tvm_ffi.structural_walk(function.body, [((tvm.relax.Call,), visit)])
