@@ -12,13 +12,13 @@ from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, output_shardings
 from spmd.plan.model import Plan
-from spmd.plan.steps import Bundle, Compute, Reorder, Step, Transfer, computes, moves
+from spmd.plan.steps import Bundle, Compute, Reorder, Step, Transfer, computes, conversions, moves
 from spmd.program.graph import Branch, Function, Graph, Value
 from spmd.realize.write import Decided, End, realize
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, strategy_of
 from spmd.transfers.conversion import Step as Move
-from spmd.transfers.conversion import conversion
+from spmd.transfers.conversion import step_between
 
 from .kept import WAY_OUT, check_held, kept_by
 from .symbols import sizes_passed
@@ -89,8 +89,10 @@ def _check_steps(function: Function, plan: Plan) -> None:
     ends = [End(leaf.sharding) for leaf in leaves(plan.functions[function.name].outputs)]
     kept = {v: kept_by(plan, v) for v in function.named().values()}
 
-    def ways(_: Value, source: Sharding, target: Sharding, __: bool) -> Sequence[Move] | None:
-        return conversion(source, target, plan.mesh)
+    planned = _planned_ways(plan, function, where)
+
+    def ways(value: Value, source: Sharding, target: Sharding, _: bool) -> Sequence[Move] | None:
+        return planned.get((value.path, source, target))
 
     decided = Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends, ways)
     expected = realize(function, decided)
@@ -104,6 +106,23 @@ def _check_steps(function: Function, plan: Plan) -> None:
     inside, due = (Counter(map(_identity, moves(step for step in of if _is_in(step, bundled)))) for of in (steps, expected))
     if inside != due:
         raise ShardingError(where, f"its bundles move {sorted(inside)}, and {sorted(due)} follows from its decisions", WAY_OUT)
+
+
+def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str, Sharding, Sharding], list[Move]]:
+    """By which moves the steps take a value from one sharding to another, each of them one that there is."""
+    found: dict[tuple[str, Sharding, Sharding], list[Move]] = {}
+    values = function.named()
+    for parts in conversions(plan.steps[function.name]):
+        way = list(dict.fromkeys(part.move for part in parts))
+        name = parts[0].value
+        if name not in values:
+            raise ShardingError(where, f"its steps move {name!r}, which the function does not have", WAY_OUT)
+        for move in way:
+            check_held(move.target, values[name], plan.mesh, f"{where}: {name!r}")
+            if step_between(move.source, move.target, plan.mesh) != move:
+                raise ShardingError(f"{where}: {name!r}", f"there is no {move.kind} from {move.source} to {move.target}", WAY_OUT)
+        found[name, way[0].source, way[-1].target] = way
+    return found
 
 
 def _conversion(step: Transfer | Reorder) -> tuple[str, str, int, Branch]:

@@ -16,7 +16,6 @@ from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
 from spmd.transfers.conversion import Step, moved_split
-from spmd.transfers.local import gathered, scattered
 
 from .reorder import Emit, folded, local_dim, local_dims, reshaped, shard_order, whole_order
 
@@ -32,13 +31,13 @@ class Sent:
 
 def pack(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
     """`x`, held in ``move.source``, with the dimension that is scattered in the order of the shards, padded. `dims` is the global shape."""
-    into = scattered(move)
+    into = move.into
     return shard_order(emit, x, into, local_dims(dims, move.source, mesh), moved_split(move, into, mesh), mesh)
 
 
 def unpack(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
     """`x`, that a collective has gathered, with the gathered dimension in its own order and without padding."""
-    here, off, into = local_dims(dims, move.source, mesh), gathered(move), scattered(move)
+    here, off, into = local_dims(dims, move.source, mesh), move.off, move.into
     if into >= 0:
         here[into] = local_dim(here[into], moved_split(move, into, mesh), mesh)
     return whole_order(emit, x, off, here, moved_split(move, off, mesh), mesh, dims[off])

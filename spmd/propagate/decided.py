@@ -8,7 +8,7 @@ from spmd.ir.trees import leaves
 from spmd.placement.sharding import Sharding
 from spmd.program.graph import Function, Value
 from spmd.realize.write import Decided, End
-from spmd.transfers.conversion import Step, conversion
+from spmd.transfers.conversion import Step
 
 from .problem import Problem
 
@@ -24,7 +24,7 @@ def decided_by(problem: Problem, choice: Mapping[int, int]) -> Decided:
         ]
 
     def ways(value: Value, source: Sharding, target: Sharding, gather: bool) -> Sequence[Step] | None:
-        return conversion(source, target, problem.cost.mesh)
+        return problem.cost.steps(value, source, target, gather)
 
     kept = {value: problem.sharding(value, choice) for value in problem.values}
     return Decided(problem.cost.mesh, kept, lambda node: problem.strategy(node, choice), returned, ways)

@@ -39,7 +39,7 @@ class CostPrices:
 
     def latency(self, move: Move) -> float:
         """The part of the time of a transfer that the second of two in one call does not take."""
-        return self.cost.link(move.axis).latency
+        return self.cost.latency(move.kind, move.axis)
 
 
 class MovePrices(CostPrices):
