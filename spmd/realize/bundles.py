@@ -54,7 +54,8 @@ class Waiting:
 
 
 def bundled(steps: list[Step], singles: Sequence[Single], starts: Sequence[int], nodes: Sequence[Node], prices: Latencies) -> list[Step]:
-    """The steps with what goes in one call put together, each bundle where the first of it is needed: that saves latencies.
+    """The steps with what goes in one call put together, each bundle where the first of it is needed: that saves latencies. Its members
+    stand in the order in which they are made.
 
     `starts` says where the steps of each of the `nodes` begin, and those of the return.
     """
@@ -66,7 +67,8 @@ def bundled(steps: list[Step], singles: Sequence[Single], starts: Sequence[int],
     for bundle in bundles(_waiting(steps, singles, nodes, prices)):
         needed = bundle[0].needed
         at = starts[needed // 3 if needed < _END else -1]
-        members = [steps[one.start : one.stop] for one in (by_place[w.place] for w in bundle)]
+        order = sorted(bundle, key=lambda w: (w.ready, w.place))
+        members = [steps[one.start : one.stop] for one in (by_place[w.place] for w in order)]
         gone.update(i for w in bundle for i in range(w.place, by_place[w.place].stop))
         inserted.setdefault(at, []).extend(_as_one(members, prices))
     made: list[Step] = []
