@@ -5,15 +5,16 @@ from .annotate import hint
 from .costs.cost import Cost, Work
 from .costs.profile import Link, Profile
 from .errors import ShardingError
+from .explain import Plan
 from .pipeline import ShardedModule, lower, plan, shard
 from .placement.mesh import Mesh
 from .placement.sharding import Sharding
 from .placement.spec import P
-from .plan.model import Plan
 from .rules.registry import rule
 from .run.library import Library, build, load
 from .run.measure import measure
 from .run.workers import workers
+from .verify import Proof, verify
 
 __all__ = [
     "Cost",
@@ -23,6 +24,7 @@ __all__ = [
     "P",
     "Plan",
     "Profile",
+    "Proof",
     "ShardedModule",
     "Sharding",
     "ShardingError",
@@ -39,5 +41,6 @@ __all__ = [
     "shard",
     "testing",
     "transform",
+    "verify",
     "workers",
 ]

@@ -9,8 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visitor
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from spmd import checks
+from spmd.checks import door
 
 from .dialect import OPS, SEPARATOR, inferred
 from .rows import by_rows
@@ -20,6 +24,7 @@ Expr = Any  # relax.Expr: TVM ships no types
 _PREFIX = "relax.spmd."
 
 
+@door(mod=checks.instance(tvm.IRModule), rows=checks.flag)
 def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]:
     """`mod` with its collectives called by the names of their slots, and these.
 
@@ -37,17 +42,9 @@ def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]
 
 
 def _communicates(function: relax.Function) -> bool:
-    found: list[bool] = []
-
-    @visitor
-    class Look(PyExprVisitor):
-        def visit_call_(self, call: Any) -> None:
-            if isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX):
-                found.append(True)
-            super().visit_call_(call)
-
-    Look().visit_expr(function)
-    return bool(found)
+    calls: list[Any] = []
+    tvm_ffi.structural_walk(function.body, [((tvm.ir.Call,), calls.append)])
+    return any(isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX) for call in calls)
 
 
 @mutator
