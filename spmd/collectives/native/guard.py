@@ -20,7 +20,8 @@ from spmd.collectives.slots import Slots
 from .board import AXES, BEGUN, COUNT, DONE, ENDING, FAILED, LEFT, MEETING, RUNS, SITE, STATUS, Row, described
 
 _GLANCE = 0.1  # seconds between looks
-_COMPILATION = 1800.0  # seconds
+COMPILATION = 1800.0
+"""The most seconds that all wait while one compiles."""
 _PATIENCE = 3.0  # seconds that the library's abort may take
 
 
@@ -30,7 +31,7 @@ class Guard:
     def __init__(self, rank: int, rows: Mapping[int, Row], size: int, abort: Callable[[], object]) -> None:
         self.rank, self.rows, self.size, self.abort = rank, rows, size, abort
         self.row = rows[rank]
-        self.timeout = _COMPILATION
+        self.timeout = COMPILATION
         self.slots = Slots()
         self.groups: Mapping[str, Sequence[int]] = {}
         """For each axis of the running program, the ranks that meet there, this one among them."""
@@ -45,7 +46,7 @@ class Guard:
     @contextmanager
     def meeting(self, what: str, patient: bool = False) -> Generator[None]:
         """All processes are to come to `what`; `patient`: as long as one may compile for all."""
-        before, self.timeout = self.timeout, max(self.timeout, _COMPILATION) if patient else self.timeout
+        before, self.timeout = self.timeout, max(self.timeout, COMPILATION) if patient else self.timeout
         if self.row.numbers[STATUS] != FAILED:  # which the others are to read
             self.row.text = what
         self.row.numbers[SITE] = MEETING
