@@ -14,6 +14,7 @@ from .rules.registry import rule
 from .run.library import Library, build, load
 from .run.measure import measure
 from .run.workers import workers
+from .verify import Proof, verify
 
 __all__ = [
     "Cost",
@@ -23,6 +24,7 @@ __all__ = [
     "P",
     "Plan",
     "Profile",
+    "Proof",
     "ShardedModule",
     "Sharding",
     "ShardingError",
@@ -39,5 +41,6 @@ __all__ = [
     "shard",
     "testing",
     "transform",
+    "verify",
     "workers",
 ]

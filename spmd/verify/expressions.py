@@ -106,10 +106,11 @@ def empty(shape: tuple[int, ...], dtype: str) -> Array:
 
 
 class Expressions:
-    """Translates the expressions of one PrimFunc."""
+    """Translates the expressions of one PrimFunc. With `real`, what lies in memory is real too: of a function that is given nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, real: bool = False) -> None:
         self.slots: dict[Any, int] = {}
+        self._in_memory = "real" if real else "field"
 
     def slot(self, variable: Any) -> int:
         """The place of a variable, or buffer, in environments."""
@@ -121,7 +122,7 @@ class Expressions:
         dtype = str(e.ty.dtype) if hasattr(e.ty, "dtype") else ""
         if name == "Var":
             slot = self.slot(e)
-            return Term(lambda env: env[slot], "field" if is_float(dtype) else "int", dtype)
+            return Term(lambda env: env[slot], self._in_memory if is_float(dtype) else "int", dtype)
         if name == "IntImm":
             number = np.asarray(int(e)).astype(storage(dtype))
             return Term(lambda env: number, "int", dtype)
@@ -226,7 +227,7 @@ class Expressions:
             return Term(lambda env: two(x(env), np.asarray(y(env))), "field", dtype)
         if args and args[0].kind != "field" and name in _REAL:
             x, real = args[0].at, _REAL[name]
-            return Term(lambda env: real(np.asarray(x(env), "float64")), "real", "float32")
+            return Term(lambda env: real(np.asarray(x(env), "float64")), "real", dtype)
         if args and name in _FUNCTIONS:
             x = args[0].in_field()
             return Term(lambda env: field.function(name, x(env)), "field", dtype)
@@ -244,12 +245,17 @@ class Expressions:
         slot, indices = self.slot(e.source), [self.term(i).at for i in e.indices]
 
         def load(env: Env) -> Array:
-            return read(env[slot], [index(env) for index in indices], dtype, env[OUTSIDE])
+            return read(env[slot], [index(env) for index in indices], env[OUTSIDE])
 
-        return Term(load, "field" if is_float(dtype) else "int", dtype)
+        return Term(load, self._in_memory if is_float(dtype) else "int", dtype)
+
+    def stored(self, e: Any, dtype: str) -> Callable[[Env], Any]:
+        """What computes a value as memory of this type has it."""
+        term = self.term(e)
+        return term.in_field() if is_float(dtype) and self._in_memory == "field" else term.at
 
 
-def read(memory: Array, indices: list[Any], dtype: str, outside: list[bool]) -> Array:
+def read(memory: Array, indices: list[Any], outside: list[bool]) -> Array:
     """What lies at these places; outside of the memory nothing that was ever written, which is noted."""
     beyond: Any = None
     for axis, index in enumerate(indices):
@@ -262,7 +268,7 @@ def read(memory: Array, indices: list[Any], dtype: str, outside: list[bool]) -> 
         return memory[tuple(indices)]
     outside[0] = True
     shape = np.broadcast_shapes(*(np.shape(i) for i in indices))
-    nothing = empty((), dtype)
+    nothing = np.asarray(field.NAN if memory.dtype == np.int64 else 77).astype(memory.dtype)
     return np.where(beyond, nothing, memory[tuple(indices)] if memory.size else np.full(shape, nothing))
 
 

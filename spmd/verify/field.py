@@ -1,8 +1,9 @@
 """Exact arithmetic for floats: elements of the field of integers modulo a prime, and three numbers beside them.
 
-An array of floats is an int64 array of residues, or of `NEG`, `POS` and `NAN`: infinities and what is no number. Sums, products and quotients
-are exact, so the order in which a sum is made says nothing. Numbers are ordered as signed residues, which makes a total order with the
-infinities at its ends: enough for maximum, minimum and sorting, but not for what mixes order with arithmetic (``max(a + c, b + c)``).
+An array of floats is an int64 array of residues, or of `NEG`, `POS` and `NAN`: infinities and what is no number. Sums, products and
+quotients are exact, so the order in which a sum is made says nothing. Numbers are ordered as signed residues, which makes a total order
+with the infinities at its ends: enough for maximum, minimum and sorting, but not for what mixes order with arithmetic, such as
+``max(a + c, b + c)``.
 Every other function is uninterpreted: an arbitrary number for each argument, except where it is known (``exp(0) = 1``).
 """
 
@@ -44,7 +45,7 @@ def of_float(value: float, dtype: str = "float32") -> int:
         return NAN
     if abs(value) >= _LARGEST.get(dtype, 3e38):
         return POS if value > 0 else NEG
-    exact = Fraction(value)
+    exact = Fraction(value if dtype == "float64" else float(np.float32(value)))
     allowed = abs(exact) * Fraction(_PRECISION.get(dtype, 2.0**-10))
     simple = (exact.limit_denominator(n) for n in _SIMPLEST)
     found = next((f for f in simple if abs(f - exact) <= allowed), exact)
@@ -133,10 +134,9 @@ def total(x: Array, axes: tuple[int, ...]) -> Array:
 def _folded(step: Callable[[Array, Array], Array], first: int) -> Callable[[Array, tuple[int, ...]], Array]:
     def fold(x: Array, axes: tuple[int, ...]) -> Array:
         kept = [a for a in range(x.ndim) if a not in axes]
-        rows = x.transpose(*axes, *kept).reshape(-1, *(x.shape[a] for a in kept))
-        found = np.full(rows.shape[1:], first, "int64")
-        for row in rows:
-            found = step(found, row)
+        found = np.full([x.shape[a] for a in kept], first, "int64")
+        for point in np.ndindex(*(x.shape[a] for a in axes)):
+            found = step(found, x.transpose(*axes, *kept)[point])
         return found
 
     return fold
@@ -194,8 +194,8 @@ def function(name: str, x: Array) -> Array:
     """A function of one number, by TVM's name. Some are written by others, as they are by programs."""
     ways: dict[str, Callable[[Array], Array]] = {
         "rsqrt": lambda x: inverse(function("sqrt", x)),
-        "sigmoid": lambda x: inverse(add(np.int64(1), function("exp", negative(x)))),
-        "log1p": lambda x: function("log", add(np.int64(1), x)),
+        "sigmoid": lambda x: inverse(add(np.asarray(1), function("exp", negative(x)))),
+        "log1p": lambda x: function("log", add(np.asarray(1), x)),
         "fabs": lambda x: np.where(signed(x) < 0, negative(x), x),
     }
     if name in ways:

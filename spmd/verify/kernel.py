@@ -18,12 +18,14 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from . import field
-from .expressions import OUTSIDE, Env, Expressions, Term, empty, is_float, loads, variables
+from .expressions import OUTSIDE, Env, Expressions, empty, is_float, loads, variables
 from .field import Array
 from .undecided import Undecided
 
 Run = Callable[[Env], None]
 _MASK = "mask"
+ARGSORT = "tvm.contrib.sort.argsort"
+"""The function that kernels of TVM sort by: keys, memory for the places, axis, whether ascending."""
 _LARGEST = 1 << 22
 """Elements of a grid that are computed at once."""
 _SPATIAL, _REDUCE = 0, 2
@@ -58,10 +60,10 @@ class Iteration:
 
 
 class Kernel:
-    """A PrimFunc, translated once."""
+    """A PrimFunc, translated once. One that is given nothing computes constants: on `real` numbers, that is on floats."""
 
-    def __init__(self, func: tirx.PrimFunc) -> None:
-        self._expressions = Expressions()
+    def __init__(self, func: tirx.PrimFunc, real: bool = False) -> None:
+        self._expressions, self._real = Expressions(real), real
         self._params = [(p, self._expressions.slot(p)) for p in func.params]
         self._sizes = {
             p: [self._expressions.slot(s) if isinstance(s, tvm.ir.Var) else None for s in p.ty.shape] for p in func.params if _is_buffer(p)
@@ -108,11 +110,29 @@ class Kernel:
             return self._allocation(s.buffer)
         if isinstance(s, tirx.AttrStmt):
             return self._statement(s.body)
+        if isinstance(s, tirx.Evaluate):
+            return self._evaluate(s.value)
         raise Undecided(f"TIR statement {type(s).__name__}")
 
+    def _evaluate(self, call: Any) -> Run:
+        """A call for what it does: of barriers nothing, where one iteration runs after the other."""
+        name = call.op.name.split(".")[-1] if isinstance(call, tvm.ir.Call) and isinstance(call.op, tvm.ir.Op) else ""
+        if name in ("tvm_storage_sync", "assume"):
+            return lambda env: None
+        if name != "tvm_call_packed" or call.args[0].value != ARGSORT:
+            raise Undecided(f"TIR call {call.args[0].value if name == 'tvm_call_packed' else name or call}")
+        keys, places = (arg.args[0].args[0] for arg in call.args[1:3])
+        slots, is_real = (self._expressions.slot(keys), self._expressions.slot(places)), is_float(str(keys.ty.dtype.dtype))
+        axis, ascending = (self._expressions.term(arg).at for arg in call.args[3:5])
+
+        def sort(env: Env) -> None:
+            data = field.signed(env[slots[0]]) if is_real else env[slots[0]].astype("int64")
+            env[slots[1]][...] = np.argsort(data if ascending(env) else -data, axis=int(axis(env)), kind="stable")
+
+        return sort
+
     def _bound(self, s: Any) -> Callable[[Env], Any]:
-        value = self._expressions.term(s.value)
-        return value.in_field() if is_float(value.dtype) else value.at
+        return self._expressions.stored(s.value, self._expressions.term(s.value).dtype)
 
     def _while(self, s: Any) -> Run:
         test, body = self._expressions.term(s.condition).at, self._statement(s.body)
@@ -124,14 +144,13 @@ class Kernel:
         return run
 
     def _allocation(self, buffer: Any) -> Run:
-        slot, sizes, dtype = (
-            self._expressions.slot(buffer),
-            [self._expressions.term(s).at for s in buffer.ty.shape],
-            str(buffer.ty.dtype.dtype),
-        )
+        slot, dtype = self._expressions.slot(buffer), str(buffer.ty.dtype.dtype)
+        sizes = [self._expressions.term(s).at for s in buffer.ty.shape]
+        real = self._real and is_float(dtype)
 
         def allocate(env: Env) -> None:
-            env[slot] = empty(tuple(int(size(env)) for size in sizes), dtype)
+            shape = tuple(int(size(env)) for size in sizes)
+            env[slot] = np.full(shape, np.nan) if real else empty(shape, dtype)
 
         return allocate
 
@@ -157,8 +176,7 @@ class Kernel:
 
     def _store(self, s: Any) -> Run:
         slot, indices = self._expressions.slot(s.buffer), [self._expressions.term(i).at for i in s.indices]
-        term = self._expressions.term(s.value)
-        value = term.in_field() if is_float(str(s.buffer.ty.dtype.dtype)) else term.at
+        value = self._expressions.stored(s.value, str(s.buffer.ty.dtype.dtype))
         return lambda env: write(env, env[slot], [index(env) for index in indices], value(env))
 
     def _loops(self, s: Any) -> Run:
@@ -260,9 +278,8 @@ class Kernel:
         if any(load.source.same_as(store.buffer) for load in loads(other)):
             return None
         kind, dtype = _COMBINERS[type(value).__name__], str(store.buffer.ty.dtype.dtype)
-        term: Term = self._expressions.term(other)
-        terms = term.in_field() if is_float(dtype) else term.at
-        fold = field.REDUCTIONS[kind] if is_float(dtype) else _WHOLE[kind]
+        terms = self._expressions.stored(other, dtype)
+        fold = field.REDUCTIONS[kind] if is_float(dtype) and not self._real else _WHOLE[kind]
         init = self._statement(block.init) if block.init is not None else None
         slot, indices = self._expressions.slot(store.buffer), [self._expressions.term(i).at for i in store.indices]
         count, axes = len(spatial), tuple(range(len(spatial), len(spatial) + len(reduced)))

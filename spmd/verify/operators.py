@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,3 @@ SAME = {
     "relax.spmd.hint",
 }
 """What gives what it is given."""
-
-
-def argsort_in_place(args: Sequence[Any]) -> None:
-    """``tvm.contrib.sort.argsort``, as kernels call it: keys, the memory for places, axis, whether ascending."""
-    keys, places, axis, ascending = args
-    order = np.argsort(keys if ascending else -keys, axis=int(axis), kind="stable")
-    places[...] = order

@@ -79,6 +79,8 @@ class Program:
             return self._function(self.mod[name], name, list(range(self.mesh.size)), args)
         except Wrong as wrong:
             raise Wrong(f"{self._at}: {wrong}") from wrong
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # shapes that do not fit, as NumPy says it
+            raise Wrong(f"{self._at}: {error}") from error
 
     def _function(self, func: Any, name: str, ranks: list[int], args: Sequence[Column]) -> Column:
         frame = Frame(name, ranks)
@@ -210,7 +212,7 @@ class Program:
 
     def _operator(self, e: Any, name: str, args: list[Any], out: Any, rank: int) -> Any:
         """One operator on one worker."""
-        if unknown := first_unknown((*args, out) if isinstance(out, tuple) else args):
+        if unknown := first_unknown((*args, out)):
             return unknown
         try:
             if name in ("relax.call_tir", "relax.call_tir_inplace"):
@@ -219,6 +221,8 @@ class Program:
                 return args[0]
             if name in ALONE:
                 return ALONE[name](args[0], e.attrs)
+            if name == "relax.memory.view" and out.dtype == args[0].dtype and np.prod(out.shape) == args[0].data.size:
+                return Tensor(args[0].data.reshape(out.shape), out.dtype)
             if name in ("relax.shape_of", "relax.tensor_to_shape"):
                 return Sizes(int(n) for n in (args[0].data if name == "relax.tensor_to_shape" else args[0].data.shape))
             called, given, in_place = _called(e, name, args)
@@ -229,17 +233,28 @@ class Program:
     def _kernel(self, e: Any, args: list[Any], out: Any) -> Any:
         func, given = args[0], list(args[1])
         if func not in self._kernels:
-            self._kernels[func] = Kernel(self.mod[func])
-        outs = list(out) if isinstance(out, tuple) and not isinstance(out, Out) else [out]
+            self._kernels[func] = Kernel(self.mod[func], real=not given)
+        outs: list[Any] = list(out) if isinstance(out, tuple) else [out]  # pyright: ignore[reportUnknownArgumentType]
         places = [int(i) for i in e.attrs.inplace_indices] if "inplace" in e.op.name else [-1] * len(outs)
         results = [given[p] if p >= 0 else Tensor(empty(o.shape, o.dtype), o.dtype) for p, o in zip(places, outs, strict=True)]
         scalars = list(args[2]) if len(args) > 2 else []
         values = [*given, *(r for r, p in zip(results, places, strict=True) if p < 0), *scalars]
-        outside, memory = self._kernels[func]([_memory(value) for value in values])
+        if given:
+            outside, memory = self._kernels[func]([_memory(value) for value in values])
+        else:
+            outside, memory = self._constants_of(self._kernels[func], results, scalars)
         self.outside |= outside
         if self.steps is not None:
             self.inside += [Tensor(array, "float32") for array in memory if isinstance(array, np.ndarray) and array.dtype == np.int64]
-        return tuple(results) if isinstance(out, tuple) and not isinstance(out, Out) else results[0]
+        return tuple(results) if isinstance(out, tuple) else results[0]
+
+    def _constants_of(self, kernel: Kernel, results: list[Tensor], scalars: list[Any]) -> tuple[bool, list[Any]]:
+        """Run a kernel that is given nothing: on floats, which are numbers of the field afterwards."""
+        plain = [np.full(r.data.shape, np.nan) if is_float(r.dtype) else r.data for r in results]
+        outside, _ = kernel([*plain, *scalars])
+        for result, array in zip(results, plain, strict=True):
+            result.data[...] = of_floats(array, result.dtype) if is_float(result.dtype) else array
+        return outside, []
 
     def _out_types(self, ty: Any, frame: Frame) -> Column:
         """The sizes and type of a result on each worker."""
@@ -272,9 +287,8 @@ class Program:
         for group in groups:
             here = [place[rank] for rank in group if rank in place]
             if here and len(here) < len(group):
-                raise Wrong(
-                    f"workers {[r for r in group if r in place]} meet in {short}, and {[r for r in group if r not in place]} never come"
-                )
+                come, lack = [r for r in group if r in place], [r for r in group if r not in place]
+                raise Wrong(f"workers {come} wait in {short}, and workers {lack} never come")
             for i, value in zip(here, _met([column[i] for i in here], step, e.attrs, group), strict=False):
                 found[i] = value if self._shares else _copied(value)
         return found
@@ -305,7 +319,10 @@ def _met(brought: list[Any], step: Any, attrs: Any, group: list[int]) -> Column:
 def _with_loops(mod: tvm.IRModule) -> tvm.IRModule:
     """Operators as calls of PrimFuncs, where TVM makes them; collectives stay what they are."""
     skipped = [name for name in tvm.ir.Op.list_op_names() if name.startswith(_OWN)]
-    return relax.transform.LegalizeOps(None, skipped)(mod)
+    try:
+        return relax.transform.LegalizeOps(None, skipped)(mod)
+    except Exception as error:
+        raise Undecided(f"TVM makes no loops of an operator: {str(error).strip().splitlines()[-1]}") from error
 
 
 def _writes_in_place(func: Any) -> bool:
@@ -358,7 +375,7 @@ def _operator(e: Any) -> str:
     """What an error calls a call."""
     if isinstance(e.op, tvm.ir.GlobalVar | relax.ExternFunc):
         return str(getattr(e.op, "name_hint", None) or e.op.global_symbol)
-    first = e.args[0] if e.args else None
+    first: Any = e.args[0] if e.args else None
     if isinstance(first, tvm.ir.GlobalVar):
         return first.name_hint
     return str(first.global_symbol) if isinstance(first, relax.ExternFunc) else f"R.{e.op.name.removeprefix('relax.')}"

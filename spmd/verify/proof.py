@@ -14,7 +14,7 @@ from tvm import relax
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 
-from . import placed, signature
+from . import placed, request, signature
 from .arguments import Arguments
 from .blame import first_wrong
 from .expressions import is_float
@@ -42,8 +42,8 @@ class Proof:
         return not self.undecided
 
     def __str__(self) -> str:
-        said = f"{len(self.functions)} functions proven, {self.elements} numbers modulo {PRIME} in {self.runs} runs"
-        return "\n".join([said, *(f"undecided: {text}" for text in self.undecided)])
+        said = f"{len(self.functions)} functions, {self.elements} numbers modulo {PRIME} are the same in {self.runs} runs"
+        return "\n".join([f"proven: {said}" if self else said, *(f"undecided: {text}" for text in self.undecided)])
 
 
 def verify(
@@ -65,20 +65,23 @@ def verify(
     sizes it is shown; `arguments` gives arrays for parameters whose integers cannot be arbitrary, by ``"main.x"``. Each of `rounds` runs
     everything again on other numbers: see docs/verify.md for what that leaves to chance.
     """
-    plan = getattr(sharded, "plan", None)
+    request.module("mod", mod)
+    plan, local = getattr(sharded, "plan", None), getattr(sharded, "mod", sharded)
+    request.module("sharded", local)
     if plan is None and mesh is None:
         raise ShardingError("verify", "it takes a module without a plan only with a mesh", "Pass mesh=, inputs= and outputs=.")
-    workers = Mesh.of(plan.mesh if plan is not None else mesh)
-    local = sharded.mod if plan is not None else sharded
-    if plan is not None:
-        signatures = signature.of_plan(plan, local)
-    else:
-        signatures = signature.of_user(mod, local, inputs or {}, outputs or {})
+    workers = Mesh.of(plan.mesh if plan is not None else mesh)  # pyright: ignore[reportArgumentType]
+    placed_inputs = request.placements("inputs", request.named("inputs", inputs, request.parameters(mod)))
+    placed_outputs = request.placements("outputs", request.named("outputs", outputs, request.results(mod)))
+    given = request.arrays(request.named("arguments", arguments, request.parameters(mod)))
+    told = {name: request.number(f"sizes[{name!r}]", n, 0) for name, n in request.named("sizes", sizes, request.symbols(mod)).items()}
+    signatures = signature.of_plan(plan, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
     divisible: Mapping[str, int] = plan.divisible if plan is not None else {}
-    pair = _Pair(mod, local, workers, sizes or {}, divisible, arguments or {})
+    first, count = request.number("seed", seed, 0), request.number("rounds", rounds, 1)
+    pair = _Pair(mod, local, workers, told, divisible, given)
     for name, one in signatures.items():
-        for number in range(max(rounds, 1)):
-            pair.check(name, one, seed + number)
+        for number in range(first, first + count):
+            pair.check(name, one, number)
     return Proof(tuple(signatures), pair.elements, tuple(dict.fromkeys(pair.undecided)), pair.runs)
 
 
@@ -91,8 +94,11 @@ class _Pair:
         self.mesh, self.sizes, self.divisible, self.given = mesh, sizes, divisible, given
         self._ways: list[list[bool]] = [[], []]
         self._forced: bool | None = None
-        self._one = Program(mod, Mesh(one=1), Opaque(), lambda ways: self._decided(0, ways))
-        self._many = Program(local, mesh, Opaque(), lambda ways: self._decided(1, ways))
+        try:
+            self._one = Program(mod, Mesh(one=1), Opaque(), lambda ways: self._decided(0, ways))
+            self._many = Program(local, mesh, Opaque(), lambda ways: self._decided(1, ways))
+        except Undecided as undecided:
+            raise ShardingError("verify", str(undecided), "Replace the operator by one that TVM can lower.") from undecided
         self._source = {var.name_hint: f for var, f in mod.functions.items()}
         self._branches = any(_has_branches(f) for f in mod.functions.values())
         self.elements, self.runs, self.undecided = 0, 0, list[str]()
@@ -111,22 +117,12 @@ class _Pair:
                 self.undecided.append(f"{name}: {undecided}")
 
     def _run(self, name: str, one: Signature, seed: int) -> None:
-        given = {key.split(".", 1)[1]: value for key, value in self.given.items() if key.startswith(f"{name}.")}
-        for high in _highs(self._source[name]):
-            make = Arguments(seed, high, self.sizes, self.divisible, given)
-            args = make.of(self._source[name])
-            self._one.outside, self._one.opaque = False, Opaque()
-            expected = self._call(self._one, 0, name, [[arg] for arg in args])[0]
-            if not self._one.outside:
-                break
+        make, args, expected = self._module(name, seed)
         self.runs += 1
         before = make.of(self._source[name])
         self._many.opaque = Opaque(self._one.opaque)
         try:
-            columns = [
-                self._cut(arg, place, f"{name}, parameter {i}") for i, (arg, place) in enumerate(zip(before, one.params, strict=True))
-            ]
-            columns += [self._cut(_constant(data), place, f"{name}, a constant") for place, data in one.constants]
+            columns = self._columns(before, one, make)
             found = self._call(self._many, 1, name, columns)
             if self._ways[0] != self._ways[1]:
                 raise Wrong(f"it takes other branches than the module: {self._ways[1]}, and not {self._ways[0]}")
@@ -136,6 +132,31 @@ class _Pair:
         except Wrong as wrong:
             blamed = self._blamed(name, before, make, one)
             raise ShardingError(f"verify, {name!r}", f"{wrong}{blamed}", "The per-worker program is wrong there.") from wrong
+
+    def _module(self, name: str, seed: int) -> tuple[Arguments, list[Any], Any]:
+        """Arguments whose integers point nowhere outside, what the module leaves in them, and what it gives."""
+        given = {key.split(".", 1)[1]: value for key, value in self.given.items() if key.startswith(f"{name}.")}
+        first, *smaller = _highs(self._source[name])
+        while True:
+            make = Arguments(seed, first, self.sizes, self.divisible, given)
+            args = make.of(self._source[name])
+            self._one.outside, self._one.opaque = False, Opaque()
+            expected = self._expected(name, args)
+            if not self._one.outside or not smaller:
+                return make, args, expected
+            first, *smaller = smaller
+
+    def _columns(self, args: list[Any], one: Signature, make: Arguments) -> list[list[Any]]:
+        """What each worker is given, sizes and constants of the module among it."""
+        columns = [self._cut(arg, place, f"parameter {i}") for i, (arg, place) in enumerate(zip(args, one.params, strict=True))]
+        columns += [[make.named(one.sizes)] * self.mesh.size] if one.sizes else []
+        return columns + [self._cut(_constant(data), place, "a constant") for place, data in one.constants]
+
+    def _expected(self, name: str, args: list[Any]) -> Any:
+        try:
+            return self._call(self._one, 0, name, [[arg] for arg in args])[0]
+        except Wrong as wrong:
+            raise ShardingError(f"verify, {name!r}", f"the module itself cannot be run: {wrong}") from wrong
 
     def _call(self, program: Program, which: int, name: str, columns: list[list[Any]]) -> list[Any]:
         self._ways[which] = []
@@ -184,7 +205,7 @@ class _Pair:
         if is_float(expected.dtype) and bool((expected.data == NAN).any()):
             self.undecided.append(f"{where}: in the module itself some of it is no number, or memory that nobody wrote")
 
-    def _compare_caches(self, expected: Cache, column: list[Cache], where: str) -> None:
+    def _compare_caches(self, expected: Cache, column: list[Any], where: str) -> None:
         for rank, cache in enumerate(column):
             if not isinstance(cache, Cache) or (cache.name, cache.asked) != (expected.name, expected.asked):
                 raise Wrong(f"{where} on worker {rank} is another cache than the module's")
@@ -201,9 +222,7 @@ class _Pair:
         fresh = make.of(self._source[name])
         try:
             self._one.run(name, [[arg] for arg in fresh])
-            columns = [self._cut(arg, place, "") for arg, place in zip(args, one.params, strict=True)]
-            columns += [self._cut(_constant(data), place, "") for place, data in one.constants]
-            self._many.run(name, columns)
+            self._many.run(name, self._columns(args, one, make))
         except (Wrong, Undecided):
             pass  # what ran before it stopped is looked at
         return first_wrong(self._one, self._many, args)

@@ -11,6 +11,8 @@ from tvm import relax
 
 from spmd.errors import ShardingError
 
+from .request import functions
+
 CONSTANTS = "spmd.constants"
 """The attribute of a per-worker function which has the data of constants of the module that became its last parameters."""
 
@@ -30,6 +32,8 @@ class Signature:
     params: tuple[Any, ...]
     outputs: Any
     constants: tuple[tuple[Any, Any], ...] = ()
+    sizes: tuple[str, ...] = ()
+    """Symbolic sizes that each worker is told, after its parameters and before constants."""
 
 
 def of_plan(plan: Any, mod: tvm.IRModule) -> dict[str, Signature]:
@@ -44,33 +48,25 @@ def of_plan(plan: Any, mod: tvm.IRModule) -> dict[str, Signature]:
         if len(data) != len(signature.constants):
             raise ShardingError(f"verify, {name!r}", f"it lacks the data of its {len(signature.constants)} constants", "Lower it again.")
         constants = tuple((leaf.sharding, value) for leaf, value in zip(signature.constants, data, strict=True))
-        found[name] = Signature(tuple(map(tree, signature.params)), tree(signature.outputs), constants)
+        found[name] = Signature(tuple(map(tree, signature.params)), tree(signature.outputs), constants, signature.sizes)
     return found
 
 
 def of_user(mod: tvm.IRModule, local: tvm.IRModule, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Signature]:
     """Signatures of functions that both modules have: placements by ``function.parameter`` and by ``function``, with ``[i]`` for a part
-    of a tuple; what is not named is whole. Raises `ShardingError` for a name that nothing has.
+    of a tuple; what is not named is whole.
     """
-    known: dict[str, set[str]] = {"inputs": set(), "outputs": set()}
 
-    def tree(ty: Any, name: str, kind: str, given: Mapping[str, Any]) -> Any:
-        known[kind].add(name)
+    def tree(ty: Any, name: str, given: Mapping[str, Any]) -> Any:
         if isinstance(ty, relax.TupleType):
-            return tuple(tree(inner, f"{name}[{i}]", kind, given) for i, inner in enumerate(ty.fields))
+            return tuple(tree(inner, f"{name}[{i}]", given) for i, inner in enumerate(ty.fields))
         return given.get(name, Whole((None,) * ty.ndim)) if isinstance(ty, relax.TensorType) else None
 
     found: dict[str, Signature] = {}
-    for var, func in mod.functions.items():
-        name = var.name_hint
-        if not isinstance(func, relax.Function) or not func.attrs or "global_symbol" not in func.attrs:
-            continue
-        if name not in {v.name_hint for v in local.functions}:
+    there = functions(local)
+    for name, func in functions(mod).items():
+        if name not in there:
             raise ShardingError("verify", f"the per-worker module has no function {name!r}", "It has those of the module, by their names.")
-        params = tuple(tree(p.ty, f"{name}.{p.name}", "inputs", inputs) for p in func.params)
-        found[name] = Signature(params, tree(func.ret_ty, name, "outputs", outputs))
-    for kind, given in (("inputs", inputs), ("outputs", outputs)):
-        for name in given:
-            if name not in known[kind]:
-                raise ShardingError(f"verify, {kind}[{name!r}]", "no function has it", f"There are {', '.join(sorted(known[kind])[:8])}.")
+        params = tuple(tree(p.ty, f"{name}.{p.name}", inputs) for p in func.params)
+        found[name] = Signature(params, tree(func.ret_ty, name, outputs))
     return found
