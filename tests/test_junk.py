@@ -131,6 +131,7 @@ def public():
         "Sharding.is_padded": (PLAN.params["w1"].is_padded, {"mesh": Mesh(tp=2)}),
         "Plan.explain": (PLAN.explain, {"name": "w1"}),
         "Plan.alternatives": (PLAN.alternatives, {"name": "w1"}),
+        "Plan.listing": (PLAN.listing, {"function": "main"}),
         "Plan.diff": (PLAN.diff, {"other": PLAN}),
         "Plan.from_json": (spmd.Plan.from_json, {"text": PLAN.to_json()}),
         "Profile": (

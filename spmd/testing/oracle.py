@@ -27,15 +27,17 @@ from spmd.placement.layout import Array, cut
 from spmd.placement.length import Length
 from spmd.placement.mesh import Mesh, MeshLike
 from spmd.placement.sharding import Segment, Sharding, Split
-from spmd.plan.decisions import Choice, Leaf, LeafTree, Signature
+from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.plan.model import Plan
 from spmd.program.build import build_graph
 from spmd.program.graph import Function, Graph, Node, Value
 from spmd.program.storage import loses_writes
 from spmd.propagate.axes_together import find_candidates
+from spmd.realize.write import Decided, End, realize
 from spmd.rules.strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
 from spmd.run.arguments import Handle
 from spmd.run.workers import Workers, workers
+from spmd.transfers.conversion import steps_through
 
 from .alone import operators_alone
 from .equivalence import difference, random_arguments
@@ -245,13 +247,15 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
         kept.setdefault(value, Sharding.replicated(len(value.shape)))
     plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
     plan.params = {v.name: s for v, s in kept.items()}
-    plan.choices = {name: [Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through)]}
+    ends = [End()] * len(leaves(function.result or ()))
+    decided = Decided(mesh, kept, lambda _: strategy, lambda _: ends, lambda _, source, target, __: steps_through((source, target), mesh))
+    plan.steps = {name: realize(function, decided)}
     return plan
 
 
 def empty_plan(mesh: Mesh, signatures: dict[str, Signature]) -> Plan:
     """A plan that holds signatures alone."""
-    return Plan(mesh, {}, {}, {}, {}, signatures, {}, [], {}, {}, "none", 0)
+    return Plan(mesh, {}, {}, {}, {}, signatures, {}, {}, {}, "none", 0)
 
 
 def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int, *, exact: bool) -> list[Any]:
