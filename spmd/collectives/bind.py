@@ -13,6 +13,9 @@ import tvm_ffi
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from spmd import checks
+from spmd.checks import door
+
 from .dialect import OPS, SEPARATOR, inferred
 from .rows import by_rows
 from .slots import Site, Slot, Slots
@@ -21,6 +24,7 @@ Expr = Any  # relax.Expr: TVM ships no types
 _PREFIX = "relax.spmd."
 
 
+@door(mod=checks.instance(tvm.IRModule), rows=checks.flag)
 def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]:
     """`mod` with its collectives called by the names of their slots, and these.
 
