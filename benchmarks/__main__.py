@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("import_time", "plan_quality", "shard_time", "scaling", "decode", "cpu_kernels", "shardy")
+NAMES = ("import_time", "plan_quality", "backtest", "shard_time", "scaling", "decode", "cpu_kernels", "shardy")
 
 
 def main() -> int:

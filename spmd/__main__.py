@@ -1,4 +1,6 @@
-"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell; ``run`` starts a script on workers."""
+"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell; ``run`` starts a script on workers, ``doctor``
+says what works here.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from .errors import ShardingError, nearest
 from .pipeline import plan
 from .placement.mesh import Mesh
 from .placement.spec import P
+from .run.doctor import examine
 from .run.launch import run
 
 
@@ -46,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = commands.add_parser("run", help="start a script once for each worker, for spmd.workers(..., backend='mpi')")
     start.add_argument("-n", "--workers", type=int, required=True, metavar="N", help="how many processes")
     start.add_argument("--hosts", metavar="FILE", help="the hosts they run on, in a file of the MPI that is installed")
+    doctor = commands.add_parser("doctor", help="what works on this machine, and what mends the rest")
+    doctor.add_argument("--quick", action="store_true", help="start no processes")
     start.usage = "python -m spmd run -n N [--hosts FILE] (script.py | -m module) [arguments ...]"
     arguments, program = _split(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(arguments)
@@ -53,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "run":
             _run(options, program)
+        elif options.command == "doctor":
+            print("\n".join(map(str, examine(self_test=not options.quick))))
         else:
             _explain(options)
     except ShardingError as error:

@@ -59,9 +59,9 @@ def mpirun(workers: int, *program: object, timeout: float = 280.0) -> Ended:
     return Ended(started.returncode, out, err, seconds)
 
 
-def processes(marker: str) -> list[int]:
-    """Those that have the marker in their environment, once those that are ending have had a second for it."""
-    deadline = time.monotonic() + 1.0
+def processes(marker: str, patience: float = 5.0) -> list[int]:
+    """Those that have the marker in their environment, once those that are ending have had so many seconds for it."""
+    deadline = time.monotonic() + patience
     while found := [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _has(path, marker)]:
         if time.monotonic() > deadline:
             break

@@ -103,10 +103,10 @@ def test_what_cannot_be_is_said():
         spmd.plan(Tokens, 2, divisible={"n": 0})
     with pytest.raises(ShardingError, match=r"sizes\['n'\] is 10, and divisible\['n'\] is 4"):
         spmd.plan(Tokens, 2, divisible={"n": 4}, sizes={"n": 10})
-    with pytest.raises(ShardingError, match=r"splits dimension 0, whose size is symbolic and divisible by 4"):
-        spmd.plan(Tokens, 3, {"total.x": P("tp", None)}, divisible={"n": 4})
-    with pytest.raises(ShardingError, match=r"splits dimension 0, whose size is symbolic"):
-        spmd.plan(Tokens, 2, {"total.x": P("tp", None)})
+    with pytest.raises(ShardingError, match=r"splits dimension 0, whose size is symbolic and divisible by 6, over several axes"):
+        spmd.plan(Tokens, Mesh(dp=2, tp=2), {"total.x": P(("dp", "tp"), None)}, divisible={"n": 6})
+    with pytest.raises(ShardingError, match=r"splits dimension 0, whose size is symbolic, by segments\. Say with divisible"):
+        spmd.plan(Tokens, 2, {"total.x": P(("tp", 3, 5), None)})
 
 
 @I.ir_module

@@ -15,14 +15,14 @@ from spmd import Mesh, P
 from spmd.placement import layout
 from spmd.placement.sharding import Sharding
 from spmd.testing import assert_equivalent
-from spmd.transfers.conversion import conversion
 from tests.programs import Mlp, Two
+from tests.transfers.ways import conversion
 
 SQUARE, WIDE, CUBE = Mesh(dp=2, tp=2), Mesh(dp=2, tp=3), Mesh(a=2, b=2, c=2)
 
 
 def kinds(source, target, shape, mesh):
-    found = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh)
+    found = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh, shape)
     return None if found is None else [(s.kind, s.axis) for s in found]
 
 
@@ -65,18 +65,22 @@ EVEN = ["[-, -]", "[dp, -]", "[-, tp]", "[dp, tp]", "[dp+tp, -]", "[tp+dp, -]", 
         ("[dp+tp, -]", "[-, dp+tp]", [("all_to_all", "dp", "[tp:8|8, dp:12~8]"), ("all_to_all", "tp", "[-, dp+tp]")]),
         ("[-, dp]", "[dp+tp, -]", [("slice", "tp", "[tp:8|8, dp]"), ("all_to_all", "dp", "[dp+tp, -]")]),
         ("[-, -]", "[dp+tp, -]", [("slice", "dp+tp", "[dp+tp, -]")]),
-        # Whether three collectives are faster hangs on the size, which the planner knows: it may keep the value as [tp, -].
-        ("[-, -] sum@dp sum@tp", "[-, -]", [("all_reduce", "dp+tp", "[-, -]")]),
+        # Where latencies count, small values take one over dp+tp; the planner may keep a large one as [tp, -] in between.
+        ("[-, -] sum@dp sum@tp", "[-, -]", [("all_reduce", "dp", "[-, -] sum@tp"), ("all_reduce", "tp", "[-, -]")]),
         ("[dp+tp:8*, -]", "[-, -]", [("all_gather", "dp", "[tp:4|4*, -]"), ("all_gather", "tp", "[-, -]")]),
-        # The pieces would be uneven.
-        ("[-, dp+tp]", "[-, -]", [("all_gather", "tp", "[-, dp:12~8]"), ("all_gather", "dp", "[-, -]")]),
+        # The pieces would be uneven: shards change hands first.
+        (
+            "[-, dp+tp]",
+            "[-, -]",
+            [("permute", "dp+tp", "[-, tp+dp:12~2]"), ("all_gather", "dp", "[-, tp:12~4]"), ("all_gather", "tp", "[-, -]")],
+        ),
     ],
 )
 def test_the_moves_between_hosts(source, target, moves):
     """In stages, so that what goes over the network is as little as it can be."""
     shape = (32 if "|24" in source else 16, 12)
     for mesh in (HOSTS, Mesh(dp=2, tp=4, links={"dp": "network"})):
-        steps = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh)
+        steps = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh, shape)
         assert steps is not None and [(s.kind, s.axis, str(s.target)) for s in steps] == moves
 
 
@@ -92,7 +96,7 @@ def test_every_step_between_hosts_arrives(mesh):
     whole = np.arange(24.0 * 16).reshape(24, 16)
     for source, target in product(EVEN, EVEN):
         now = Sharding.parse(source, whole.shape)
-        for step in conversion(now, Sharding.parse(target, whole.shape), mesh) or ():
+        for step in conversion(now, Sharding.parse(target, whole.shape), mesh, whole.shape) or ():
             assert step.source == now
             now = step.target
             shards = [layout.cut(whole, now, mesh, rank) for rank in range(mesh.size)]
@@ -107,7 +111,7 @@ PLACEMENTS = ["[-, -]", "[dp, -]", "[-, tp]", "[dp, tp]", "[tp, dp]", "[dp+tp, -
 def test_every_step_arrives(source, target, mesh):
     """Each step starts where the last one ended, and cut and join agree on what the placements hold."""
     shape = (5, 7)
-    steps = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh)
+    steps = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh, shape)
     assert steps is not None
     now = Sharding.parse(source, shape)
     whole = np.arange(35.0).reshape(shape)

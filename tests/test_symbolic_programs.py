@@ -91,13 +91,24 @@ def test_a_batch_merged_with_a_symbolic_length_stays_split():
     assert not sharded.plan.notes
 
 
+def test_a_length_merged_under_a_symbolic_batch_stays_split():
+    """Nothing is sent; no shard tells s, which is an argument of its own."""
+    specs = {name: P(None, "tp", None) for name in ("main.x", "main.return")}
+    sharded = assert_equivalent(Rows, 2, specs, divisible={"s": 2}, sizes={"n": 3, "s": 4})
+    assert not sharded.plan.collectives
+    assert not sharded.plan.notes
+    assert str(sharded.plan.values["main.b"]) == "[tp:*2*s, -]"
+    assert sharded.plan.functions["main"].sizes == ("s",)
+    assert Plan.from_json(sharded.plan.to_json()) == sharded.plan
+
+
 def test_a_note_says_where_a_symbolic_size_keeps_something_whole():
     specs = {name: P(None, "tp", None) for name in ("main.x", "main.return")}
-    notes = assert_equivalent(Rows, 2, specs, divisible={"s": 2}, sizes={"n": 3, "s": 4}).plan.notes
+    notes = assert_equivalent(Rows, 2, specs, sizes={"n": 3, "s": 5}).plan.notes
     assert notes == [
-        "relax.reshape 'a' of 'main' takes dimension 1 of 'x' whole, and not split as tp:2*, because of the symbolic sizes 's', 'n'. "
-        "Give 'n' a number, or let it be split: divisible={'n': 2}",
-        "relax.reshape 'c' of 'main' makes dimension 1 of 'c' whole, and not split as tp:2*, because of the symbolic sizes 'n', 's'. "
+        "relax.reshape 'a' of 'main' takes dimension 1 of 'x' whole, and not split as tp:~1, because of the symbolic sizes 's', 'n'. "
+        "Give 's' a number, or let it be split: divisible={'s': 2}",
+        "relax.reshape 'c' of 'main' makes dimension 1 of 'c' whole, and not split as tp:~1, because of the symbolic sizes 'n', 's'. "
         "Give 'n' a number, or let it be split: divisible={'n': 2}",
     ]
 

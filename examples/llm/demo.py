@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,13 +47,14 @@ def ask(
     length: int,
     same: list[int] | None = None,
     target: str = "llvm",
+    backend: str = "threads",
 ) -> Answer:
     """Streams a greedy answer of at most `length` tokens to standard output.
 
     same: tokens of an earlier answer. Where this one differs, its logits are computed again with those tokens fed.
     """
     answer = Answer()
-    with start(program, weights, target=target, max_seq_len=len(prompt) + length) as engine:
+    with start(program, weights, target=target, backend=backend, max_seq_len=len(prompt) + length) as engine:
 
         def watched() -> Iterator[int]:
             for token in engine.generate(prompt, None, length, tokenizer.stop_ids, answer.logits):
@@ -81,6 +84,29 @@ def compare(one: Answer, many: Answer) -> str:
     return f"{verdict}\nlargest difference of a logit over {steps} steps: {gap:.2e} (largest logit {scale:.1f})"
 
 
+@contextmanager
+def quiet(options: argparse.Namespace) -> Iterator[None]:
+    """Nothing on standard output from processes other than the first."""
+    if options.backend == "mpi":
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                yield
+            return
+    yield
+
+
+def at_first(options: argparse.Namespace, make: Callable[[], Answer]) -> Answer:
+    """What `make` gives: made by the first process where there are several, which alone writes to standard output."""
+    if options.backend != "mpi":
+        return make()
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    return world.bcast(make() if world.rank == 0 else None)
+
+
 def run(options: argparse.Namespace) -> bool:
     """The whole demonstration; true if the tokens agree."""
     if options.max_tokens < 1:
@@ -91,15 +117,15 @@ def run(options: argparse.Namespace) -> bool:
     prompt = tokenizer.prompt([{"role": "user", "content": options.prompt}])
 
     print(f"> {options.prompt}\n\n== one worker, unsharded")
-    one = ask(shard(source.config, 1), weights, prompt, tokenizer, options.max_tokens)
+    one = at_first(options, lambda: ask(shard(source.config, 1), weights, prompt, tokenizer, options.max_tokens))
 
     began = time.perf_counter()
     target = "opencl" if options.gpu else "llvm"
     program = shard(source.config, options.num_shards, target)
     took = time.perf_counter() - began
-    where = ", compiled for GPUs and run by pocl" if options.gpu else ""
+    where = ", compiled for GPUs and run by pocl" if options.gpu else ", processes" if options.backend == "mpi" else ""
     print(f"== workers: {options.num_shards}, nothing annotated, sharded in {took:.2f} s{where}")
-    many = ask(program, weights, prompt, tokenizer, options.max_tokens, one.tokens, target)
+    many = ask(program, weights, prompt, tokenizer, options.max_tokens, one.tokens, target, options.backend)
     if options.num_shards > 1:
         print("== the plan\n")
         print(weights_table(program.plan, program.mesh, weights) + "\n")
@@ -116,9 +142,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer in tokens (default 64)")
     parser.add_argument("--prompt", default=QUESTION, help="the question")
     parser.add_argument("--gpu", action="store_true", help="compile the sharded run for GPUs by OpenCL, which pocl runs on the CPU")
+    parser.add_argument("--backend", choices=["threads", "mpi"], default="threads", help="workers as threads, or as processes of MPI")
+    parser.add_argument("--started", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--model", help="another model: a .gguf file or a Hugging Face folder")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
+    if options.backend == "mpi" and not options.started:
+        program = ["-m", "examples.llm.demo", *given, "--started"]
+        os.execv(sys.executable, [sys.executable, "-m", "spmd", "run", "-n", str(options.num_shards), *program])
     try:
-        return 0 if run(parser.parse_args(arguments)) else 1
+        with quiet(options):
+            return 0 if run(options) else 1
     except (ModelError, ShardingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -124,11 +124,14 @@ def shard(config: LlamaConfig, num_shards: int, target: str = "llvm") -> Any:
 
 
 @contextmanager
-def start(program: Any, weights: Mapping[str, np.ndarray], *, target: str = "llvm", max_seq_len: int = 2048) -> Iterator[Engine]:
+def start(
+    program: Any, weights: Mapping[str, np.ndarray], *, target: str = "llvm", backend: str = "threads", max_seq_len: int = 2048
+) -> Iterator[Engine]:
     """Compiles what `shard` returns, starts its workers, places the weights, and gives an engine.
 
-    target: "llvm", or "opencl" for the schedules and kernels of GPUs, which pocl runs on the CPU.
+    target: "llvm", or "opencl" for the schedules and kernels of GPUs, which pocl runs on the CPU. backend: "threads", or "mpi" in a process
+    that a launcher has started for each worker.
     """
-    backend = "pocl" if target == "opencl" else "threads"
+    backend = "pocl" if target == "opencl" else backend
     with spmd.workers(program, backend=backend, target=target) as workers:
         yield Engine(workers, weights, max_seq_len)

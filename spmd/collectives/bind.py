@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visitor
+from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from .dialect import OPS, SEPARATOR, inferred
 from .rows import by_rows
@@ -37,17 +38,9 @@ def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]
 
 
 def _communicates(function: relax.Function) -> bool:
-    found: list[bool] = []
-
-    @visitor
-    class Look(PyExprVisitor):
-        def visit_call_(self, call: Any) -> None:
-            if isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX):
-                found.append(True)
-            super().visit_call_(call)
-
-    Look().visit_expr(function)
-    return bool(found)
+    calls: list[Any] = []
+    tvm_ffi.structural_walk(function.body, [((tvm.ir.Call,), calls.append)])
+    return any(isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX) for call in calls)
 
 
 @mutator

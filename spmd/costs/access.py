@@ -7,6 +7,7 @@ it pays for the conversion.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from spmd.program.graph import Access, Function, Graph, Node, Value
 from spmd.program.storage import VIEWS
@@ -19,16 +20,16 @@ _CUTS_OUT = frozenset(f"relax.{name}" for name in ("split", "strided_slice"))
 
 
 def mark_accesses(graph: Graph) -> Graph:
-    """Write its `Access` into each node, and number the classes of calls anew, so that calls of one class have equal ones."""
+    """Write its `Access` into each node, and number the classes of calls anew, so that those of one class share theirs."""
     caches = {v: node for f in graph.functions.values() for node in f.nodes if node.op in CREATES_CACHE for v in node.outputs}
-    classes: dict[tuple[object, ...], int] = {}
+    classes: dict[tuple[object, ...], tuple[int, Access]] = {}
     for function in graph.functions.values():
         marked = _Accesses(function, caches)
         for node in function.nodes:
-            node.access = access = marked.of(node)
+            access = marked.of(node)
             types = tuple([tuple([v.type_class for v in read]) for read in access.reads])
             key = (node.call_class, types, *access[1:])
-            node.call_class = classes.setdefault(key, len(classes))
+            node.call_class, node.access = classes.setdefault(key, (len(classes), access))
     return graph
 
 
@@ -44,15 +45,17 @@ class _Accesses:
 
     def of(self, node: Node) -> Access:
         """What a node reads and writes."""
-        tensors = [v for v in node.outputs if v.is_tensor]
-        in_registers = bool(tensors) and all(v in self._fused for v in tensors)
-        begun = any(v in self._begun for v in node.inputs)
+        tensors = [v for v in node.outputs if v.kind == "tensor"]
         if self._is_view(node, tensors):
-            return _nothing(node)
+            return _nothing(len(node.inputs), len(node.outputs))
+        begun = not self._begun.isdisjoint(node.inputs)
+        in_registers = bool(tensors) and self._fused.issuperset(tensors)
         if in_registers and node.op not in TAKE_ALONG:
-            self._registers.update({v: self._made_of(node, v, begun) for v in tensors})
-            self._begun.update(tensors if begun else ())
-            return _nothing(node)
+            for value in tensors:
+                self._registers[value] = self._made_of(node, value, begun)
+            if begun:
+                self._begun.update(tensors)
+            return _nothing(len(node.inputs), len(node.outputs))
         access = Access(self._reads(node), (not in_registers,) * len(node.outputs), int(not begun), self._cache(node))
         if in_registers:
             self._registers.update(dict.fromkeys(tensors, ()))
@@ -61,7 +64,7 @@ class _Accesses:
 
     def _is_view(self, node: Node, tensors: list[Value]) -> bool:
         if node.op in VIEWS:
-            return not any(v in self._registers for v in node.inputs)
+            return self._registers.keys().isdisjoint(node.inputs)
         return node.rule.work == "view" and not (tensors and node.op.startswith("relax."))
 
     def _cache(self, node: Node) -> Node | None:
@@ -69,12 +72,13 @@ class _Accesses:
 
     def _reads(self, node: Node) -> tuple[tuple[Value, ...], ...]:
         """For each input what is read from memory, each tensor once."""
-        seen: set[Value] = set()
-        found: list[tuple[Value, ...]] = []
-        for value in node.inputs:
-            sources = self._registers.get(value, (value,)) if value.is_tensor else ()
-            found.append(tuple([v for v in sources if v not in seen]))
-            seen.update(sources)
+        found = [self._registers.get(v, (v,)) if v.kind == "tensor" else () for v in node.inputs]
+        every = [v for sources in found for v in sources]
+        if len(every) > len(seen := set[Value](every)):
+            seen.clear()
+            for i, sources in enumerate(found):
+                found[i] = tuple([v for v in sources if v not in seen])
+                seen.update(sources)
         return tuple(found)
 
     def _made_of(self, node: Node, value: Value, begun: bool) -> tuple[Value, ...]:
@@ -84,5 +88,6 @@ class _Accesses:
         return tuple(dict.fromkeys([v for read in self._reads(node) for v in read]))
 
 
-def _nothing(node: Node) -> Access:
-    return Access(((),) * len(node.inputs), (False,) * len(node.outputs), 0)
+@cache
+def _nothing(inputs: int, outputs: int) -> Access:
+    return Access(((),) * inputs, (False,) * outputs, 0)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from spmd import checks
 from spmd.checks import door, told
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
-from spmd.program.graph import Node
+from spmd.program.graph import Node, Value
 from spmd.rules.strategy import Strategy
-from spmd.transfers.conversion import Step, conversion, moved_split
+from spmd.transfers.conversion import Step, moved_split
+from spmd.transfers.graph import Floats
+from spmd.transfers.transfers import Transfers
 
 from .profile import Link, Profile, profile_taken
 from .work import Sent, Work, Works
@@ -52,7 +55,10 @@ class Cost(Works):
         self.has_own_budget = memory is not None
         """Whether that is asked for, and not just what the profile has."""
         self._link_of: dict[str, Link] = {}
-        self._conversions: dict[tuple[Any, ...], float] = {}
+        self.transfers = Transfers(mesh, self.move_time, self.held_size)
+        self._converted: dict[tuple[object, ...], float] = {}
+        self._no_time: float | None = None
+        """What `exchange_time` gave that is no time: a way that needs it is an error."""
         for axis in mesh.axes:  # what the profile lacks is an error before anything is planned
             self.link(axis)
 
@@ -63,8 +69,8 @@ class Cost(Works):
 
     def step_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         """Bytes of the tensor that each worker brings to a collective; what is scattered is padded first."""
-        into = step.to_dim if step.kind == "all_to_all" else step.dim if step.kind == "reduce_scatter" else -1
-        return self.local_bytes(shape, item, step.source) if into < 0 else self._padded_bytes(step, into, shape, item)
+        held = self.local_bytes(shape, item, step.source)
+        return held if step.into < 0 else self._padded_bytes(step, step.into, shape, item)
 
     def _padded_bytes(self, step: Step, into: int, shape: tuple[int, ...], item: int) -> int:
         """What a worker holds before a step that cuts dimension `into`, with the padding that this takes."""
@@ -73,39 +79,61 @@ class Cost(Works):
             return held // (shape[into] or 1) * self.held_size(shape[into], split) * self.mesh.axis_size(step.axis)
         return held * split.local_size(self.mesh) * self.mesh.axis_size(step.axis) // split.size if shape[into] else held
 
-    def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
+    def convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, gather: bool = True) -> float:
         """The time to take a tensor of the planning `shape` from one sharding to another."""
         if source == target:
             return 0.0
-        key = (shape, item, source, target)
-        if key not in self._conversions:
-            self._conversions[key] = self._convert(shape, item, source, target)
-        return self._conversions[key]
+        key = (shape, item, source, target, gather)
+        if key not in self._converted:
+            self._converted[key] = float(self.conversions(shape, item, (source,), (target,), gather)[0, 0])
+        return self._converted[key]
 
-    def _convert(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding) -> float:
+    def conversions(
+        self, shape: tuple[int, ...], item: int, sources: Sequence[Sharding], targets: Sequence[Sharding], gather: bool = True
+    ) -> Floats:
+        """The time to take a tensor of the planning `shape` from each of `sources` (rows) to each of `targets` (columns).
+
+        All pairs are priced at once. Without `gather`, no way that gathers is taken.
+        """
         if not item:  # an object cannot be moved
-            return 0.0 if source.is_replicated and target.is_replicated else INFEASIBLE
-        steps = conversion(source, target, self.mesh)
-        if steps is None:
-            return INFEASIBLE
-        return self._checked(sum(self.step_time(s, shape, item) for s in steps), f"{source} -> {target}")
+            stays = [[a == b or (a.is_replicated and b.is_replicated) for b in targets] for a in sources]
+            return np.where(np.array(stays, bool).reshape(len(sources), len(targets)), 0.0, INFEASIBLE)
+        found = self.transfers.seconds(shape, item, sources, targets, gather=gather)
+        if self._no_time is not None and np.isinf(found).any():
+            i, j = np.argwhere(np.isinf(found))[0]
+            raise self._wrong(self._no_time, f"{sources[i]} -> {targets[j]}")
+        return np.minimum(found, INFEASIBLE)
+
+    def steps(self, value: Value, source: Sharding, target: Sharding, gather: bool = True) -> tuple[Step, ...] | None:
+        """The moves that take a value from one sharding to another the fastest, or None where there is no way.
+
+        None of them gathers where `gather` or what is asked of the value forbids that.
+        """
+        gather = gather and (value.wanted is None or value.wanted.gather)
+        return self.transfers.steps(self.shape(value), self.item_bytes(value), source, target, gather=gather)
 
     def step_time(self, step: Step, shape: tuple[int, ...], item: int) -> float:
-        """Ring algorithms: what each worker sends, over the link; and the traffic of putting elements in order before and after it."""
-        held = self.step_bytes(step, shape, item)
-        workers = self.mesh.axis_size(step.axis)
-        reorder = self.reorder_bytes(step, shape, item) / self.profile.memory_bandwidth
-        if step.kind == "slice" or workers == 1:
-            return _SLICE + reorder + held / workers / self.profile.memory_bandwidth
-        return reorder + self.exchange_time(step.kind, step.axis, held)
+        """The time of one move of a tensor of the planning `shape`."""
+        return self.move_time(step.kind, step.axis, self.step_bytes(step, shape, item), self.reorder_bytes(step, shape, item))
+
+    def move_time(self, kind: str, axis: str, held: int, ordered: int) -> float:
+        """The time of a collective, or a slice, to which each worker brings `held` bytes; `ordered` bytes are put in order around it."""
+        local = ordered / self.profile.memory_bandwidth
+        workers = self.mesh.axis_size(axis)
+        if kind == "slice" or workers == 1:
+            return _SLICE + local + held / workers / self.profile.memory_bandwidth
+        seconds = self.exchange_time(kind, axis, held)
+        if not 0 <= seconds < INFEASIBLE:
+            self._no_time = seconds
+            return math.inf
+        return local + seconds
 
     def reorder_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         """Bytes that a worker reads and writes to put a dimension in the order of shards, padded, or back in its own."""
         total = 0
-        into = step.to_dim if step.kind == "all_to_all" else step.dim
-        if step.kind in ("slice", "reduce_scatter", "all_to_all") and self._is_reordered(step, into):
-            total += self.local_bytes(shape, item, step.source) + self._padded_bytes(step, into, shape, item)
-        if step.kind in ("all_gather", "all_to_all") and self._is_reordered(step, step.dim):
+        if step.into >= 0 and self._is_reordered(step, step.into):
+            total += self.local_bytes(shape, item, step.source) + self._padded_bytes(step, step.into, shape, item)
+        if step.off >= 0 and self._is_reordered(step, step.off):
             total += 2 * self.local_bytes(shape, item, step.target)
         return total
 
@@ -158,8 +186,11 @@ class Cost(Works):
     def _checked(self, seconds: float, what: str) -> float:
         if 0 <= seconds < INFEASIBLE:
             return seconds
+        raise self._wrong(seconds, what)
+
+    def _wrong(self, seconds: float, what: str) -> ShardingError:
         way_out = "compute_time and exchange_time give seconds, 0 or more; 1000 of them keep the planner from what it can avoid."
-        raise ShardingError(f"cost {type(self).__name__}", f"{what} takes {seconds!r} seconds", way_out)
+        return ShardingError(f"cost {type(self).__name__}", f"{what} takes {seconds!r} seconds", way_out)
 
 
 CostFactory = Callable[[Mesh, Profile, Mapping[str, int] | None, float | None], Cost]

@@ -55,37 +55,42 @@ AsKept = Callable[[Node, Value], bool]
 def fused(function: Function, as_kept: AsKept | None = None) -> frozenset[Value]:
     """The values of a function that are not written under a plan; without one, those of which that may be so."""
     if function.unwritten is None:
-        function.unwritten = frozenset(_Fusion(function, lambda node, value: True).run())
+        function.unwritten = frozenset(_Fusion(function, _may_go(function)).run())
     free = function.unwritten
-    if as_kept is None or _all_as_kept(function, free, as_kept):
+    if as_kept is None:
         return free
-    return free & _Fusion(function, as_kept).run()
+    used = ((node, v) for node in function.nodes for v in dict.fromkeys((*node.inputs, *node.outputs)) if v in free)
+    converted = {v for node, v in used if not as_kept(node, v)}
+    if not converted:
+        return free
+    return (
+        free
+        & _Fusion(function, [n for n in reversed(function.nodes) if free.issuperset(n.outputs) and converted.isdisjoint(n.outputs)]).run()
+    )
 
 
-def _all_as_kept(function: Function, values: frozenset[Value], as_kept: AsKept) -> bool:
-    """Whether none of these values is converted between those who make and read it."""
-    return all(as_kept(node, v) for node in function.nodes for v in dict.fromkeys((*node.inputs, *node.outputs)) if v in values)
+def _may_go(function: Function) -> list[Node]:
+    """The operators whose results some operator reads in the same branch, and nobody else; the last first."""
+    ends = {value for value, _, _ in function.at_end}
+
+    def stays_inside(node: Node) -> bool:
+        readers = [r for v in node.outputs for r in function.readers.get(v, ())]
+        return bool(readers) and all(v.is_tensor for v in node.outputs) and all(r.branch == node.branch for r in readers)
+
+    return [node for node in reversed(function.nodes) if ends.isdisjoint(node.outputs) and stays_inside(node)]
 
 
 class _Fusion:
     """Kernels found in the order in which compilers do: what products make, then arithmetic, then moves; each from the end to the start."""
 
-    def __init__(self, function: Function, as_kept: AsKept) -> None:
-        self._readers = _readers(function)
-        returned = _ends(function)
-        self._nodes = [n for n in reversed(function.nodes) if self._may_go(n, returned, as_kept)]
+    def __init__(self, function: Function, nodes: list[Node]) -> None:
+        self._readers, self._nodes = function.readers, nodes
         self._made: set[Value] = set()
         """What products and look-ups make while they read it."""
         self._next: dict[Value, Node] = {}
         """What goes with who reads it, and an operator after it in its kernel."""
         self._anchored: set[Node] = set()
         """The last operators of kernels that hold one that takes along."""
-
-    def _may_go(self, node: Node, returned: set[Value], as_kept: AsKept) -> bool:
-        if any(not v.is_tensor or v in returned or not as_kept(node, v) for v in node.outputs):
-            return False
-        pairs = [(r, v) for v in node.outputs for r in self._readers.get(v, ())]
-        return bool(pairs) and all(r.branch == node.branch and as_kept(r, v) for r, v in pairs)
 
     def run(self) -> set[Value]:
         """The values that are not written."""
@@ -132,18 +137,6 @@ class _Fusion:
         while node.outputs and node.outputs[0] in self._next:
             node = self._next[node.outputs[0]]
         return node
-
-
-def _readers(function: Function) -> dict[Value, list[Node]]:
-    found: dict[Value, list[Node]] = {}
-    for node in function.nodes:
-        for value in node.inputs:
-            found.setdefault(value, []).append(node)
-    return found
-
-
-def _ends(function: Function) -> set[Value]:
-    return {value for value, _, _ in function.at_end}
 
 
 def _makes_operand(reader: Node, value: Value) -> bool:

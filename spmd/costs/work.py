@@ -54,6 +54,8 @@ class Works(PlanningSizes):
         self.mesh = mesh
         self._items: dict[str, int] = {"": 0}
         self._bytes: dict[tuple[tuple[int, ...], int, Sharding], int] = {}
+        self._caches: dict[Node, int] = {}
+        """Bytes that attention reads of each KV cache, by what makes it."""
 
     def item_bytes(self, value: Value) -> int:
         """Bytes of one element (sub-byte types round up)."""
@@ -109,7 +111,7 @@ class Works(PlanningSizes):
         for i, (value, sharding) in enumerate(zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True)):
             is_input = i < len(node.inputs)
             if not value.is_tensor:
-                read += self._share(read_bytes(access.cache, self), sharding) if is_input and access.cache is not None else 0
+                read += self._share(self._cached(access.cache), sharding) if is_input and access.cache is not None else 0
                 continue
             shapes.append(self.local_shape(self.shape(value), sharding))
             held = math.prod(shapes[-1])
@@ -128,6 +130,11 @@ class Works(PlanningSizes):
             return elements * self.item_bytes(value)
         whole = math.prod(self.shape(value)) or 1
         return -(-elements * sum(math.prod(self.shape(v), start=self.item_bytes(v)) for v in sources) // whole)
+
+    def _cached(self, create: Node) -> int:
+        if create not in self._caches:
+            self._caches[create] = read_bytes(create, self)
+        return self._caches[create]
 
     def _share(self, held: int, sharding: Sharding) -> int:
         """What a worker has of an object of so many bytes."""

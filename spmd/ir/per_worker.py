@@ -17,8 +17,8 @@ _WAY_OUT = "Start from the module that was sharded."
 
 
 def is_collective(op: str) -> bool:
-    """Whether this operator, or packed function, is one of the dialect's, which only workers run."""
-    return (op.startswith(_PREFIX) and op != _HINT) or op in _CARRIED
+    """Whether this operator, or packed function, is one of the dialect's or of a slot of it, which only workers run."""
+    return (op.startswith(_PREFIX) and op != _HINT) or ".".join(op.split(".")[:2]) in _CARRIED
 
 
 def already(sign: str) -> tuple[str, str]:

@@ -17,13 +17,13 @@ from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Choice
 from spmd.plan.model import Plan
 from spmd.program.graph import Branch, Function, Node, Value
-from spmd.transfers.conversion import conversion
 
 from .branch import Steps, emit_if, is_dataflow
 from .bundles import Way, bundles_of
 from .calls import CallLowering
 from .kept import kept_by
 from .reshard import Sending, brings_zeros, emit_step, emit_together, local_dims, mask_padding
+from .routes import Routes
 from .translation import Translation
 
 
@@ -52,6 +52,7 @@ class FunctionLowering(Translation):
         self.delayed: dict[Value, Local] = {}
         """Values as they were made, which a bundle will convert to how they are kept."""
         self.bundles = bundles_of(plan, function)
+        self.routes = Routes(plan, function.name)
 
     def run(self) -> None:
         """Emit the function."""
@@ -164,15 +165,8 @@ class FunctionLowering(Translation):
         return emit_together(self.emit, [self._converting(value, local, target)])[0]
 
     def _converting(self, value: Value, local: Local, target: Sharding) -> Sending[Local]:
-        steps = conversion(local.sharding, target, self.mesh)
-        if steps is None:
-            raise ShardingError(
-                f"{self.function.name}: {value.name!r}",
-                f"there is no way from {local.sharding} to {target}",
-                "Make a new plan with spmd.plan().",
-            )
         expr, zero = local.expr, local.zero
-        for step in steps:
+        for step in self.routes.steps(value, local.sharding, target):
             dims = self.dims.get(value, value.dims)
             moved = yield from emit_step(self.emit, expr, step, dims, self.mesh, value.name)
             expr = self._cast(moved, value, step.source, step.target)

@@ -84,7 +84,7 @@ def told_by_shards(graph: Graph, plan: Plan) -> tvm.IRModule | None:
 
 
 def _splits_unknown(plan: Plan) -> bool:
-    return any(sharding.is_symbolic for sharding in (*plan.params.values(), *plan.values.values()))
+    return any(sharding.is_symbolic for sharding in (*plan.params.values(), *plan.values.values(), *plan.outputs.values()))
 
 
 def _untold(graph: Graph, plan: Plan, name: str) -> _Untold:

@@ -103,6 +103,16 @@ class Collective:
 
 
 @dataclass(frozen=True)
+class Route:
+    """The shardings that a value goes through where more than one move takes it from the first of them to the last."""
+
+    function: str
+    value: str
+    """Its name."""
+    shardings: tuple[Sharding, ...]
+
+
+@dataclass(frozen=True)
 class Choice:
     """What the planner decided for one operator: how its factors are split, and the sharding of each of its tensors."""
 

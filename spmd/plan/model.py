@@ -14,7 +14,7 @@ from spmd.ir.lift import LIFT
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 
-from .decisions import Alternative, Alternatives, Choice, Collective, Leaf, LeafTree, Memory, Signature, TensorInfo, output_shardings
+from .decisions import Alternative, Alternatives, Choice, Collective, Leaf, LeafTree, Memory, Route, Signature, TensorInfo, output_shardings
 from .serialize import dumps, loads
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "LeafTree",
     "Memory",
     "Plan",
+    "Route",
     "Signature",
     "TensorInfo",
     "output_shardings",
@@ -76,6 +77,8 @@ class Plan:
     """The bytes from which on constants are weights."""
     tensors: dict[str, TensorInfo] = field(default_factory=dict[str, TensorInfo])
     """Shape and type of every tensor of `params` and `values`, by the same names."""
+    routes: list[Route] = field(default_factory=list[Route])
+    """How values get from one sharding to another where that takes several moves."""
     memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
     """Function -> what a worker holds while it runs."""
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)

@@ -22,7 +22,8 @@ def data_parallel(mod: tvm.IRModule, axis: str = "dp") -> dict[str, P]:
     """The batch is split over `axis`, every worker has all weights: nothing is sent.
 
     The batch is dimension 0 of the first tensor that a function takes; other inputs and results of that size in dimension 0 are split too.
-    Where it is symbolic, `shard` must be told by what it can be divided. Raises `ShardingError` where no function has a batch.
+    Where it is symbolic it is padded, unless `shard` is told by what it can be divided. Raises `ShardingError` where no function has a
+    batch.
     """
     reading = Reading(mod)
     return _batch(reading, axis) | {name: P(others=None) for name in reading.weights}

@@ -49,7 +49,7 @@ def sequence_parallel(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str
     """`megatron`, and between its blocks, what norms take and give is split along the sequence (the dimension before the last).
 
     All-reduces become reduce-scatters and all-gathers: as many bytes, less memory, and norms are computed once.
-    A symbolic sequence must be one of which `shard` is told by what it can be divided. Raises `ShardingError` where no norm has one.
+    A symbolic sequence is padded unless `shard` is told by what it can be divided. Raises `ShardingError` where no norm has one.
     """
     reading = Reading(mod)
     found = _megatron(reading, axis, columns, rows)

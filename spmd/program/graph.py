@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from spmd.ir.trees import Tree, map_tree
@@ -98,7 +99,7 @@ class Node:
     """For each input, then each output, whether it is taken, or made, as it is kept: what is written would be lost in a copy."""
 
     access: Access | None = None
-    """What it reads and writes once it is fused; None: each input, each output, by a kernel of its own."""
+    """What it reads and writes once it is fused, by the values of the first of its class; None: each operand, by a kernel of its own."""
 
     def staying(self, i: int, is_output: bool) -> bool:
         """Whether input (or output) number `i` is taken (or made) as it is kept."""
@@ -118,8 +119,17 @@ class Function:
     result: Tree[Value] | None = None
     at_end: list[tuple[Value, Constraint | None, str]] = field(default_factory=list[tuple[Value, "Constraint | None", str]])
     """For each leaf of the result, what the sharding in which it is returned must be (None for what is no tensor) and why."""
-    unwritten: frozenset[Value] | None = None
+    unwritten: frozenset[Value] | None = field(default=None, init=False)
     """What need not be written to memory, once somebody has asked (`fusion.fused`)."""
+
+    @cached_property
+    def readers(self) -> dict[Value, list[Node]]:
+        """The operators that take each value, as they are when somebody asks first."""
+        found: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                found.setdefault(value, []).append(node)
+        return found
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from .axes_together import find_candidates
 from .problem import Problem
 from .search import Search, Solution
 
+
 @dataclass(frozen=True)
 class Decision:
     """A solution of a problem, and what is to be said of how it was found."""

@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .dual import Costs, Dual
+from .dual import Costs, Domains, Dual
 from .solver import Elimination, Factor, Limits
 
 MOST_WORK = 1 << 32
 """Entries of tables that are gone through, in all branches."""
 _PASSES = 8
 """Of messages, between two looks at what they show."""
-_LOOKS = 12
-"""How often that is looked at in one branch, as long as it gets better."""
 _BETTER = 1 / 64
 """The part of the gap by which the bound must rise, or the solution fall, to go on."""
 _FEWER = 3 / 4
@@ -30,9 +28,6 @@ CORE, _AFTER = Limits(1 << 18, 1 << 12), Limits(1 << 20, 1 << 14)
 """What is eliminated before messages are passed, and where few values are left."""
 _PER_MESSAGE = 4096
 """What a message costs besides its entries, in entries."""
-
-Domains = Mapping[int, NDArray[np.intp]]
-"""The values of a variable that are left, of those that lost some."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Joint:
 
     def start(self, choice: Mapping[int, int]) -> None:
         """Begin with a choice that is to be bettered."""
-        self._better({v: choice[v] for v in self.sizes}, self.evaluate(choice))
+        self.better({v: choice[v] for v in self.sizes}, self.evaluate(choice))
 
     def evaluate(self, choice: Mapping[int, int]) -> int:
         """What a choice costs."""
@@ -78,7 +73,8 @@ class Joint:
                 heapq.heappush(waiting, (below, count, child))
         return Found(self.choice, self.cost, min(waiting[0][0], self.cost) if waiting else self.cost, self.width)
 
-    def _better(self, choice: dict[int, int], cost: int) -> None:
+    def better(self, choice: dict[int, int], cost: int) -> None:
+        """Remember a choice where it is the best so far."""
         if cost < self.cost:
             self.choice, self.cost = choice, cost
 
@@ -87,97 +83,116 @@ class Joint:
         limits = CORE
         while True:
             sizes = {v: len(domains[v]) if v in domains else n for v, n in self.sizes.items()}
-            solved = Elimination(sizes, _sliced(self.factors, domains), limits=self._cut(limits))
+            solved = Elimination(sizes, _sliced(self.factors, domains), limits=self.cut(limits))
             self.width = max(self.width, solved.width)
             if not solved.core:
-                self._better(_whole(solved.choice(), domains), int(solved.cost))
+                self.better(_whole(solved.choice(), domains), int(solved.cost))
                 return []
-            before = sum(sizes[v] for v in solved.core)
-            found, regrets = self._messages(solved, domains)
-            bound = max(bound, found)
-            if bound >= self.cost or self.work >= MOST_WORK:
-                return [(bound, domains)] if bound < self.cost else []
-            domains = self._pruned(domains, regrets, self.cost - found)
-            if any(not len(left) for left in domains.values()):
+            core = _Core(self, solved, domains)
+            core.run()
+            bound, domains = max(bound, core.bound), {**domains, **{v: self.one(core.values(v)) for v in core.left}}
+            if bound >= self.cost:
                 return []
-            if sum(len(domains[v]) if v in domains else self.sizes[v] for v in solved.core) > before * _FEWER:
-                if limits is _AFTER:
-                    return self._split(bound, domains, regrets)
-                limits = _AFTER
-
-    def _messages(self, solved: Elimination, domains: Domains) -> tuple[int, dict[int, Costs]]:
-        """Pass messages over the core as long as that helps: the bound, and what values cost at least above it."""
-        core = sorted(solved.core, key=self.order.__getitem__)
-        sizes = {v: solved.sizes[v] for v in core}
-        dual = Dual(core, sizes, solved.left, min(self.cost, self.infinite))
-        bound, regrets = 0, dict[int, Costs]()
-        for _ in range(_LOOKS):
-            dual.run(_PASSES - 1)
-            rounded = [dual.rounded()]
-            dual.run(1)
-            rounded.append(dual.rounded())
-            before, cost = bound, self.cost
-            bound, regrets = int(solved.cost) + dual.bound(), dual.regrets()
-            self._round(solved, domains, rounded, regrets)
-            self.work += dual.work
-            dual.work = 0
-            gap = self.cost - bound
-            if gap <= 0 or self.work >= MOST_WORK:
-                break
-            left = sum(int(np.count_nonzero(r < gap)) for r in regrets.values())
-            if left < _FEWER * sum(sizes.values()) or (bound - before) + (cost - self.cost) < _BETTER * gap:
-                break
-        return bound, regrets
-
-    def _round(self, solved: Elimination, domains: Domains, near: Sequence[Mapping[int, int]], regrets: Mapping[int, Costs]) -> None:
-        """Look for a solution around choices of the core: among these, the best that is known, and the best values of each variable."""
-        left = solved.left
-        for most in _SHORT:
-            short: dict[int, NDArray[np.intp]] = {}
-            for v, regret in regrets.items():
-                known = np.flatnonzero((domains[v] if v in domains else np.arange(self.sizes[v])) == self.choice[v])
-                best = np.argsort(regret, kind="stable")[:most]
-                short[v] = self._one(np.unique(np.concatenate([best, known, [choice[v] for choice in near]])))
-            tried = Elimination({v: len(values) for v, values in short.items()}, _sliced(left, short), limits=self._cut(CORE))
-            self.work += _PER_MESSAGE * len(short)
-            if not tried.core:
-                choice = _whole(solved.choice(_whole(tried.choice(), short)), domains)
-                self._better(choice, int(tried.cost) + int(solved.cost))
-                return
+            if self.work >= MOST_WORK:
+                return [(bound, domains)]
+            if limits is _AFTER and sum(core.dual.sizes.values()) > _FEWER * sum(sizes[v] for v in solved.core):
+                return self._split(bound, domains, core.regrets)
+            limits = _AFTER
 
     def _split(self, bound: int, domains: Domains, regrets: Mapping[int, Costs]) -> list[tuple[int, Domains]]:
-        """Two branches: a variable has the value that seems best, or one of the others."""
+        """Two branches: a variable has the value of the best solution, or one of the others."""
         gap = self.cost - bound
 
         def key(v: int) -> tuple[int, int, int]:
             first, second = np.partition(regrets[v], 1)[:2]
-            return int(min(second - first, gap)), int(np.count_nonzero(regrets[v] < gap)), -v
+            return int(min(second - first, gap)), len(regrets[v]), -v
 
-        v = max((v for v, r in regrets.items() if np.count_nonzero(r < gap) > 1), key=key)
+        v = max((v for v, regret in regrets.items() if len(regret) > 1), key=key)
         values = domains[v] if v in domains else np.arange(self.sizes[v])
-        best = self._best_of(v, domains, regrets, values)
-        here, others = values[values == best], values[values != best]
-        return [(bound, {**domains, v: self._one(here)}), (bound, {**domains, v: self._one(others)})]
+        best = self.choice[v] if self.choice[v] in values else int(values[regrets[v].argmin()])
+        return [(bound, {**domains, v: self.one(some)}) for some in (values[values == best], values[values != best])]
 
-    def _best_of(self, v: int, domains: Domains, regrets: Mapping[int, Costs], values: NDArray[np.intp]) -> int:
-        kept = self.choice[v]
-        return kept if kept in values else int(values[0])
-
-    def _pruned(self, domains: Domains, regrets: Mapping[int, Costs], gap: int) -> dict[int, NDArray[np.intp]]:
-        """Without the values that cost as much more than the bound as the best solution does."""
-        found = dict(domains)
-        for v, regret in regrets.items():
-            stays = np.flatnonzero(regret < gap)
-            if len(stays) < len(regret):
-                found[v] = self._one(domains[v][stays] if v in domains else stays)
-        return found
-
-    def _one(self, values: NDArray[np.intp]) -> NDArray[np.intp]:
+    def one(self, values: NDArray[np.intp]) -> NDArray[np.intp]:
         """Equal domains are one object."""
         return self._domains.setdefault(values.tobytes(), values)
 
-    def _cut(self, limits: Limits) -> Limits:
+    def cut(self, limits: Limits) -> Limits:
+        """The limits of an elimination over these costs."""
         return replace(limits, cost=self.infinite * 16)
+
+
+class _Core:
+    """What elimination leaves of a branch: messages are passed over it, and values removed, as long as that helps."""
+
+    def __init__(self, joint: Joint, solved: Elimination, domains: Domains) -> None:
+        self.joint, self.solved, self.domains = joint, solved, domains
+        order = sorted(solved.core, key=joint.order.__getitem__)
+        self.dual = Dual(order, {v: solved.sizes[v] for v in order}, solved.left, min(joint.cost, joint.infinite))
+        self.left: dict[int, NDArray[np.intp]] = {}
+        """The values that are not removed, of variables that lost some, by their numbers among those of the branch."""
+        self.bound = 0
+        self.regrets: dict[int, Costs] = {}
+
+    def values(self, v: int) -> NDArray[np.intp]:
+        """The values of a variable that are left, by their numbers among all."""
+        found = self.domains[v] if v in self.domains else np.arange(self.joint.sizes[v])
+        return found[self.left[v]] if v in self.left else found
+
+    def run(self) -> None:
+        """Go on until the bound is met, half of the values are gone, or little changes."""
+        joint, dual = self.joint, self.dual
+        before = sum(dual.sizes.values())
+        while True:
+            near: list[dict[int, int]] = []
+            for passes in (_PASSES - 1, 1):  # rounded once forth and once back
+                dual.run(passes)
+                near.append(_whole(dual.rounded(), self.left))
+            least, self.regrets = dual.look()
+            bound, cost = int(self.solved.cost) + least, joint.cost
+            self._round(near)
+            joint.work, dual.work = joint.work + dual.work, 0
+            gap, progress = joint.cost - bound, max(bound - self.bound, 0) + cost - joint.cost
+            self.bound = max(self.bound, bound)
+            if self.bound >= joint.cost or not self._remove(gap):
+                self.bound = max(self.bound, joint.cost)
+                return
+            if 8 * sum(dual.sizes.values()) < before or progress < _BETTER * gap or joint.work >= MOST_WORK:
+                return
+
+    def _remove(self, gap: int) -> bool:
+        """Remove the values that cost as much more than the bound as the best solution does; False where none is left."""
+        stay = {v: self.joint.one(np.flatnonzero(r < gap)) for v, r in self.regrets.items() if r.max() >= gap}
+        if any(not len(values) for values in stay.values()):
+            return False
+        self.dual.restrict(stay)
+        for v, values in stay.items():
+            self.regrets[v] = self.regrets[v][values]
+            self.left[v] = self.joint.one(self.left[v][values] if v in self.left else values)
+        return True
+
+    def _round(self, near: Sequence[Mapping[int, int]]) -> None:
+        """Look for a solution around choices of the core: among these, the best that is known, and the best values of each variable."""
+        joint, left = self.joint, self.solved.left
+        for most in _SHORT:
+            short: dict[int, NDArray[np.intp]] = {}
+            for v, regret in self.regrets.items():
+                best = np.argsort(regret, kind="stable")[:most]
+                known = [choice[v] for choice in near] + [i for i in [self._known(v)] if i >= 0]
+                short[v] = joint.one(np.unique(np.append(self.left[v][best] if v in self.left else best, known)))
+            tried = Elimination({v: len(values) for v, values in short.items()}, _sliced(left, short), limits=joint.cut(CORE))
+            joint.work += _PER_MESSAGE * len(short)
+            if not tried.core:
+                choice = self.solved.choice(_whole(tried.choice(), short))
+                joint.better(_whole(choice, self.domains), int(tried.cost) + int(self.solved.cost))
+                return
+
+    def _known(self, v: int) -> int:
+        """The value of a variable in the best solution, by its number in the branch; -1 where that is not among its values."""
+        best = self.joint.choice[v]
+        if v not in self.domains:
+            return best
+        at = int(np.searchsorted(self.domains[v], best))
+        return at if at < len(self.domains[v]) and self.domains[v][at] == best else -1
 
 
 def _whole(choice: Mapping[int, int], domains: Domains) -> dict[int, int]:

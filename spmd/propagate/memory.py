@@ -19,7 +19,6 @@ from spmd.ir.trees import leaves
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Memory
 from spmd.program.graph import Function, Node, Value
-from spmd.transfers.conversion import conversion
 
 from .problem import Problem
 
@@ -124,7 +123,7 @@ class Timeline:
             return own or Held(value, self._bytes(value, kept), at, at)
         held = self._copies.get((value, wanted))
         if held is None:
-            for step in (conversion(kept, wanted, self.problem.cost.mesh) or ())[1:]:
+            for step in (self.problem.cost.steps(value, kept, wanted) or ())[1:]:
                 self._hold(value, step.source, at)
             held = self._copies[value, wanted] = self._hold(value, wanted, at)
         held.until(at)
@@ -145,7 +144,7 @@ class Timeline:
                     continue
                 kept = self._kept[value]
                 if made is not kept and made != kept:
-                    for step in conversion(made, kept, self.problem.cost.mesh) or ():
+                    for step in self.problem.cost.steps(value, made, kept) or ():
                         self._hold(value, step.source, at)
                 elif read and node.op in VIEWS and not read[-1].made_of and read[-1].bytes == self._bytes(value, kept):
                     self._own[value] = read[-1]

@@ -21,7 +21,6 @@ from spmd.placement.spec import Constraint
 from spmd.program.graph import Graph, Node, Value
 from spmd.program.storage import loses_writes
 from spmd.rules.strategy import Strategy
-from spmd.transfers.conversion import conversion
 
 from .candidates import Candidates
 from .solver import Factor, Table
@@ -196,7 +195,7 @@ class Problem:
 
     def _conversions(self, value: Value, sources: Sequence[Sharding], targets: Sequence[Sharding]) -> Table:
         """The time to convert a value from each of these to each of those."""
-        return np.array([[self._convert(value, a, b) for b in targets] for a in sources]).reshape(len(sources), len(targets))
+        return self.cost.conversions(self.cost.shape(value), self.cost.item_bytes(value), sources, targets, _may_gather(value))
 
     def _between(self, node: Node, i: int, is_output: bool, kept: Sharding, sharding: Sharding) -> float:
         """The time to convert operand `i` of a node from how it is kept to how it is taken, or from how it is made to how it is kept."""
@@ -205,13 +204,8 @@ class Problem:
         value = (node.outputs if is_output else node.inputs)[i]
         return self._convert(value, sharding, kept) if is_output else self._convert(value, kept, sharding)
 
-    def _convert(self, value: Value, source: Sharding, target: Sharding) -> float:
-        if not _may_gather(value) and self._gathers(source, target):
-            return INFEASIBLE
-        return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target)
-
-    def _gathers(self, source: Sharding, target: Sharding) -> bool:
-        return any(step.kind == "all_gather" for step in conversion(source, target, self.cost.mesh) or [])
+    def _convert(self, value: Value, source: Sharding, target: Sharding, gather: bool = True) -> float:
+        return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target, gather and _may_gather(value))
 
     def _gathered_inside(self, node: Node, strategy: Strategy) -> bool:
         """Whether an operator gathers within itself as much as it is given of a value that may not be gathered."""
@@ -227,8 +221,7 @@ class Problem:
         """The least time to return a value as is asked, and the sharding in which it is returned."""
         least: tuple[float, Sharding] | None = None
         for target in [kept] if wanted.allows(kept) else wanted.among(self.candidates.shardings[value]):
-            forbidden = not wanted.gather and self._gathers(kept, target)
-            cost = INFEASIBLE if forbidden else self._convert(value, kept, target)
+            cost = self._convert(value, kept, target, wanted.gather)
             if least is None or cost < least[0]:
                 least = (cost, target)
         assert least is not None

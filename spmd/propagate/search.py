@@ -84,7 +84,8 @@ class Search:
             core = sorted(solved.core, key=self._order.__getitem__)
             dual = Dual(core, {u: self.sizes[u] for u in core}, solved.left, self.units.infinite)
             dual.run(_PASSES)
-            least = least + self.units.seconds(solved.cost + dual.bound() + np.maximum(dual.regrets()[v], 0))
+            bound, regrets = dual.look()
+            least = least + self.units.seconds(solved.cost + bound + np.maximum(regrets[v], 0))
         return least
 
     @cached_property

@@ -11,7 +11,7 @@ from spmd.costs.cost import Cost, Sent
 from spmd.costs.planning_sizes import DEFAULT_SIZE
 from spmd.ir.trees import map_tree
 from spmd.placement.sharding import Sharding
-from spmd.plan.decisions import Choice, Collective, Leaf, LeafTree, Signature, TensorInfo, output_shardings
+from spmd.plan.decisions import Choice, Collective, Leaf, LeafTree, Route, Signature, TensorInfo, output_shardings
 from spmd.plan.model import Plan
 from spmd.program.graph import Graph, Node, Value
 from spmd.propagate.budget import decide_within
@@ -46,6 +46,7 @@ def _report(graph: Graph, decision: Decision) -> Plan:
     chosen = {v: problem.sharding(v, solution.choice) for v in problem.values}
     choices: dict[str, list[Choice]] = {}
     collectives: list[Collective] = []
+    routes: list[Route] = []
     predicted: dict[str, float] = {}
     notes: dict[str, None] = {}
     replicated: dict[str, list[str]] = {}
@@ -78,9 +79,11 @@ def _report(graph: Graph, decision: Decision) -> Plan:
         for value, wanted, why in function.at_end:
             if wanted is not None:
                 end = problem.at_end(value, wanted, solution.choice)
-                traffic.convert(value, chosen[value], end, (), partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why))
+                reason = partial("{!r} is kept as {}, {}".format, value.name, chosen[value], why)
+                traffic.convert(value, chosen[value], end, (), reason, gather=wanted.gather)
         traffic.bundle(function.nodes)
         collectives += traffic.collectives
+        routes += traffic.routes.values()
         predicted[name] = traffic.seconds()
     for what, where in replicated.items():
         notes[f"{what} ({where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"] = None
@@ -148,6 +151,7 @@ def _report(graph: Graph, decision: Decision) -> Plan:
         profile=cost.profile.name,
         width=solution.width,
         notes=list(notes),
+        routes=routes,
         memory={name: usage.of(name) for name in graph.functions},
         tensors=_tensors(cost, {**held, **{key: value for key, (value, _, _) in returned.items()}}),
     )

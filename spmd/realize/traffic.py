@@ -14,10 +14,10 @@ import tvm
 
 from spmd.costs.cost import Cost, Sent
 from spmd.placement.sharding import Sharding
-from spmd.plan.decisions import Collective
+from spmd.plan.decisions import Collective, Route
 from spmd.program.graph import Branch, Node, Value
 from spmd.rules.strategy import Strategy
-from spmd.transfers.conversion import Step, conversion
+from spmd.transfers.conversion import Step
 
 from .bundles import FULL, Waiting, bundles
 
@@ -30,6 +30,7 @@ class Traffic:
     def __init__(self, cost: Cost, function: str) -> None:
         self.cost, self.function = cost, function
         self.collectives: list[Collective] = []
+        self.routes: dict[tuple[str, Sharding, Sharding], Route] = {}
         self._when: list[int] = []
         self._single: list[tuple[int, Value, Step]] = []
         """Conversions of one collective: its place, the value, the step."""
@@ -51,6 +52,7 @@ class Traffic:
         reason: Callable[[], str],
         node: Node | None = None,
         at: int = -1,
+        gather: bool = True,
     ) -> None:
         """Count the conversion of a value, where it is not held as `target` already; `node` is number `at` of its function."""
         if source == target or not value.is_tensor:
@@ -63,7 +65,10 @@ class Traffic:
         shape, item = cost.shape(value), cost.item_bytes(value)
         when = _END if node is None else 3 * at + 2 * (value in node.outputs)
         sent: list[Step] = []
-        for step in conversion(source, target, cost.mesh) or []:
+        steps = cost.steps(value, source, target, gather) or ()
+        if len(steps) > 1:
+            self.routes[value.name, source, target] = Route(self.function, value.name, (source, *[step.target for step in steps]))
+        for step in steps:
             seconds = cost.step_time(step, shape, item)
             self.spend(seconds, branch)
             if step.kind != "slice":

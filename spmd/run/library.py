@@ -95,7 +95,7 @@ class Library:
     functions: Mapping[str, Signature] = field(repr=False)
     divisible: Mapping[str, int]
     slots: Slots
-    constants: Mapping[str, Any] = field(repr=False)
+    constants: Mapping[str, Array] = field(repr=False)
     """The whole arrays of what were constants of the program, by name."""
 
     @door(folder=checks.path)
@@ -145,7 +145,7 @@ class Bound:
     functions: Mapping[str, Signature]
     divisible: Mapping[str, int]
     slots: Slots
-    constants: Mapping[str, Any]
+    constants: Mapping[str, Array]
 
     @classmethod
     def of(cls, sharded: Sharded | tvm.IRModule, rows: bool) -> Bound:
@@ -157,7 +157,8 @@ class Bound:
             whole, mesh, functions = sharded.mod, sharded.mesh, dict(sharded.plan.functions)
         divisible: Mapping[str, int] = {} if isinstance(sharded, tvm.IRModule) else sharded.plan.divisible
         mod, slots = bind(whole, rows=rows)
-        return cls(mod, mesh, functions, divisible, slots, constants_by_name(whole, functions))
+        constants = {name: host(data) for name, data in constants_by_name(whole, functions).items()}
+        return cls(mod, mesh, functions, divisible, slots, constants)
 
     def library(self, executable: Any, target: Target) -> Library:
         """What it is with its executable."""
@@ -235,13 +236,12 @@ def _digest_of(data: str | bytes) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
-def _write_constants(path: Path, constants: Mapping[str, Any]) -> dict[str, Stored]:
+def _write_constants(path: Path, constants: Mapping[str, Array]) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     with path.open("wb") as file:
         for name, data in constants.items():
-            array = np.ascontiguousarray(host(data))
-            stored[name] = Stored(array.dtype.name, tuple(host(data).shape), file.tell())
-            file.write(array.tobytes())
+            stored[name] = Stored(data.dtype.name, tuple(data.shape), file.tell())
+            file.write(np.ascontiguousarray(data).tobytes())
     return stored
 
 

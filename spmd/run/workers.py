@@ -14,7 +14,7 @@ from spmd.checks import door, told
 from spmd.collectives import Backend, Record, make_backend
 from spmd.collectives.pool import Pool, start_machines
 from spmd.errors import ShardingError, nearest
-from spmd.placement.arrays import host, weights_of
+from spmd.placement.arrays import weights_of
 from spmd.placement.mesh import Mesh
 from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.schedules import build
@@ -72,11 +72,11 @@ class Workers:
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
         return arguments.returned(signature.outputs, results, binder, keep)
 
-    def _placed(self, constants: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def _placed(self, constants: Mapping[str, arguments.Array]) -> dict[str, list[Any]]:
         """What each worker of this process holds of the constants of the program, by name."""
         leaves = {leaf.name: leaf for signature in self.signatures.values() for leaf in signature.constants}
         return {
-            name: arguments.place(host(data), leaves[name].sharding, self.backend, share=not leaves[name].written)
+            name: arguments.place(data, leaves[name].sharding, self.backend, share=not leaves[name].written)
             for name, data in constants.items()
         }
 

@@ -30,6 +30,16 @@ from .equivalence import difference, random_arguments
 from .oracle import ORACLE, Arguments, Program, Verdict, empty_plan, operator_of, strategies_of
 from .resized import KERNELS, Unfit, Untried, kernel_call, packed_call
 
+_UNCHECKED: Mapping[str, int | None] = {
+    "relax.scatter_elements": 0,
+    "relax.scatter_nd": 0,
+    "relax.index_put": 0,
+    "relax.grad.take_backward": 1,
+    "relax.vision.non_max_suppression": None,
+    "relax.vision.all_class_non_max_suppression": None,
+}
+"""Operators that TVM lets write past the end of memory, where shards do not fit: the input that has to be whole, None for all of them."""
+
 
 @door(**{name: check for name, check in ORACLE.items() if name != "tolerance"})
 def find_missing(mod: tvm.IRModule, mesh: MeshLike, *, arguments: Arguments | None = None, seed: int = 0, most: int = 256) -> list[Verdict]:
@@ -56,6 +66,11 @@ def find_missing(mod: tvm.IRModule, mesh: MeshLike, *, arguments: Arguments | No
         for i, placement in enumerate(itertools.islice(itertools.product(*options), most)):
             if placement in known or all(s.is_replicated for s in placement):
                 continue
+            if (at := _UNCHECKED.get(node.op)) is not None and not placement[at].is_replicated:
+                untried[function.name, node.op, "its indices may reach beyond a shard of what it writes to, which TVM does not check"] = (
+                    None
+                )
+                continue
             try:
                 if _emit_local(builder, f"{function.name}__{i}", node, placement, mesh, mod):
                     trials[f"{function.name}__{i}"] = (function, placement)
@@ -78,6 +93,8 @@ def _untold(node: Node) -> str | None:
         return "it is no call of an operator"
     if not all(v.is_tensor for v in (*node.inputs, *node.outputs)):
         return "it takes or gives what is no tensor"
+    if node.op in _UNCHECKED and _UNCHECKED[node.op] is None:
+        return "TVM does not check that the shapes of what it takes fit together"
     return "its sizes are symbolic" if any(None in v.shape for v in node.inputs) else None
 
 
@@ -226,7 +243,7 @@ def _explains(shards: list[Array], expected: Array, axis: str, mesh: Mesh) -> It
         if n and n % size == 0
     ]
     for sharding in options:
-        if shards[0].shape != sharding.local_shape(expected.shape, mesh):
+        if any(shard.shape != sharding.local_shape(expected.shape, mesh) for shard in shards):
             continue
         if sharding.is_replicated and any(difference(shards[0], s, None) for s in shards[1:]):
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,11 @@ class Arguments:
             value = getattr(ty, "value", None)
             return self._size(value) if value is not None else UNTOLD
         return Cache(name)
+
+    def named(self, names: Sequence[str]) -> Sizes:
+        """The sizes of these symbols, once there are arguments that have them."""
+        known = {variable.name: size for variable, size in self._symbols.items()}
+        return Sizes(known[name] for name in names)
 
     def _size(self, size: Any) -> int:
         if isinstance(size, tvm.ir.Var) and size not in self._symbols:

@@ -1,7 +1,8 @@
 """Where a value lives, read as plain data: which element of the whole each element on a worker is.
 
-A placement is whatever has `dims`, for each dimension None or what has `axes` and `segments` (of a `size` and a `unit`), and `partial`,
-pairs of an axis and a kind of reduction. This says again, in its own words, what docs/sharding.md says.
+A placement is whatever has `dims`, for each dimension None or what has `axes` and `segments` (of a `size` and a `unit`), or a `length`
+(of a `number` and `names`), and `partial`, pairs of an axis and a kind of reduction. This says again, in its own words, what
+docs/sharding.md says.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from spmd.placement.mesh import Mesh
 
 from .collectives import reduced
 from .field import Array
+from .undecided import Undecided
 from .values import Tensor, Wrong
 
 PADDING = -1
@@ -24,7 +26,13 @@ def positions(split: Any, size: int, index: int, workers: int) -> Array:
     """The places in a dimension of `size` of what the worker at `index` holds, `PADDING` where it holds none."""
     segments = [(int(s.size), int(s.unit)) for s in split.segments]
     counted = sum(n for n, _ in segments)
-    if getattr(split, "symbolic", False):
+    length = getattr(split, "length", None)
+    if length is not None:
+        if length.names:
+            raise Undecided(f"a dimension that is split by {length}")
+        uneven, times = split.uneven, size // int(length.number)
+        segments = [(size, int(length.number))] if uneven else [(int(length.number), 1)] * times
+    elif getattr(split, "symbolic", False):
         segments = [(n * (size // counted), unit * (size // counted)) for n, unit in segments]
     elif getattr(split, "repeated", False):
         segments = segments * (size // counted)

@@ -126,7 +126,7 @@ class _Pair:
         before = make.of(self._source[name])
         self._many.opaque = Opaque(self._one.opaque)
         try:
-            columns = self._columns(before, one)
+            columns = self._columns(before, one, make)
             found = self._call(self._many, 1, name, columns)
             if self._ways[0] != self._ways[1]:
                 raise Wrong(f"it takes other branches than the module: {self._ways[1]}, and not {self._ways[0]}")
@@ -150,9 +150,10 @@ class _Pair:
                 return make, args, expected
             first, *smaller = smaller
 
-    def _columns(self, args: list[Any], one: Signature) -> list[list[Any]]:
-        """What each worker is given, constants of the module among it."""
+    def _columns(self, args: list[Any], one: Signature, make: Arguments) -> list[list[Any]]:
+        """What each worker is given, sizes and constants of the module among it."""
         columns = [self._cut(arg, place, f"parameter {i}") for i, (arg, place) in enumerate(zip(args, one.params, strict=True))]
+        columns += [[make.named(one.sizes)] * self.mesh.size] if one.sizes else []
         return columns + [self._cut(_constant(data), place, "a constant") for place, data in one.constants]
 
     def _expected(self, name: str, args: list[Any]) -> Any:
@@ -225,7 +226,7 @@ class _Pair:
         fresh = make.of(self._source[name])
         try:
             self._one.run(name, [[arg] for arg in fresh])
-            self._many.run(name, self._columns(args, one))
+            self._many.run(name, self._columns(args, one, make))
         except (Wrong, Undecided):
             pass  # what ran before it stopped is looked at
         return first_wrong(self._one, self._many, args)

@@ -32,6 +32,8 @@ class Signature:
     params: tuple[Any, ...]
     outputs: Any
     constants: tuple[tuple[Any, Any], ...] = ()
+    sizes: tuple[str, ...] = ()
+    """Symbolic sizes that each worker is told, after its parameters and before constants."""
 
 
 def of_plan(plan: Any, mod: tvm.IRModule) -> dict[str, Signature]:
@@ -46,7 +48,7 @@ def of_plan(plan: Any, mod: tvm.IRModule) -> dict[str, Signature]:
         if len(data) != len(signature.constants):
             raise ShardingError(f"verify, {name!r}", f"it lacks the data of its {len(signature.constants)} constants", "Lower it again.")
         constants = tuple((leaf.sharding, value) for leaf, value in zip(signature.constants, data, strict=True))
-        found[name] = Signature(tuple(map(tree, signature.params)), tree(signature.outputs), constants)
+        found[name] = Signature(tuple(map(tree, signature.params)), tree(signature.outputs), constants, signature.sizes)
     return found
 
 

@@ -121,7 +121,11 @@ REFUSED = {
     "axis twice": (Mlp, {"w1": P("tp", "tp")}, r"specs\['w1'\] on 'w1': P\('tp', 'tp'\) uses mesh axis 'tp' twice"),
     "segments": (Mlp, {"w1": P(None, ("tp", 20, 8))}, r"'w1': the segments \(20, 8\) of dimension 1 add up to 28, and its size is 32"),
     "entry": (Mlp, {"w1": P(None, (8, 24))}, r"has the entry \(8, 24\)\. An entry is None, '\?', '\.\.\.', a mesh axis, or a tuple"),
-    "symbolic": (Two, {"second.x": P("tp", None)}, r"on 'second\.x': P\('tp', None\) splits dimension 0, whose size is symbolic\. "),
+    "symbolic": (
+        Two,
+        {"second.x": P(("tp", 2, 3), None)},
+        r"whose size is symbolic, by segments\. ",
+    ),
     "contradiction": (
         Mlp,
         {"w1": P("tp", None), "w*": P(None, "tp")},

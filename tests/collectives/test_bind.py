@@ -9,6 +9,7 @@ from tvm.script import tirx as T
 
 from spmd.collectives import Site, Slot, Slots, bind
 from spmd.errors import ShardingError
+from spmd.ir.per_worker import check_whole
 
 
 @I.ir_module
@@ -143,3 +144,8 @@ def test_a_type_that_no_library_reduces() -> None:
         builder.emit_func_output(builder.emit(R.spmd.all_reduce(x, axis="tp", kind="max", workers=2, value="scales")))
     with pytest.raises(ShardingError, match=r"R\.spmd\.all_reduce of 'scales': this backend cannot reduce float8_e8m0fnu\."):
         bind(builder.get(), rows=True)
+
+
+def test_a_bound_program_is_that_of_a_worker() -> None:
+    with pytest.raises(ShardingError, match=r"already, it has the collective spmd\.all_reduce\.tp\.sum\.float32"):
+        check_whole(After, "shard()")

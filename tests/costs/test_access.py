@@ -50,7 +50,7 @@ def test_norms_by_their_parts_are_few_kernels():
         "mean: f -> ",
         "+ subtract: f -> centered",
         "multiply: centered -> squares",
-        "mean: squares -> ",
+        "mean: f -> ",  # of squares: calls of one class share the values of the first
         "+ add: centered, constant, w, b -> z",
         "matmul: z, c -> y",
     ]

@@ -14,7 +14,6 @@ from spmd import Link, Mesh, P, Profile, ShardingError
 from spmd.costs.cost import Cost, Work
 from spmd.placement.sharding import Sharding
 from spmd.testing import assert_equivalent
-from spmd.transfers.conversion import conversion
 from tests.programs import Mlp
 
 HOSTS = Profile("hosts", 300e12, 2e12, 300e9, 5e-6, links={"network": Link(30e9, 8e-6)})
@@ -195,7 +194,7 @@ def test_a_plan_keeps_the_links_of_its_mesh():
 def test_putting_elements_in_order_takes_the_traffic_that_it_is(source, target, reordered):
     cost, shape = Cost(Mesh(tp=2), HOSTS), (4096,)
     a, b = Sharding.parse(source, shape), Sharding.parse(target, shape)
-    steps = conversion(a, b, cost.mesh)
+    steps = cost.transfers.steps(shape, 1, a, b)
     assert sum(cost.reorder_bytes(step, shape, 1) for step in steps) == reordered
     sent = [(s.kind, s.axis, cost.step_bytes(s, shape, 1)) for s in steps]
     others = sum(cost.exchange_time(*s) if s[0] != "slice" else 1e-9 + s[2] / 2 / HOSTS.memory_bandwidth for s in sent)

@@ -17,7 +17,7 @@ from spmd.placement import layout
 from spmd.placement.sharding import Segment, Sharding, Split
 from spmd.schedules import build
 from spmd.testing import FREE_LINKS, assert_equivalent
-from spmd.transfers.conversion import conversion
+from tests.transfers.ways import conversion
 
 SLOW = spmd.Profile("slow arithmetic", flops=1e5, memory_bandwidth=1e9, link_bandwidth=1e12, link_latency=1e-9)
 PATTERNS = [[(8, 1)] * 40, [(3, 1), (5, 1)] * 12, [(6, 2)] * 20, [(5, 2), (3, 1), (4, 4)] * 9, [(7, 1)] * 9 + [(2, 1)] * 11]
@@ -134,14 +134,14 @@ def test_whole_shards_are_not_masked():
 )
 def test_padding_that_a_step_brings_is_zero(source, target, shape, expected):
     mesh = Mesh(tp=2)
-    steps = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh)
+    steps = conversion(Sharding.parse(source, shape), Sharding.parse(target, shape), mesh, shape)
     assert [brings_zeros(step, mesh) for step in steps] == expected
 
 
 def test_padding_that_was_there_before_is_not_said_to_be_zero():
     """Rows over `dp` are padded by who knows what; a cut of the columns changes nothing of that."""
     mesh = Mesh(dp=2, tp=2)
-    (step,) = conversion(Sharding.parse("[dp, -]", (5, 4)), Sharding.parse("[dp, tp]", (5, 4)), mesh)
+    (step,) = conversion(Sharding.parse("[dp, -]", (5, 4)), Sharding.parse("[dp, tp]", (5, 4)), mesh, (5, 4))
     assert not brings_zeros(step, mesh)
 
 

@@ -128,6 +128,14 @@ class Operators:
         return y
 
 
+@pytest.mark.parametrize(("mesh", "sizes"), [(Mesh(tp=2), {"n": 5, "s": 7}), (Mesh(tp=3), {"n": 1, "s": 2})], ids=str)
+def test_strategies_over_sizes_that_nobody_called_divisible_are_right(mesh, sizes):
+    verdicts = prove(Operators, mesh, sizes=sizes)
+    wrong = [v for v in verdicts if v.status != "right"]
+    assert not wrong, "\n".join(map(str, wrong))
+    assert {"[tp:~1, -, -]", "[tp:~8, -]", "[tp:~s, -]"} <= {text for v in verdicts for text in (*v.inputs, *v.outputs)}
+
+
 @pytest.mark.parametrize("mesh", [Mesh(tp=2), Mesh(tp=4)], ids=str)
 def test_strategies_over_symbolic_sizes_are_right(mesh):
     verdicts = prove(Operators, mesh, sizes={"n": 4, "s": 8}, divisible={"n": 4, "s": 4})
@@ -136,4 +144,5 @@ def test_strategies_over_symbolic_sizes_are_right(mesh):
     texts = {text for v in verdicts for text in (*v.inputs, *v.outputs)}
     assert any(":*8" in text for text in texts)
     assert any("4*" in text for text in texts)
+    assert "[tp:*4*s, -]" in texts
     assert mesh.size == 2 or any("tp(2)2" in text for text in texts)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spmd.errors import ShardingError
+from spmd.placement.length import Length
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import PARTIAL_KINDS, Segment, Sharding, Split
 
@@ -68,6 +69,45 @@ def test_sizes() -> None:
     assert not Sharding((None,), (("tp", "sum"),)).is_replicated
     assert Sharding.replicated(2).is_replicated
     assert Sharding((Split(("tp",), (Segment(7),)), None), (("dp", "max"),)).axes() == ("tp", "dp")
+
+
+@pytest.mark.parametrize("text", ["[tp:~1]", "[tp:~8]", "[tp:~s]", "[tp:~8.s.t]", "[tp:*8*s]", "[dp:*4*4.s]"])
+def test_lengths_read_back(text: str) -> None:
+    sharding = Sharding.parse(text, (-1,))
+    assert str(sharding) == text
+    assert sharding.normalized(MESH) == sharding
+    assert pickle.loads(pickle.dumps(sharding)) == sharding
+    assert str(Sharding.parse(str(sharding.told({"s": 3, "t": 2})), (-1,))) == str(sharding.told({"s": 3, "t": 2}))
+
+
+def test_what_a_length_makes_of_a_size() -> None:
+    uneven = Split.in_units(("tp",), Length(2, ("s",)))
+    assert uneven.is_padded(MESH)
+    assert uneven.told({"s": 3}) == Split.in_units(("tp",), Length(6))
+    assert uneven.told({"s": 3}).at(30) == Split(("tp",), (Segment(30, 6),))  # 5 units for 3 workers: 2 each
+    assert uneven.held_size(30, MESH, unit=6) == 12
+    (pattern,) = Sharding.parse("[tp:*3*s]", (-1,)).told({"s": 6}).dims
+    assert pattern is not None
+    assert pattern.at(18) == Split(("tp",), (Segment(6),) * 3)
+    with pytest.raises(ShardingError, match=r"the size 30 does not tell the length 2\.s in it\. Keep what has it whole"):
+        uneven.at(30)
+
+
+WRONG = "units and patterns of blocks have a length, and nothing else has"
+
+
+@pytest.mark.parametrize(
+    ("split", "why"),
+    [
+        (Split(("dp", "tp"), (Segment(1),), uneven=True, length=Length()), "by a length a size is dealt out over one axis, in one piece"),
+        (Split(("tp",), (Segment(1),), uneven=True), WRONG),
+        (Split(("tp",), (Segment(8),), length=Length()), WRONG),
+        (Split(("tp",), (Segment(8),), symbolic=True, repeated=True), WRONG),
+        (Split.in_units(("tp",), Length(8, ("s",))), ""),
+    ],
+)
+def test_what_no_split_by_a_length_can_have(split: Split, why: str) -> None:
+    assert split.wrong == why
 
 
 UNDIVIDED = Sharding((Split(("tp",), (Segment(7),)), None))

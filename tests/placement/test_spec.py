@@ -124,8 +124,13 @@ ERRORS = [
         "w: P('pp') names mesh axis 'pp'. The axes of Mesh(dp=2, tp=3) are 'dp', 'tp'. Did you mean 'tp' or 'dp'?",
     ),
     (
-        lambda: P("tp").constraint((None,), MESH, "w"),
-        "w: P('tp') splits dimension 0, whose size is symbolic. "
+        lambda: P(("dp", "tp")).constraint((None,), MESH, "w"),
+        "w: P(('dp', 'tp')) splits dimension 0, whose size is symbolic, over several axes. "
+        "Say with divisible={...} that 6 divides it, without segments; or use None there.",
+    ),
+    (
+        lambda: P(("tp", 3, 4)).constraint((None,), MESH, "w", (8,)),
+        "w: P(('tp', 3, 4)) splits dimension 0, whose size is symbolic and divisible by 8, by segments. "
         "Say with divisible={...} that 3 divides it, without segments; or use None there.",
     ),
     (

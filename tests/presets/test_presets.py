@@ -136,14 +136,19 @@ SYMBOLIC = {
 
 
 @pytest.mark.parametrize("name", SYMBOLIC)
-def test_a_symbolic_size_must_be_divisible(name):
+def test_a_symbolic_size_that_is_divisible(name):
     sizes, plan_of, mesh, kinds = SYMBOLIC[name]
     mod, _ = llama("block", **sizes)
     (symbol,) = sizes
-    with pytest.raises(ShardingError, match=r"splits dimension \d, whose size is symbolic\. Say with divisible="):
-        spmd.plan(mod, mesh, plan_of(mod))
     plan = spmd.plan(mod, mesh, plan_of(mod), divisible={symbol: 2}, sizes={symbol: 8})
     assert Counter(c.kind for c in plan.collectives) == kinds
+
+
+def test_a_batch_that_nobody_called_divisible():
+    mod, _ = llama("block", batch="batch")
+    plan = spmd.plan(mod, Mesh(dp=2), data_parallel(mod), sizes={"batch": 9})
+    assert not plan.collectives
+    assert {str(sharding) for sharding in plan.inputs.values()} == {"[dp:~1, -, -]"}
 
 
 def test_there_must_be_a_batch():

@@ -20,7 +20,6 @@ from spmd.program.storage import loses_writes
 from spmd.propagate.budget import decide_within
 from spmd.realize.plan_of_decision import make_plan
 from spmd.testing.programs import SIZES, programs, specs
-from spmd.transfers.conversion import conversion
 
 SLOW = Profile("slow workers", flops=1e6, memory_bandwidth=1e6, link_bandwidth=1e7, link_latency=1e-6)
 FAST = Profile("fast", flops=1e12, memory_bandwidth=1e12, link_bandwidth=50e9, link_latency=5e-6)
@@ -56,13 +55,11 @@ def node_time(problem, choice, node, strategy, cost):
     """An operator and the conversions around it, by the book."""
     moves = [(v, problem.sharding(v, choice), s) for v, s in zip(node.inputs, strategy.inputs, strict=True)]
     moves += [(v, s, problem.sharding(v, choice)) for v, s in zip(node.outputs, strategy.outputs, strict=True)]
-    gathered = any(
-        v.wanted is not None and not v.wanted.gather and any(step.kind == "all_gather" for step in conversion(a, b, cost.mesh) or [])
-        for v, a, b in moves
-    )
     lost = loses_writes(node, strategy, cost.mesh) or any(stays and a != b for stays, (_, a, b) in zip(node.stays, moves, strict=False))
-    inside = INFEASIBLE * (gathered or lost or problem._gathered_inside(node, strategy))
-    return inside + cost.operator(node, strategy) + sum(cost.convert(cost.shape(v), cost.item_bytes(v), a, b) for v, a, b in moves)
+    inside = INFEASIBLE * (lost or problem._gathered_inside(node, strategy))
+    may = [v.wanted is None or v.wanted.gather for v, _, _ in moves]
+    times = [cost.convert(cost.shape(v), cost.item_bytes(v), a, b, gather) for (v, a, b), gather in zip(moves, may, strict=True)]
+    return inside + cost.operator(node, strategy) + sum(times)
 
 
 def recomputed(problem, choice, fresh):

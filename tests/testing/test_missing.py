@@ -9,6 +9,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 import spmd
+from spmd.rules import registry
 from spmd.testing import find_missing
 from spmd.testing.resized import Unfit, Untried, resized
 from tests.operators import kernels, writes
@@ -74,6 +75,27 @@ def test_what_cannot_be_tried_is_named():
         ("w_mirrored", "untried", "the index of 'store' 5 - vr is not known to stay below 3 on a shard"),
         ("w_put_any", "untried", "the index of 'store' where[vr] is not known to stay below 4 on a shard"),
         ("w_put", "untried", "two dimensions of size 4 are split in two ways, and it does not tell them apart"),
+    }
+
+
+@I.ir_module
+class Unchecked:
+    """Operators whose kernels go where they are told, also past the end of a shard."""
+
+    @R.function
+    def scattered(x: R.Tensor((4, 5), "float32"), i: R.Tensor((3, 5), "int64"), u: R.Tensor((3, 5), "float32")):
+        return R.scatter_elements(x, i, u, axis=0, reduction="min")
+
+    @R.function
+    def kept(x: R.Tensor((2, 6, 6), "float32"), v: R.Tensor((2,), "int32"), i: R.Tensor((2, 6), "int32")):
+        return R.vision.non_max_suppression(x, v, i, return_indices=False)
+
+
+def test_what_would_write_past_the_end_is_not_tried(monkeypatch):
+    monkeypatch.setattr(registry, "_RULES", {})
+    assert {(v.function, v.status, v.detail) for v in find_missing(Unchecked, 2)} == {
+        ("scattered", "untried", "its indices may reach beyond a shard of what it writes to, which TVM does not check"),
+        ("kept", "untried", "TVM does not check that the shapes of what it takes fit together"),
     }
 
 

@@ -11,13 +11,15 @@ from spmd.errors import ShardingError
 from spmd.placement import layout
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
-from spmd.transfers.conversion import conversion, moved_split
+from spmd.transfers.conversion import moved_split
+
+from .ways import conversion
 
 SHAPE = (6, 8)
 
 
 def steps(source, target, mesh=None):
-    found = conversion(Sharding.parse(source, SHAPE), Sharding.parse(target, SHAPE), mesh or Mesh(tp=2))
+    found = conversion(Sharding.parse(source, SHAPE), Sharding.parse(target, SHAPE), mesh or Mesh(tp=2), SHAPE)
     return None if found is None else [s.kind for s in found]
 
 
@@ -47,7 +49,7 @@ def test_steps(source, target, kinds):
 def test_every_step_starts_where_the_last_one_ended():
     mesh = Mesh(tp=2)
     source, target = Sharding.parse("[-, tp:2|6]", SHAPE), Sharding.parse("[-, tp]", SHAPE)
-    gather, cut = conversion(source, target, mesh)
+    gather, cut = conversion(source, target, mesh, SHAPE)
     assert gather.source == source and gather.target == cut.source == Sharding.replicated(2) and cut.target == target
     assert (gather.dim, cut.dim) == (1, 1)
 
@@ -124,7 +126,7 @@ def cut(array, sharding, mesh):
 
 def check(source, target, mesh):
     a, b = (Sharding.parse(t, SHAPE).normalized(mesh) for t in (source, target))
-    found = conversion(a, b, mesh)
+    found = conversion(a, b, mesh, SHAPE)
     if found is None:
         assert not set(b.partial) <= set(a.partial)
         return
@@ -157,7 +159,7 @@ def test_steps_of_another_kind_do_not_arrive(kind):
     """What the test above asks is more than where a step says that it ends."""
     mesh, array = Mesh(tp=2), np.arange(1.0, 49.0).reshape(SHAPE)
     a, b = Sharding.parse("[tp, -]", SHAPE), Sharding.parse("[-, tp:2|6]", SHAPE)
-    (step,) = conversion(a, b, mesh)
+    (step,) = conversion(a, b, mesh, SHAPE)
     assert step.kind == "all_to_all"
     expected = [layout.cut(array, b, mesh, r) for r in range(2)]
 

@@ -46,7 +46,8 @@ class Guard:
     def meeting(self, what: str, patient: bool = False) -> Generator[None]:
         """All processes are to come to `what`; `patient`: as long as one may compile for all."""
         before, self.timeout = self.timeout, max(self.timeout, _COMPILATION) if patient else self.timeout
-        self.row.text = what
+        if self.row.numbers[STATUS] != FAILED:  # which the others are to read
+            self.row.text = what
         self.row.numbers[SITE] = MEETING
         self.row.numbers[BEGUN] += 1
         try:
@@ -71,12 +72,14 @@ class Guard:
         """End every process: the first that comes here says why, on standard error."""
         if not self._ended.acquire(blocking=False):
             return
-        first = not any(row.numbers[ENDING] for row in self.rows.values())
-        self.row.numbers[ENDING] = 1
-        if first:
+        if any(row.numbers[ENDING] for row in self.rows.values()):
+            time.sleep(_PATIENCE)  # another one says why, and its abort ends this process, too
+        else:
+            self.row.numbers[ENDING] = 1
             lines = [f"  worker {rank} {self._state(rank)}" for rank in range(self.size)]
             sys.stdout.flush()
             print("\n".join([f"spmd.collectives.CollectiveError: {why}:", *lines]), file=sys.stderr, flush=True)
+            time.sleep(_GLANCE)  # for launchers that forward what is written, and drop it when all ends
         threading.Thread(target=_kill, daemon=True).start()
         self.abort()
 

@@ -70,7 +70,8 @@ def specs(
     draw: Draw, mod: tvm.IRModule, mesh: Mesh | None = None, divisible: Mapping[str, int] | None = None, lift: int = LIFT
 ) -> dict[str, P]:
     """Specs for some of the parameters and results of a module: dimensions split over axes of `mesh`, by default ``tp``, or over parts of
-    them, whole or open. Symbolic sizes are split where `divisible` says that they can be; constants of `lift` bytes or more are weights.
+    them, whole or open. Symbolic sizes are split evenly where `divisible` says that they can be, else in units over one axis; constants of
+    `lift` bytes or more are weights.
     """
     dice = Random(draw(st.integers(0, 2**63)))
     found: dict[str, P] = {}
@@ -91,7 +92,7 @@ def _entries(dice: Random, shape: tuple[int | str, ...], mesh: Mesh, divisible: 
         if at < 0:
             continue
         size = shape[at]
-        if isinstance(size, int) or (size in divisible and divisible[size] % mesh.axis_size(axis, *split[at]) == 0):
+        if isinstance(size, int) or divisible.get(size, 1) % mesh.axis_size(axis, *split[at]) == 0 or not split[at]:  # else in units
             split[at].append(axis)
     return [dice.choice([None, "?"]) if not s else s[0] if len(s) == 1 else tuple(s) for s in split]
 

@@ -1,0 +1,201 @@
+"""The shardings of one kind and the moves between them as arrays: the time of every move, and the fastest paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .states import Held, Kind, Move, State, States
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Time = Callable[[str, tuple[int, ...], int, int], float]
+"""The time of a move from its kind, the atoms that it runs over, the bytes that each worker brings, and those that it puts in order."""
+Measured = Mapping[tuple[int, int], int]
+"""What a worker holds of a dimension by a tiling of it that only the planning sizes tell."""
+TilingNumbers = tuple[int, ...]
+"""The number of the tiling of each dimension, -1 where it is whole."""
+_LONGEST = 12
+"""Moves of the longest path: more than any needs."""
+_ALIKE = 1e-9
+"""Of paths whose times differ by no more than rounding, the one of the fewest moves is taken."""
+
+
+class Graph:
+    """The states of a kind, and its moves as arrays in the order of the states that they start from."""
+
+    def __init__(self, kind: Kind) -> None:
+        found = States(kind)
+        self.kind, self.states, self.number = kind, found.states, found.number
+        moves = sorted(found.moves, key=lambda move: move[0])
+        self.moves: list[Move] = [move for _, move in moves]
+        self.before: Ints = np.array([before for before, _ in moves], np.int64)
+        self.after: Ints = np.array([self.number[move.after] for move in self.moves], np.int64)
+        alike: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._called: Ints = np.array([alike.setdefault((m.kind, m.atoms), len(alike)) for m in self.moves], np.int64)
+        self._calls = list(alike)
+        ends = [_Ends(kind, self.states[before], move) for before, move in moves]
+        self._padding: Ints = np.array([end.padding for end in ends], np.int64).reshape(-1, 2)
+        self._packed, self._unpacked = np.array([end.is_packed for end in ends], bool), np.array([end.is_unpacked for end in ends], bool)
+        self._tiling: Ints = np.array([end.tiling for end in ends], np.int64)
+        self._into: Ints = np.array([move.into for move in self.moves], np.int64)
+        shares = [[_share(kind, dim, held) for dim, held in enumerate(state.dims)] for state in self.states]
+        numbers = [self.tilings(state) for state in range(len(self.states))]
+        self._tilings: Ints = np.array(numbers, np.int64).reshape(len(numbers), len(kind.tilings))
+        self._shares: Ints = np.array(shares, np.int64).reshape(len(shares), len(kind.tilings), 2)
+        self._gathers = np.array([move.kind == "all_gather" for move in self.moves], bool)
+        self._between: dict[tuple[object, ...], Ints] = {}
+
+    def held(self, shape: Sequence[int], item: int, measured: Measured) -> Ints:
+        """The bytes that a worker holds in each state of a tensor of this shape, of which an element takes `item` bytes."""
+        found = np.full(len(self.states), item, np.int64)
+        for dim, size in enumerate(shape):
+            of, whole = self._shares[:, dim, 0], self._shares[:, dim, 1]
+            local = -(-size * of // whole)
+            for number in (tiling for at, tiling in measured if at == dim):
+                local[self._tilings[:, dim] == number] = measured[dim, number]
+            found *= local
+        return found
+
+    def times(self, held: Ints, shape: Sequence[int], measured: Measured, time: Time) -> Floats:
+        """The time of each move, of a tensor of this shape of which workers hold so many bytes in each state."""
+        before, padding = held[self.before], self._padding
+        for (dim, number), local in measured.items():
+            padding = padding.copy()
+            workers = self.kind.tilings[dim][number].workers
+            padding[(self._into == dim) & (self._tiling == number)] = (local * workers, shape[dim]) if shape[dim] else (1, 1)
+        brought = before * padding[:, 0] // padding[:, 1]
+        ordered = self._packed * (before + brought) + self._unpacked * 2 * held[self.after]
+        known: dict[tuple[int, int, int], float] = {}
+        found: list[float] = []
+        for key in zip(self._called.tolist(), brought.tolist(), ordered.tolist(), strict=True):
+            seconds = known.get(key)
+            if seconds is None:
+                kind, atoms = self._calls[key[0]]
+                seconds = known[key] = time(kind, atoms, *key[1:])
+            found.append(seconds)
+        return np.array(found)
+
+    def tilings(self, state: int) -> TilingNumbers:
+        """Those of each dimension, -1 where it is whole."""
+        return tuple([held.tiling if held else -1 for held in self.states[state].dims])
+
+    def between(self, source: TilingNumbers, target: TilingNumbers, gather: bool) -> Ints:
+        """The moves of paths between shardings of these tilings: those that split a dimension do so as the one or the other.
+
+        Without `gather`, none gathers.
+        """
+        key = (*zip(source, target, strict=True), gather)
+        if key not in self._between:
+            ends = np.array([(*source, -1), (*target, -1)], np.int64)  # a move into no dimension takes the last of these
+            allowed = (ends[0, self._into] == self._tiling) | (ends[1, self._into] == self._tiling)
+            self._between[key] = np.flatnonzero(allowed & (gather | ~self._gathers))
+        return self._between[key]
+
+
+class Paths:
+    """The fastest paths between the states of a graph, for one number of bytes."""
+
+    def __init__(self, graph: Graph, times: Floats, gather: bool = True) -> None:
+        self.graph, self.times, self._gather = graph, times, gather
+        self._known: dict[tuple[object, ...], Floats] = {}
+
+    def seconds(self, sources: Sequence[int], targets: Sequence[int]) -> Floats:
+        """The least time from each of `sources` (rows) to each of `targets` (columns), infinite where there is no way."""
+        found = np.empty((len(sources), len(targets)))
+        rows, columns = self._by_tilings(sources), self._by_tilings(targets)
+        for (source, some), (target, others) in product(rows.items(), columns.items()):
+            ends = [targets[j] for j in others]
+            found[np.ix_(some, others)] = self._columns(source, target, ends)[[sources[i] for i in some]]
+        return found
+
+    def _by_tilings(self, states: Sequence[int]) -> dict[TilingNumbers, list[int]]:
+        found: dict[TilingNumbers, list[int]] = {}
+        for place, state in enumerate(states):
+            found.setdefault(self.graph.tilings(state), []).append(place)
+        return found
+
+    def _columns(self, source: TilingNumbers, target: TilingNumbers, ends: Sequence[int]) -> Floats:
+        """The times from all states to `ends`, of paths between shardings of these tilings."""
+        either = tuple([frozenset(pair) - {-1} for pair in zip(source, target, strict=True)])
+        missing = [end for end in dict.fromkeys(ends) if (either, end) not in self._known]
+        if missing:
+            found = self._levels(self.graph.between(source, target, self._gather), missing)[-1]
+            self._known.update(((either, end), found[:, i]) for i, end in enumerate(missing))
+        return np.stack([self._known[either, end] for end in ends], axis=1)
+
+    def path(self, source: int, target: int) -> list[Move] | None:
+        """The moves of the fastest path, or None where there is no way."""
+        graph = self.graph
+        moves = graph.between(graph.tilings(source), graph.tilings(target), self._gather)
+        levels = [level[:, 0] for level in self._levels(moves, [target])]
+        if np.isinf(levels[-1][source]):
+            return None
+        found: list[Move] = []
+        last = len(levels) - 1
+        while source != target:
+            while levels[last - 1][source] == levels[last][source]:
+                last -= 1
+            last -= 1  # the moves that are left after the next one
+            mine = moves[graph.before[moves] == source]
+            total = self.times[mine] + levels[last][graph.after[mine]]
+            best = mine[np.flatnonzero(total <= total.min() * (1 + _ALIKE))[0]]
+            found.append(graph.moves[best])
+            source = int(graph.after[best])
+        return found
+
+    def _levels(self, moves: Ints, targets: Sequence[int]) -> list[Floats]:
+        """The least times of paths of no move, of one at most, of two at most and so on, up to where more moves save nothing."""
+        graph = self.graph
+        before, after, times = graph.before[moves], graph.after[moves], self.times[moves, None]
+        now = np.full((len(graph.states), len(targets)), np.inf)
+        now[list(targets), range(len(targets))] = 0.0
+        levels = [now]
+        starts = np.flatnonzero(np.diff(before, prepend=-1))
+        if not len(starts):
+            return levels
+        places = before[starts]
+        for _ in range(_LONGEST):
+            best = np.minimum.reduceat(times + now[after], starts, axis=0)
+            better = best < now[places] * (1 - _ALIKE)
+            if not better.any():
+                break
+            now = now.copy()
+            now[places] = np.where(better, best, now[places])
+            levels.append(now)
+        return levels
+
+
+class _Ends:
+    """What a move finds and leaves of the dimensions that it changes."""
+
+    def __init__(self, kind: Kind, before: State, move: Move) -> None:
+        self.tiling, self.padding, self.is_packed, self.is_unpacked = -1, (1, 1), False, False
+        if move.into >= 0:
+            held = move.after.dims[move.into]
+            assert held is not None
+            tiling, self.tiling = kind.tilings[move.into][held.tiling], held.tiling
+            is_first = before.dims[move.into] is None
+            if is_first and tiling.size:
+                self.padding = tiling.padded, tiling.size
+            many = len(tiling.pieces) * held.cuts > 1
+            self.is_packed = not tiling.symbolic and (many or (is_first and tiling.is_padded))
+        if move.kind in ("all_gather", "all_to_all"):
+            held = before.dims[move.dim]
+            assert held is not None
+            tiling = kind.tilings[move.dim][held.tiling]
+            many, is_last = len(tiling.pieces) * held.cuts > 1, move.after.dims[move.dim] is None
+            self.is_unpacked = not tiling.symbolic and (many or (is_last and tiling.is_padded))
+
+
+def _share(kind: Kind, dim: int, held: Held | None) -> tuple[int, int]:
+    """How much of a dimension a worker holds, as a fraction."""
+    if held is None:
+        return 1, 1
+    tiling = kind.tilings[dim][held.tiling]
+    return tiling.padded // prod(kind.sizes[atom] for atom in held.atoms), max(tiling.size, 1)

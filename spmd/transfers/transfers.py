@@ -1,0 +1,132 @@
+"""The fastest ways from shardings to others by a cost model's own times, one at a time or all pairs of many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding, Split
+
+from .atoms import MOST, atoms_of
+from .conversion import Step, steps_through
+from .family import Family, View, tilings_of, view_of
+from .graph import Floats, Paths
+
+Time = Callable[[str, str, int, int], float]
+"""The time of one move from its kind, the axis that it runs over, the bytes that each worker brings, and those that it puts in order."""
+HeldSize = Callable[[int, Split], int]
+"""What a worker holds of a dimension of a planning size."""
+_MANY = 64
+"""Ways to tile a tensor in one search; where there are more, shardings are searched with those that are tiled like them."""
+
+
+class Transfers:
+    """Shortest paths over the shardings of a mesh.
+
+    Pairs of shardings that differ in names and sizes alone are searched once; times are worked out once for all pairs of a number of bytes.
+    """
+
+    def __init__(self, mesh: Mesh, time: Time, held_size: HeldSize) -> None:
+        self.mesh, self.time, self._held_size = mesh, time, held_size
+        axes = frozenset(name for name, size in mesh.axes.items() if size > 1)
+        self._all = axes if len(axes) <= MOST else frozenset[str]()
+        """The axes that every search may use, whether the value is split over them or not."""
+        self._families: dict[tuple[object, ...], Family] = {}
+        self._paths: dict[tuple[object, ...], Paths] = {}
+        self._found: dict[tuple[object, ...], tuple[Step, ...] | None] = {}
+
+    def seconds(
+        self, shape: tuple[int, ...], item: int, sources: Sequence[Sharding], targets: Sequence[Sharding], *, gather: bool = True
+    ) -> Floats:
+        """The least time from each of `sources` (rows) to each of `targets` (columns), infinite where there is no way.
+
+        It is that of a tensor of the planning `shape`, of which an element takes `item` bytes. Without `gather`, nothing is gathered.
+        """
+        found = np.full((len(sources), len(targets)), np.inf)
+        views = [view_of(s, self.mesh) for s in sources], [view_of(s, self.mesh) for s in targets]
+        many = prod(map(len, filter(None, tilings_of((*views[0], *views[1]))))) > _MANY
+        partial = _together([view.partial for view in views[0]])
+        rows: dict[object, list[int]] = {}
+        columns: dict[object, list[int]] = {}
+        for i, view in enumerate(views[0]):
+            rows.setdefault((view.names - self._all, partial or view.partial, many and view.tilings), []).append(i)
+        for j, view in enumerate(views[1]):
+            columns.setdefault((view.names - self._all, many and view.tilings), []).append(j)
+        for some, others in product(rows.values(), columns.values()):
+            befores, afters = [views[0][i] for i in some], [views[1][j] for j in others]
+            if self._is_shared(befores[0], afters[0]):
+                found[np.ix_(some, others)] = self._block(shape, item, befores, afters, gather)
+            else:
+                for (i, before), (j, after) in product(zip(some, befores, strict=True), zip(others, afters, strict=True)):
+                    found[i, j] = self._block(shape, item, [before], [after], gather)[0, 0]
+        return found
+
+    def steps(
+        self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, *, gather: bool = True
+    ) -> tuple[Step, ...] | None:
+        """The moves of the fastest way, or None where there is none (nothing becomes partial)."""
+        if source == target:
+            return ()
+        key = (shape, item, source, target, gather)
+        if key not in self._found:
+            self._found[key] = self._steps(shape, item, source, target, gather)
+        return self._found[key]
+
+    def _steps(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, gather: bool) -> tuple[Step, ...] | None:
+        before, after = view_of(source, self.mesh), view_of(target, self.mesh)
+        family = self._family([before], [after])
+        start, end = family.numbers([before, after])
+        moves = None if end < 0 else self._of(family, shape, item, gather).path(start, end)
+        steps = None if moves is None else steps_through(family.shardings(source, moves, target), self.mesh)
+        return None if steps is None else tuple(steps)
+
+    def _block(self, shape: tuple[int, ...], item: int, befores: Sequence[View], afters: Sequence[View], gather: bool) -> Floats:
+        """The times between shardings that are searched together."""
+        family = self._family(befores, afters)
+        starts, ends = family.numbers(befores), family.numbers(afters)
+        known = [j for j, end in enumerate(ends) if end >= 0]
+        found = np.full((len(befores), len(afters)), np.inf)
+        if known:
+            found[:, known] = self._of(family, shape, item, gather).seconds(starts, [ends[j] for j in known])
+        return found
+
+    def _of(self, family: Family, shape: tuple[int, ...], item: int, gather: bool) -> Paths:
+        rest = prod([size for dim, size in enumerate(shape) if dim not in family.dims], start=item)
+        sizes = [shape[dim] for dim in family.dims]
+        measured = {place: self._held_size(sizes[place[0]], split) for place, split in family.measured.items()}
+        held = family.graph.held(sizes, rest, measured)
+        key = (id(family.graph), tuple(family.names), held.tobytes(), gather)
+        if key not in self._paths:
+            times = family.graph.times(held, sizes, measured, lambda kind, atoms, *of: self.time(kind, family.axis(atoms), *of))
+            self._paths[key] = Paths(family.graph, times, gather)
+        return self._paths[key]
+
+    def _names(self, before: View, after: View) -> frozenset[str]:
+        """The axes of a search: all of the mesh, or where these would be too many parts those of the two shardings."""
+        common = before.names | after.names | self._all
+        return common if len(atoms_of(common, self.mesh)) <= MOST else before.names | after.names
+
+    def _is_shared(self, before: View, after: View) -> bool:
+        """Whether pairs like this one, which differ in the axes of the mesh that they use, are searched at once."""
+        common = before.names | after.names | self._all
+        return len(atoms_of(common, self.mesh)) <= MOST
+
+    def _family(self, befores: Sequence[View], afters: Sequence[View]) -> Family:
+        names, tilings = self._names(befores[0], afters[0]), tilings_of((*befores, *afters))
+        partial = _together([view.partial for view in befores]) or befores[0].partial
+        alone = len(atoms_of(names, self.mesh)) > MOST
+        ends = (befores[0], afters[0]) if alone else None
+        key: tuple[object, ...] = (names, tilings, partial, ends)
+        if key not in self._families:
+            self._families[key] = Family(self.mesh, names, tilings, partial, ends)
+        return self._families[key]
+
+
+def _together(partial: Sequence[tuple[tuple[str, str], ...]]) -> tuple[tuple[str, str], ...]:
+    """All axes over which some of the values are partial; none where one axis is to be reduced in two ways."""
+    found = dict(pair for pairs in partial for pair in pairs)
+    return tuple(sorted(found.items())) if all(found[name] == kind for pairs in partial for name, kind in pairs) else ()

@@ -1,0 +1,57 @@
+"""What works here: each line is a finding, and what does not work says what mends it."""
+
+import subprocess
+
+import numpy as np
+import pytest
+
+from spmd.__main__ import main
+from spmd.errors import ShardingError
+from spmd.run import doctor
+from spmd.run.doctor import Finding, examine
+from spmd.run.self_test import program
+from spmd.run.workers import workers
+from tests.mpi import need_mpi
+
+
+def test_every_part_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--quick"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["tvm", "linker", "threads", "pocl", "mpi", "gpus"]
+    assert "there is no backend of several GPUs yet" in lines[-1]
+
+
+def test_what_is_missing_says_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_mpi() -> None:
+        raise ShardingError("run", "mpi4py does not load", "pip install 'spmd[mpi]'.")
+
+    monkeypatch.setattr(doctor, "find", no_mpi)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
+    found = {finding.name: finding for finding in examine()}
+    assert str(found["mpi"]) == "mpi       no     mpi4py does not load. pip install 'spmd[mpi]'"
+    assert not found["linker"].works and found["linker"].way_out == "Install g++."
+
+
+@pytest.mark.mpi
+def test_two_processes_meet() -> None:
+    need_mpi()
+    found = next(finding for finding in examine() if finding.name == "mpi")
+    assert found.works and found.found.endswith("two processes met"), found
+
+
+@pytest.mark.mpi
+def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_mpi()
+    ended = subprocess.CompletedProcess([], 1, "right\n", "Traceback\nCollectiveError: worker 0 waited\n----\n")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_args, **_named: ended)
+    monkeypatch.setattr(doctor, "find", lambda: doctor_launcher)
+    finding = next(finding for finding in examine() if finding.name == "mpi")
+    assert finding == Finding("mpi", False, "Open MPI, started by mpiexec: two processes do not meet (CollectiveError: worker 0 waited)")
+
+
+doctor_launcher = type("Fake", (), {"family": "Open MPI", "path": "mpiexec", "command": lambda *_: [], "environment": lambda *_: {}})()
+
+
+def test_the_program_of_the_self_test_is_right_on_threads() -> None:
+    with workers(program()) as running:
+        assert running["main"](np.arange(8, dtype="float32").reshape(2, 4)).tolist() == [[4, 6, 8, 10]]
