@@ -138,17 +138,23 @@ class _Pair:
             raise ShardingError(f"verify, {name!r}", f"{wrong}{blamed}", "The per-worker program is wrong there.") from wrong
 
     def _module(self, name: str, seed: int) -> tuple[Arguments, list[Any], Any]:
-        """Arguments whose integers point nowhere outside, what the module leaves in them, and what it gives."""
+        """Arguments whose integers point outside no more than zeros do, what the module leaves in them, and what it gives."""
         given = {key.split(".", 1)[1]: value for key, value in self.given.items() if key.startswith(f"{name}.")}
-        first, *smaller = _highs(self._source[name])
-        while True:
-            make = Arguments(seed, first, self.sizes, self.divisible, given)
+
+        def tried(high: int) -> tuple[Arguments, list[Any], Any]:
+            make = Arguments(seed, high, self.sizes, self.divisible, given)
             args = make.of(self._source[name])
-            self._one.outside, self._one.opaque = False, Opaque()
-            expected = self._expected(name, args)
-            if not self._one.outside or not smaller:
-                return make, args, expected
-            first, *smaller = smaller
+            self._one.outside, self._one.opaque = 0, Opaque()
+            return make, args, self._expected(name, args)
+
+        outside: dict[int, int] = {}
+        for high in _highs(self._source[name]):
+            found = tried(high)
+            outside[high] = self._one.outside
+            if not self._one.outside:
+                return found
+        # Some kernels read outside whatever they are given, and drop it.
+        return tried(next(high for high, count in outside.items() if count <= outside[1]))
 
     def _columns(self, args: list[Any], one: Signature, make: Arguments) -> list[list[Any]]:
         """What each worker is given, sizes and constants of the module among it."""
