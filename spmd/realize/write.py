@@ -85,6 +85,8 @@ class _Writer:
         """Branch -> what it makes, and whether its padding is known to be zero; arguments and constants are zero there."""
         self._padded: dict[int, bool] = {}
         self._names: dict[Value, str] = {}
+        self._as_kept = self._taken_as_kept()
+        """What some operator or the return takes in another sharding than the one in which it is made."""
 
     def run(self) -> list[Step]:
         """All steps, the return last."""
@@ -96,6 +98,14 @@ class _Writer:
         if self.prices is None or any(node.branch for node in self.function.nodes):
             return self.steps
         return bundled(self.steps, self._singles, self._starts, self.function.nodes, self.prices)
+
+    def _taken_as_kept(self) -> set[Value]:
+        made = {v: s for node in self.function.nodes for v, s in zip(node.outputs, self.decided.runs(node).outputs, strict=True)}
+        taken = [pair for node in self.function.nodes for pair in zip(node.inputs, self.decided.runs(node).inputs, strict=True)]
+        assert self.function.result is not None
+        ends = zip(leaves(self.function.result), self.decided.returned(self.function), strict=True)
+        taken += [(v, end.sharding or self.decided.kept[v]) for v, end in ends if v.is_tensor]
+        return {value for value, sharding in taken if made.get(value) != sharding}
 
     def _operator(self, node: Node, at: int) -> None:
         runs, kept = self.decided.runs(node), self.decided.kept
@@ -110,7 +120,8 @@ class _Writer:
             if value.is_tensor:
                 self._hold(value, sharding, node.branch, zero or not sharding.is_padded(self.mesh))
         for value, sharding in made:
-            self._convert(value, sharding, kept[value], node.branch, Cause(MADE, at))
+            if value in self._as_kept or node.branch or value.memory:
+                self._convert(value, sharding, kept[value], node.branch, Cause(MADE, at))
         if node.joined is not None:
             self._join(node)
 
