@@ -26,6 +26,7 @@ from .backend import Backend
 from .communicator import Endpoint
 from .native.board import ENDED, FAILED, MOST_AXES, STATUS
 from .native.carriers import carrier, compiled, constant
+from .native.guard import COMPILATION
 from .native.mpi import TABLE, process
 from .slots import CollectiveError, Record, Slot, Slots, records
 
@@ -44,6 +45,8 @@ class MPIBackend(Backend):
             what = f"{mesh} has {mesh.size} workers, and MPI has started {self.process.size}"
             raise ShardingError("backend 'mpi'", what, f"python -m spmd run -n {mesh.size} script.py starts as many.")
         self.ranks = (self.process.rank,)
+        self.started = False
+        """Whether all have begun: until then one may load and compile longer than another."""
         self.slots = Slots()
         self._groups: dict[str, list[int]] = {}
 
@@ -116,7 +119,8 @@ class MPIBackend(Backend):
     def agree(self, what: str, facts: Sequence[str] = ()) -> None:
         """See `Backend`."""
         guard = self.process.guard
-        guard.timeout, guard.slots, guard.groups = self.timeout, self.slots, self._groups
+        guard.timeout = self.timeout if self.started else max(self.timeout, COMPILATION)
+        guard.slots, guard.groups = self.slots, self._groups
         guard.axes = {axis: number for number, axis in enumerate(self._groups)}
         guard.begin()  # before the meeting: who comes out of it finds nobody at the end of another run
         mine = f"{what} with {', '.join(facts)}" if facts else what
@@ -157,6 +161,7 @@ class MPIEndpoint(Endpoint):
             texts = self._texts("")
             rank = next(r for r, text in enumerate(texts) if text)
             raise CollectiveError(f"worker {rank} {texts[rank]}")
+        self._backend.started = True
         for number, axis in enumerate(self._axes()):
             for group in self.mesh.groups(axis):
                 if len({int(outcome[rank, 1 + number]) for rank in group}) > 1:

@@ -91,8 +91,11 @@ def _check_steps(function: Function, plan: Plan) -> None:
 
     planned = _planned_ways(plan, function, where)
 
-    def ways(value: Value, source: Sharding, target: Sharding, _: bool) -> Sequence[Move] | None:
-        return planned.get((value.path, source, target))
+    def ways(value: Value, source: Sharding, target: Sharding, _: bool) -> Sequence[Move]:
+        if (value.path, source, target) not in planned:
+            what = f"its steps do not say how it goes from {source} to {target}, which follows from its decisions"
+            raise ShardingError(f"{where}: {value.name!r}", what, WAY_OUT)
+        return planned[value.path, source, target]
 
     decided = Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends, ways)
     expected = realize(function, decided)

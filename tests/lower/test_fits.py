@@ -189,7 +189,7 @@ def padded_plan():
 def test_a_step_that_is_missing_is_refused(kind):
     plan = padded_plan()
     plan.steps["main"].remove(next(step for step in plan.steps["main"] if isinstance(step, kind)))
-    with pytest.raises(ShardingError, match=r"plan for 'main': it does .* follows from its decisions\. Plan this module"):
+    with pytest.raises(ShardingError, match=r"plan for 'main': .* follows from its decisions\. Plan this module"):
         spmd.lower(Uneven, plan)
 
 
@@ -207,7 +207,7 @@ def test_a_bundle_that_moves_what_nothing_asks_for_is_refused():
     steps = plan.steps["main"]
     at = next(i for i, step in enumerate(steps) if isinstance(step, Bundle))
     steps[at] = Bundle(steps[at].transfers[:1])
-    with pytest.raises(ShardingError, match=r"plan for 'main': it does .* follows from its decisions"):
+    with pytest.raises(ShardingError, match=r"plan for 'main': .* follows from its decisions"):
         spmd.lower(Products, plan)
     steps[at] = Bundle((*steps[at].transfers, *steps[at].transfers))
     with pytest.raises(ShardingError, match=r"plan for 'main': .* follows from its decisions"):
