@@ -5,11 +5,11 @@ from .annotate import hint
 from .costs.cost import Cost, Work
 from .costs.profile import Link, Profile
 from .errors import ShardingError
+from .explain import Plan
 from .pipeline import ShardedModule, lower, plan, shard
 from .placement.mesh import Mesh
 from .placement.sharding import Sharding
 from .placement.spec import P
-from .plan.model import Plan
 from .rules.registry import rule
 from .run.library import Library, build, load
 from .run.measure import measure

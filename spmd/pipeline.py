@@ -22,16 +22,17 @@ from .costs.cost import Cost, CostFactory
 from .costs.planning_sizes import check_symbols, planning_sizes
 from .costs.profile import Profile, profile_of, profile_taken
 from .errors import ShardingError
+from .explain import Plan
 from .ir.inline import inlined
 from .ir.lift import LIFT, kept_whole, lifted
 from .ir.normal import normalized
 from .lower import check_plan, lower_graph, sizes_passed, told_by_shards
 from .placement.arrays import host
 from .placement.mesh import Mesh, MeshLike
-from .plan.model import Plan
+from .plan import model
 from .program.build import build_graph
 from .program.graph import Graph
-from .realize.plan_of_decision import make_plan
+from .propagate.planner import make_plan
 from .run.constants import constants_by_name
 from .run.partition import partition
 from .verify import verify as proven
@@ -133,8 +134,8 @@ def plan(
         return _planned(mod, mesh, specs, profile, sizes, divisible, memory, lift, cost)[1]
 
 
-@door(mod=checks.module, plan=checks.instance(Plan, "Write spmd.lower(mod, spmd.plan(mod, mesh))."))
-def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
+@door(mod=checks.module, plan=checks.instance(model.Plan, "Write spmd.lower(mod, spmd.plan(mod, mesh))."))
+def lower(mod: tvm.IRModule, plan: model.Plan) -> tvm.IRModule:
     """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module."""
     with _frozen():
         graph = build_graph(lifted(inlined(normalized(mod)), plan.lift), checks.divisible("plan.divisible", plan.divisible))
@@ -142,7 +143,7 @@ def lower(mod: tvm.IRModule, plan: Plan) -> tvm.IRModule:
         return _lowered(graph, plan)
 
 
-def _lowered(graph: Graph, plan: Plan) -> tvm.IRModule:
+def _lowered(graph: Graph, plan: model.Plan) -> tvm.IRModule:
     """The program of each worker; sizes that no worker is told are written as multiples of local ones first."""
     told = told_by_shards(graph, plan)
     return lower_graph(graph if told is None else build_graph(told, plan.divisible), plan)
@@ -166,7 +167,7 @@ def _planned(
     graph = mark_accesses(build_graph(lifted(inlined(normalized(mod)), lift), divisible))
     check_symbols(graph, sizes=sizes, divisible=divisible)
     annotate(graph, times.mesh, specs)
-    decided = make_plan(graph, times)
+    decided = Plan.of(make_plan(graph, times))
     decided.functions.update(sizes_passed(graph, decided))
     decided.divisible, decided.lift, decided.profile = dict(divisible or {}), lift, times.name
     if times.mesh.size > 1 and (whole := kept_whole(graph.module, lift)):

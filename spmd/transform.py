@@ -16,8 +16,8 @@ import tvm
 from . import checks, pipeline
 from .checks.door import door
 from .errors import ShardingError
+from .explain import Plan
 from .pipeline import ShardedModule
-from .plan.model import Plan
 
 _Options = ParamSpec("_Options")
 _Made = TypeVar("_Made")

@@ -16,8 +16,8 @@ LIFT = 16
 """The tensors of these programs are small."""
 
 
-def drawn(number, count):
-    """`count` programs of one or two functions, always the same for the same number."""
+def drawn(number, count, on=None):
+    """`count` programs of one or two functions, always the same for the same number; `on`: a strategy of their meshes."""
     cases = []
 
     @seed(number)
@@ -26,7 +26,7 @@ def drawn(number, count):
     def draw(data):
         large = data.draw(st.sampled_from(range(10))) == 0
         mod = data.draw(programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_"))
-        mesh = data.draw(meshes(6))
+        mesh = data.draw(on or meshes(6))
         cases.append(Case(mod, mesh, data.draw(specs(mod, mesh, DIVISIBLE, LIFT)), SIZES, DIVISIBLE, LIFT))
 
     draw()

@@ -29,10 +29,10 @@ class _Current(threading.local):
 _current = _Current()
 
 
-@door(endpoint=checks.maybe(checks.instance(Endpoint)))
-def set_communicator(endpoint: Endpoint | None) -> None:
-    """Make the calling thread the worker of `endpoint`."""
-    _current.endpoint = endpoint
+@door(communicator=checks.maybe(checks.instance(Endpoint)))
+def set_communicator(communicator: Endpoint | None) -> None:
+    """Make the calling thread the worker whose end this is."""
+    _current.endpoint = communicator
 
 
 def python_carriers(slots: Slots) -> dict[str, Callable[..., None]]:

@@ -6,13 +6,11 @@ start and the end of a run only. Works with any MPI that mpi4py works with.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,98 +24,13 @@ from spmd.placement.mesh import Mesh
 
 from .backend import Backend
 from .communicator import Endpoint
-from .native.board import ENDED, FAILED, MOST_AXES, STATUS, Row, Trace, create, opened
+from .native.board import ENDED, FAILED, MOST_AXES, STATUS
 from .native.carriers import carrier, compiled, constant
-from .native.guard import Guard
-from .native.table import Function, Table
+from .native.guard import COMPILATION
+from .native.mpi import TABLE, process
 from .slots import CollectiveError, Record, Slot, Slots, records
 
 Item = TypeVar("Item")
-
-TABLE = Table(
-    name="MPI",
-    functions={
-        "all_reduce": Function("MPI_Allreduce", "source target count type kind comm", pieces=True),
-        "all_gather": Function("MPI_Allgather", "source count type target count type comm"),
-        "reduce_scatter": Function("MPI_Reduce_scatter_block", "source target part type kind comm"),
-        "all_to_all": Function("MPI_Alltoall", "source part type target part type comm"),
-        "permute": Function("MPI_Sendrecv", "source count type to tag target count type from tag comm status", pieces=True),
-        "broadcast": Function("MPI_Bcast", "target count type root comm", pieces=True),
-    },
-    types={
-        "float32": "FLOAT",
-        "float64": "DOUBLE",
-        **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}_T" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-    },
-    kinds={"sum": "SUM", "prod": "PROD", "max": "MAX", "min": "MIN"},
-    count="int32",
-    most=1 << 30,
-)
-
-
-class Process:
-    """What this process has of MPI, made once: communicators by their groups, the board that its host shares, the guard."""
-
-    def __init__(self) -> None:
-        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
-            what = "this MPI was started for one thread, and workers run in threads of their own"
-            raise ShardingError("backend 'mpi'", what, "Leave mpi4py.rc as it is, or ask for MPI.THREAD_MULTIPLE.")
-        self._library = _c_library()
-        self.comm = MPI.COMM_WORLD.Dup()
-        self.comm.Set_errhandler(MPI.ERRORS_RETURN)
-        self.rank, self.size = int(self.comm.rank), int(self.comm.size)
-        self.host = self.comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
-        self.trace = Trace()
-        self.guard = Guard(self.rank, self._board(), self.size, lambda: MPI.COMM_WORLD.Abort(1))
-        self.status = np.zeros(64, np.uint8)  # what MPI_Sendrecv writes
-        self._split: dict[tuple[tuple[int, ...], ...], Any] = {}
-
-    def _board(self) -> dict[int, Row]:
-        """The rows of the processes of this host, by their ranks in all."""
-        path, memory = create(self.host.size) if self.host.rank == 0 else ("", None)
-        path = self.host.bcast(path)
-        memory = opened(path, self.host.size) if memory is None else memory
-        self.host.Barrier()
-        if self.host.rank == 0:
-            os.unlink(path)
-        return {rank: Row(memory, place) for place, rank in enumerate(self.host.allgather(self.rank))}
-
-    def over(self, groups: Sequence[Sequence[int]]) -> Any:
-        """The communicator of this process's group; each is made once, by all together."""
-        key = tuple(map(tuple, groups))
-        if key not in self._split:
-            color = next(i for i, group in enumerate(key) if self.rank in group)
-            self._split[key] = self.comm.Split(color, key[color].index(self.rank))
-            self._split[key].Set_errhandler(MPI.ERRORS_RETURN)
-        return self._split[key]
-
-    def handle(self, thing: Any) -> Any:
-        """What C calls it: a pointer, or an int where this MPI has those."""
-        value = int(MPI._handleof(thing))  # pyright: ignore[reportPrivateUsage]
-        if MPI._sizeof(thing) == 4:  # pyright: ignore[reportPrivateUsage] -- mpi4py gives it with its sign in 64 bits
-            value &= 0xFFFFFFFF
-            return T.int32(value - (1 << 32 if value >> 31 else 0))
-        return T.int64(value)
-
-
-@cache
-def process() -> Process:
-    """What there is of this process."""
-    return Process()
-
-
-def _c_library() -> ctypes.CDLL:
-    """The MPI that mpi4py has loaded, its symbols made global. One that is missing would kill the process when it is called."""
-    with open("/proc/self/maps") as maps:
-        loaded = sorted({line.split()[-1] for line in maps if ".so" in line and "/" in line})
-    for path in loaded:
-        if os.path.basename(path).startswith(("libmpi.so", "libmpich.so", "libmpi_abi.so", "libmpi.12.so")):
-            library = ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
-            missing = [f.symbol for f in TABLE.functions.values() if not hasattr(library, f.symbol)]
-            if missing:
-                raise ShardingError("backend 'mpi'", f"{path} has no {', '.join(missing)}", "Use an MPI of version 3 or later.")
-            return library
-    raise ShardingError("backend 'mpi'", "the MPI that mpi4py has loaded is not found", "Use Open MPI, MPICH or Intel MPI on Linux.")
 
 
 class MPIBackend(Backend):
@@ -132,6 +45,8 @@ class MPIBackend(Backend):
             what = f"{mesh} has {mesh.size} workers, and MPI has started {self.process.size}"
             raise ShardingError("backend 'mpi'", what, f"python -m spmd run -n {mesh.size} script.py starts as many.")
         self.ranks = (self.process.rank,)
+        self.started = False
+        """Whether all have begun: until then one may load and compile longer than another."""
         self.slots = Slots()
         self._groups: dict[str, list[int]] = {}
 
@@ -204,7 +119,8 @@ class MPIBackend(Backend):
     def agree(self, what: str, facts: Sequence[str] = ()) -> None:
         """See `Backend`."""
         guard = self.process.guard
-        guard.timeout, guard.slots, guard.groups = self.timeout, self.slots, self._groups
+        guard.timeout = self.timeout if self.started else max(self.timeout, COMPILATION)
+        guard.slots, guard.groups = self.slots, self._groups
         guard.axes = {axis: number for number, axis in enumerate(self._groups)}
         guard.begin()  # before the meeting: who comes out of it finds nobody at the end of another run
         mine = f"{what} with {', '.join(facts)}" if facts else what
@@ -245,6 +161,7 @@ class MPIEndpoint(Endpoint):
             texts = self._texts("")
             rank = next(r for r, text in enumerate(texts) if text)
             raise CollectiveError(f"worker {rank} {texts[rank]}")
+        self._backend.started = True
         for number, axis in enumerate(self._axes()):
             for group in self.mesh.groups(axis):
                 if len({int(outcome[rank, 1 + number]) for rank in group}) > 1:

@@ -116,6 +116,12 @@ class Cost(Works):
         """The time of one move of a tensor of the planning `shape`."""
         return self.move_time(step.kind, step.axis, self.step_bytes(step, shape, item), self.reorder_bytes(step, shape, item))
 
+    def step_times(self, step: Step, shape: tuple[int, ...], item: int) -> tuple[float, float, float]:
+        """The parts of `step_time`: putting elements in order before the move, the move itself, putting them in order after it."""
+        moved = self.move_time(step.kind, step.axis, self.step_bytes(step, shape, item), 0)
+        bandwidth = self.profile.memory_bandwidth
+        return self._pack_bytes(step, shape, item) / bandwidth, moved, self._unpack_bytes(step, shape, item) / bandwidth
+
     def move_time(self, kind: str, axis: str, held: int, ordered: int) -> float:
         """The time of a collective, or a slice, to which each worker brings `held` bytes; `ordered` bytes are put in order around it."""
         local = ordered / self.profile.memory_bandwidth
@@ -130,12 +136,15 @@ class Cost(Works):
 
     def reorder_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
         """Bytes that a worker reads and writes to put a dimension in the order of shards, padded, or back in its own."""
-        total = 0
-        if step.into >= 0 and self._is_reordered(step, step.into):
-            total += self.local_bytes(shape, item, step.source) + self._padded_bytes(step, step.into, shape, item)
-        if step.off >= 0 and self._is_reordered(step, step.off):
-            total += 2 * self.local_bytes(shape, item, step.target)
-        return total
+        return self._pack_bytes(step, shape, item) + self._unpack_bytes(step, shape, item)
+
+    def _pack_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
+        if step.into < 0 or not self._is_reordered(step, step.into):
+            return 0
+        return self.local_bytes(shape, item, step.source) + self._padded_bytes(step, step.into, shape, item)
+
+    def _unpack_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
+        return 2 * self.local_bytes(shape, item, step.target) if step.off >= 0 and self._is_reordered(step, step.off) else 0
 
     def _is_reordered(self, step: Step, dim: int) -> bool:
         split = moved_split(step, dim, self.mesh)

@@ -1,8 +1,7 @@
-"""What a plan says to people: the reasons of one value, tables, differences, a page. It reads plans and decides nothing."""
+"""What a plan says to people: the reasons of one value, listings, tables, differences, a page. It reads plans and decides nothing."""
 
-from .difference import Difference, difference
-from .page import write_page
-from .report import Report, report
-from .text import explanation, known_name, summary
+from .difference import Difference
+from .report import Report
+from .speaking import Plan
 
-__all__ = ["Difference", "Report", "difference", "explanation", "known_name", "report", "summary", "write_page"]
+__all__ = ["Difference", "Plan", "Report"]

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
+from spmd.plan.model import Plan
 
 from .tables import folded, size_text, time_text
-
-if TYPE_CHECKING:
-    from spmd.plan.model import Plan
 
 Changed = dict[str, tuple[Sharding | None, Sharding | None]]
 """Name -> sharding here and there, None where a plan does not have the name."""

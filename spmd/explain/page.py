@@ -8,18 +8,15 @@ import tempfile
 from collections.abc import Hashable
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spmd.placement.sharding import Sharding
-from spmd.plan.decisions import branch_text
+from spmd.plan.decisions import Collective, branch_text
+from spmd.plan.model import Plan
 
 from .repeats import repeats
 from .report import residents
 from .tables import folded, item_bytes, shape_text
-
-if TYPE_CHECKING:
-    from spmd.plan.decisions import Collective
-    from spmd.plan.model import Plan
 
 _FILES = Path(__file__).parent
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from spmd.plan.decisions import Collective, Memory
+from spmd.plan.model import Plan
 
 from .tables import Table, first_of_calls, folded, item_bytes, shape_text, size_text, time_text
-
-if TYPE_CHECKING:
-    from spmd.plan.decisions import Collective, Memory
-    from spmd.plan.model import Plan
 
 
 @dataclass(frozen=True)

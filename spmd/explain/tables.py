@@ -6,15 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tvm
 
-if TYPE_CHECKING:
-    from spmd.plan.decisions import Collective
+from spmd.plan.decisions import Collective
 
 _NUMBER = re.compile(r"[-+]?[\d,.]+( (B|kB|MB|GB|us|ms|s))?|-")
-_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+_LAYER = re.compile(r"(?<=[._])\d+(?=[._])")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def item_bytes(dtype: str) -> int:
 
 
 def folded(name: str) -> str:
-    """A name without the number of its layer: ``layers.3.mlp.weight`` -> ``layers.*.mlp.weight``."""
+    """A name without the number of its layer: ``layers.3.mlp.weight`` -> ``layers.*.mlp.weight``, ``layers_3_mlp`` -> ``layers_*_mlp``."""
     return _LAYER.sub("*", name)
 
 

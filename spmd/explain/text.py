@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from spmd.errors import ShardingError, nearest
+from spmd.ir.trees import leaves
 from spmd.placement.sharding import Sharding
-from spmd.plan.decisions import branch_text
+from spmd.plan.decisions import Alternative, Collective, branch_text, output_shardings
+from spmd.plan.model import Plan
 
 from .tables import first_of_calls, folded, item_bytes, shape_text, size_text, time_text
 
-if TYPE_CHECKING:
-    from spmd.plan.decisions import Alternative, Collective
-    from spmd.plan.model import Plan
-
+_RESULT = re.compile(r"\[\d+\]")
 MOST_LISTED = 6
 """Operators, and other choices, that an explanation names."""
 
@@ -31,19 +30,33 @@ def known_name(plan: Plan, name: str) -> Sharding:
 
 def summary(plan: Plan) -> str:
     """The whole plan in a page: weights with equal layers as one, what each function sends and takes, and all that is to be noted."""
-    lines = [f"{plan.mesh}, profile {plan.profile}, elimination width {plan.width}"]
-    weights = Counter((folded(name), sharding) for name, sharding in plan.params.items())
-    width = max((len(n) for n, _ in weights), default=0)
-    for (name, sharding), count in weights.items():
-        lines.append(f"  {name:{width}}  {sharding}" + (f"  ({count} of them)" if count > 1 else ""))
+    lines = [f"{plan.mesh}, profile {plan.profile}, elimination width {plan.width}", *_held_as("", plan.params.items())]
     for function in plan.functions:
         inside: dict[tuple[tuple[str, bool], ...], list[Collective]] = {(): []}
         for c in plan.collectives:
             if c.function == function:
                 inside.setdefault(c.branch, []).append(c)
         lines.append(f"{function}: {_counted(inside.pop(()))}, {plan.predicted[function] * 1e6:.1f} us predicted")
+        lines += _held_as("takes ", [(name, plan.inputs[name]) for name in inputs_of(plan, function)])
+        lines += _held_as("gives ", output_shardings(function, plan.functions[function].outputs))
         lines += [f"  in {', '.join(map(branch_text, branch))}: {_counted(found)}" for branch, found in inside.items()]
     return "\n".join([*lines, *(f"note: {n}" for n in plan.notes), *(f"remark: {r}" for r in plan.remarks)])
+
+
+def inputs_of(plan: Plan, function: str) -> list[str]:
+    """The names of the inputs of a function in `Plan.inputs`, in order: all its parameters but the weights."""
+    named = (f"{function}.{leaf.name}" for leaf in leaves(plan.functions[function].params))
+    return [name for name in named if name in plan.inputs]
+
+
+def _held_as(what: str, shardings: Iterable[tuple[str, Sharding]]) -> list[str]:
+    """A line for each name, those of equal layers and of results of one kind in one."""
+    alike: dict[tuple[str, Sharding], list[str]] = {}
+    for name, sharding in shardings:
+        alike.setdefault((_RESULT.sub("[*]", folded(name)), sharding), []).append(name)
+    rows = [(names[0] if len(names) == 1 else together, s, len(names)) for (together, s), names in alike.items()]
+    width = max((len(name) for name, _, _ in rows), default=0)
+    return [f"  {what}{name:{width}}  {s}" + (f"  ({count} of them)" if count > 1 else "") for name, s, count in rows]
 
 
 def explanation(plan: Plan, name: str) -> str:
@@ -77,7 +90,7 @@ def _held(plan: Plan, name: str, sharding: Sharding) -> list[str]:
 def _alternatives(plan: Plan, name: str) -> list[str]:
     if plan.searched is None:
         return ["  what else it could have been is known only where the plan was made"]
-    others = plan.alternatives(name)
+    others = plan.searched.of(name)
     if not others:
         free = plan.searched.lifted(name)
         if free is None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import ChainMap, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tvm import relax
 
 from spmd.ir.trees import Tree, leaves
-from spmd.plan.decisions import Choice
+from spmd.placement.sharding import Sharding
 from spmd.program.graph import Branch, Node, Value
 
-if TYPE_CHECKING:
-    from .function import FunctionLowering, Local
+from .scope import Scope
 
-Steps = deque[tuple[Node, Choice]]
-"""What is left to lower, in order."""
+Run = Callable[[Branch], None]
+"""Writes the steps of a branch, which are the next ones."""
 
 
 def is_dataflow(body: relax.SeqExpr) -> bool:
@@ -23,34 +22,30 @@ def is_dataflow(body: relax.SeqExpr) -> bool:
     return all(isinstance(block, relax.DataflowBlock) for block in body.blocks)
 
 
-def emit_if(into: FunctionLowering, node: Node, choice: Choice, steps: Steps) -> None:
-    """Emit the If whose condition `node` takes; the nodes of its branches are the next of `steps`."""
+def emit_if(scope: Scope, node: Node, taken: list[Any], kept: Mapping[Value, Sharding], run: Run) -> None:
+    """Write the If that takes its condition by `node`. `kept` says how the values that it gives are kept."""
     call = node.binding.value
-    condition = into.substitute(call.cond, iter([into.take(v, s).expr for v, s in zip(node.inputs, choice.inputs, strict=True)]))
+    condition = scope.substitute(call.cond, iter(taken))
     assert node.joined is not None
-    values = [v for v in leaves(node.joined) if v.kind != "other"]
-    held, kept = into.held, into.kept
     bodies: list[relax.SeqExpr] = []
-    given: list[list[Local]] = []
-    for taken, body in ((True, call.true_branch), (False, call.false_branch)):
-        into.held, into.kept = ChainMap({}, held), ChainMap({}, kept)  # what one branch converts is not there in the other, or after
-        bodies.append(_body(into, body, node.joined, (*node.branch, (node.name, taken)), steps))
-        given.append([into.as_kept(v) for v in values])
-    into.held, into.kept = held, kept
-    result = into.bb.emit(relax.If(condition, *bodies), node.name)
-    for value, expr, first, second in zip(values, into.parts(result, node.binding.var), *given, strict=True):
-        into.hold(value, type(first)(expr, first.sharding, first.zero and second.zero))
+    for way, body in ((True, call.true_branch), (False, call.false_branch)):
+        with scope.branch():
+            bodies.append(_body(scope, body, node.joined, kept, lambda way=way: run((*node.branch, (node.name, way)))))
+    result = scope.bb.emit(relax.If(condition, *bodies), node.name)
+    values = [v for v in leaves(node.joined) if v.kind != "other"]
+    for value, expr in zip(values, scope.parts(result, node.binding.var), strict=True):
+        scope.hold(value, kept[value], expr)
 
 
-def _body(into: FunctionLowering, body: relax.SeqExpr, joined: Tree[Value], branch: Branch, steps: Steps) -> relax.SeqExpr:
+def _body(scope: Scope, body: relax.SeqExpr, joined: Tree[Value], kept: Mapping[Value, Sharding], run: Callable[[], None]) -> relax.SeqExpr:
     dataflow = bool(body.blocks) and is_dataflow(body)
     if dataflow:
-        into.bb._begin_dataflow_block()  # pyright: ignore[reportPrivateUsage]
+        scope.bb._begin_dataflow_block()  # pyright: ignore[reportPrivateUsage]
     else:
-        into.bb._begin_binding_block()  # pyright: ignore[reportPrivateUsage]
-    into.run_branch(steps, branch)
-    result = into.result(joined, body.body, lambda value: into.as_kept(value).expr)
+        scope.bb._begin_binding_block()  # pyright: ignore[reportPrivateUsage]
+    run()
+    result = scope.result(joined, body.body, lambda value: scope.held(value, kept[value]))
     if dataflow:
-        result = into.bb.emit_output(result)
-    block = into.bb._end_block()  # pyright: ignore[reportPrivateUsage]
+        result = scope.bb.emit_output(result)
+    block = scope.bb._end_block()  # pyright: ignore[reportPrivateUsage]
     return relax.SeqExpr([block] if len(block.bindings) else [], result)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
 from itertools import zip_longest
 
 from spmd.errors import ShardingError
 from spmd.ir.trees import leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
-from spmd.plan.decisions import Choice, Leaf, output_shardings
+from spmd.plan.decisions import Leaf, output_shardings
 from spmd.plan.model import Plan
-from spmd.program.graph import Function, Graph, Value
+from spmd.plan.steps import Bundle, Compute, Reorder, Step, Transfer, computes, conversions, moves
+from spmd.program.graph import Branch, Function, Graph, Value
+from spmd.realize.write import Decided, End, realize
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, strategy_of
+from spmd.transfers.conversion import Step as Move
+from spmd.transfers.conversion import step_between
 
-from .bundles import bundles_of
 from .kept import WAY_OUT, check_held, kept_by
 from .symbols import sizes_passed
 
@@ -30,9 +34,9 @@ def check_plan(graph: Graph, plan: Plan) -> None:
     allowed: set[Hashable] = set()
     for name, function in graph.functions.items():
         _check_signature(function, plan)
-        if name not in plan.choices:
-            raise ShardingError(f"plan for {name!r}", "it has no operators of this function", WAY_OUT)
-        choices = plan.choices[name]
+        if name not in plan.steps:
+            raise ShardingError(f"plan for {name!r}", "it has no steps of this function", WAY_OUT)
+        choices = computes(plan.steps[name])
         for node, choice in zip(function.nodes, choices, strict=False):
             found, planned = _text(node.op, node.name, [v.path for v in node.inputs]), _text(choice.op, choice.name, choice.operands)
             if found != planned:
@@ -45,6 +49,7 @@ def check_plan(graph: Graph, plan: Plan) -> None:
         if len(choices) != len(function.nodes):
             raise _differs(name, f"{len(choices)} operators", str(len(function.nodes)))
         _check_values(function, plan)
+        _check_steps(function, plan)
     passed = sizes_passed(graph, plan)
     for name, signature in plan.functions.items():
         if signature.sizes != (sizes := passed[name].sizes if name in passed else ()):
@@ -75,9 +80,68 @@ def _check_values(function: Function, plan: Plan) -> None:
     for path, sharding in output_shardings(function.name, signature.outputs):
         if plan.outputs.get(path) != sharding:
             raise ShardingError(where, f"it returns {path!r} as {sharding}, and says {plan.outputs.get(path)} of it", WAY_OUT)
-    for (name, source, target), value in (member for members in bundles_of(plan, function).values() for member in members):
-        for sharding in (source, target):
-            check_held(sharding, value, plan.mesh, f"{where}: the bundle with {name!r}")
+
+
+def _check_steps(function: Function, plan: Plan) -> None:
+    """What each worker does follows from what was decided of values and operators; which transfers go in one call is free."""
+    where, steps = f"plan for {function.name!r}", plan.steps[function.name]
+    runs = {n: Strategy(s.splits, s.inputs, s.outputs, s.partial_through) for n, s in zip(function.nodes, computes(steps), strict=True)}
+    ends = [End(leaf.sharding) for leaf in leaves(plan.functions[function.name].outputs)]
+    kept = {v: kept_by(plan, v) for v in function.named().values()}
+
+    planned = _planned_ways(plan, function, where)
+
+    def ways(value: Value, source: Sharding, target: Sharding, _: bool) -> Sequence[Move] | None:
+        return planned.get((value.path, source, target))
+
+    decided = Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends, ways)
+    expected = realize(function, decided)
+    bundled = {_conversion(t) for step in steps if isinstance(step, Bundle) for t in step.transfers}
+    for member in (v for v in function.named().values() if v.memory and any(v.path == name for name, *_ in bundled)):
+        raise ShardingError(f"{where}: {member.name!r}", "it is written in place, and waits in a bundle", WAY_OUT)
+    found, wanted = ([_identity(step) for step in of if not _is_in(step, bundled)] for of in (steps, expected))
+    for ours, theirs in zip_longest(wanted, found, fillvalue="nothing"):
+        if ours != theirs:
+            raise ShardingError(where, f"it does {theirs} where {ours} follows from its decisions", WAY_OUT)
+    inside, due = (Counter(map(_identity, moves(step for step in of if _is_in(step, bundled)))) for of in (steps, expected))
+    if inside != due:
+        raise ShardingError(where, f"its bundles move {sorted(inside)}, and {sorted(due)} follows from its decisions", WAY_OUT)
+
+
+def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str, Sharding, Sharding], list[Move]]:
+    """By which moves the steps take a value from one sharding to another, each of them one that there is."""
+    found: dict[tuple[str, Sharding, Sharding], list[Move]] = {}
+    values = function.named()
+    for parts in conversions(plan.steps[function.name]):
+        way = list(dict.fromkeys(part.move for part in parts))
+        name = parts[0].value
+        if name not in values:
+            raise ShardingError(where, f"its steps move {name!r}, which the function does not have", WAY_OUT)
+        for move in way:
+            check_held(move.target, values[name], plan.mesh, f"{where}: {name!r}")
+            if step_between(move.source, move.target, plan.mesh) != move:
+                raise ShardingError(f"{where}: {name!r}", f"there is no {move.kind} from {move.source} to {move.target}", WAY_OUT)
+        found[name, way[0].source, way[-1].target] = way
+    return found
+
+
+def _conversion(step: Transfer | Reorder) -> tuple[str, str, int, Branch]:
+    return step.value, step.cause.role, step.cause.at, step.branch
+
+
+def _is_in(step: Step, bundled: Collection[Hashable]) -> bool:
+    """Whether a step is a bundle, or a part of a conversion that goes in one."""
+    return isinstance(step, Bundle) or (isinstance(step, Transfer | Reorder) and _conversion(step) in bundled)
+
+
+def _identity(step: Step) -> str:
+    """What a step does, without what it takes and why."""
+    if isinstance(step, Compute):
+        return f"{step.op} {step.name!r} {step.branch}"
+    if isinstance(step, Transfer | Reorder):
+        kind = step.kind if isinstance(step, Reorder) else "transfer"
+        return f"{kind} {step.move} of {step.value!r}, {step.cause.role} {step.cause.at} {step.branch}"
+    return str(step)
 
 
 def _agree(value: Value, leaf: Leaf, kept: Sharding | None, where: str) -> None:
@@ -114,7 +178,7 @@ def _text(op: str, name: str, operands: Sequence[str]) -> str:
     return f"{op} {name!r} of {', '.join(operands) or 'nothing'}"
 
 
-def _allows(rule: Rule, choice: Choice, mesh: Mesh) -> bool:
+def _allows(rule: Rule, choice: Compute, mesh: Mesh) -> bool:
     """Whether these shardings follow from the rule: `strategy_of` gives them again."""
     if any(split.wrong or any(s.wrong for s in split.segments) for _, split in choice.splits):
         return False

@@ -9,6 +9,7 @@ from spmd.ir.per_worker import WORKERS, sign_of
 from spmd.ir.trees import leaves
 from spmd.placement.sharding import Sharding
 from spmd.plan.model import Plan
+from spmd.plan.steps import Bundle, Compute, Transfer, computes
 from spmd.program.graph import Graph
 
 from .calls import CallLowering
@@ -25,16 +26,20 @@ def lower_graph(graph: Graph, plan: Plan) -> tvm.IRModule:
     for name, function in graph.functions.items():
         FunctionLowering(builder, function, graph.module[name], plan, calls).run()
     lowered = builder.finalize()
-    sending = {c.function for c in plan.collectives}  # what has collectives says itself that it is one worker's
-    for var in [lowered.get_global_var(name) for name in graph.functions if name not in sending and _is_split(plan, name)]:
+    for var in [lowered.get_global_var(name) for name in graph.functions if not _sends(plan, name) and _is_split(plan, name)]:
         if not sign_of(lowered[var]):
             lowered.update_func(var, lowered[var].with_attr(WORKERS, plan.mesh.size))
     return lowered.with_attrs(dict(graph.module.attrs.items())) if graph.module.attrs else lowered
 
 
+def _sends(plan: Plan, function: str) -> bool:
+    """Whether a function has collectives: they say themselves that it is one worker's."""
+    return any(isinstance(step, Transfer | Bundle) or (isinstance(step, Compute) and step.exchanges) for step in plan.steps[function])
+
+
 def _is_split(plan: Plan, function: str) -> bool:
     """Whether a worker holds less of anything in a function than there is."""
-    shardings: list[Sharding] = [s for choice in plan.choices[function] for s in (*choice.inputs, *choice.outputs)]
+    shardings: list[Sharding] = [s for step in computes(plan.steps[function]) for s in (*step.inputs, *step.outputs)]
     signature = plan.functions[function]
     shardings += [leaf.sharding for leaf in leaves((*signature.params, signature.outputs)) if leaf.sharding is not None]
     return any(not s.is_replicated for s in shardings)

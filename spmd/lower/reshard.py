@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tvm import relax
 
 from spmd import collectives
+from spmd.errors import ShardingError
 from spmd.placement.dtypes import ends, numpy_dtype
 from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
@@ -18,80 +19,64 @@ from spmd.transfers.conversion import Step, moved_split
 
 from .reorder import Emit, folded, local_dim, local_dims, reshaped, shard_order, whole_order
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
-class Send:
-    """A collective that is wanted: the op of the dialect, the tensor, and the op's own attributes."""
+class Sent:
+    """What a collective moves: a tensor as it is sent, the move that it makes, and its name for traces."""
 
-    op: str
     x: Any
-    attrs: tuple[tuple[str, Any], ...]
-    workers: int
+    move: Step
     value: str
-    """The name for traces."""
 
 
-Sending = Generator[Send, Any, T]
-"""Code that comes to a collective, waits for its result, and goes on."""
+def pack(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
+    """`x`, held in ``move.source``, with the dimension that is scattered in the order of the shards, padded. `dims` is the global shape."""
+    into = move.into
+    return shard_order(emit, x, into, local_dims(dims, move.source, mesh), moved_split(move, into, mesh), mesh)
 
 
-def emit_step(emit: Emit, x: Any, step: Step, dims: Sequence[Any], mesh: Mesh, value: str) -> Sending[Any]:
-    """`x`, held in ``step.source``, moved into ``step.target``. `dims` is the global shape, `value` the name for traces."""
-    workers, axis = mesh.axis_size(step.axis), step.axis
-
-    def send(x: Any, **attrs: Any) -> Send:
-        return Send(step.kind, x, (("axis", axis), *attrs.items()), workers, value)
-
-    if step.kind == "all_reduce":
-        return (yield send(x, kind=step.reduce))
-    if step.kind == "permute":
-        return (yield send(x, pairs=tuple(_exchange(step, mesh))))
-    here = local_dims(dims, step.source, mesh)
-    if step.kind == "all_gather":
-        gathered = yield send(x, dim=step.dim)
-        return whole_order(emit, gathered, step.dim, here, moved_split(step, step.dim, mesh), mesh, dims[step.dim])
-    into = step.to_dim if step.kind == "all_to_all" else step.dim
-    split = moved_split(step, into, mesh)
-    x = shard_order(emit, x, into, here, split, mesh)
-    size = local_dim(here[into], split, mesh)
-    here[into] = size * workers if split.is_padded(mesh) or split.is_known else here[into]
-    if step.kind == "slice":
-        return _own_part(emit, x, into, here, size, axis, workers)
-    if step.kind == "reduce_scatter":
-        return (yield send(x, kind=step.reduce, dim=into))
-    x = yield send(x, split_dim=into, concat_dim=step.dim)
-    here[into] = size
-    return whole_order(emit, x, step.dim, here, moved_split(step, step.dim, mesh), mesh, dims[step.dim])
+def unpack(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
+    """`x`, that a collective has gathered, with the gathered dimension in its own order and without padding."""
+    here, off, into = local_dims(dims, move.source, mesh), move.off, move.into
+    if into >= 0:
+        here[into] = local_dim(here[into], moved_split(move, into, mesh), mesh)
+    return whole_order(emit, x, off, here, moved_split(move, off, mesh), mesh, dims[off])
 
 
-def emit_together(emit: Emit, conversions: Sequence[Sending[T]]) -> list[T]:
-    """Run conversions side by side. Where they come to the same collective they share one call, a bundle."""
-    results: dict[int, T] = {}
-    answers: dict[int, Any] = dict.fromkeys(range(len(conversions)))
-    while answers:
-        wanted: dict[Any, list[tuple[int, Send]]] = {}
-        for i, answer in answers.items():
-            try:
-                sent = conversions[i].send(answer)
-            except StopIteration as end:
-                results[i] = end.value
-            else:
-                wanted.setdefault((sent.op, sent.attrs), []).append((i, sent))
-        answers = {}
-        for alike in wanted.values():
-            answers.update(zip([i for i, _ in alike], _emit_bundle(emit, [sent for _, sent in alike]), strict=True))
-    return [results[i] for i in range(len(conversions))]
+def keep_own(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
+    """The part of `x`, packed, that a slice leaves to this worker."""
+    here, into = local_dims(dims, move.source, mesh), move.dim
+    size = local_dim(here[into], moved_split(move, into, mesh), mesh)
+    return _own_part(emit, x, into, here, size, move.axis, mesh.axis_size(move.axis))
 
 
-def _emit_bundle(emit: Emit, sends: Sequence[Send]) -> list[Any]:
-    """The results of collectives that differ in what they move alone."""
-    first = sends[0]
-    xs = first.x if len(sends) == 1 else [sent.x for sent in sends]
-    value = collectives.SEPARATOR.join(sent.value for sent in sends)
-    made = emit(getattr(collectives, first.op)(xs, **dict(first.attrs), workers=first.workers, value=value))
-    return [made] if len(sends) == 1 else [emit(relax.TupleGetItem(made, i)) for i in range(len(sends))]
+def emit_collective(emit: Emit, sent: Sequence[Sent], mesh: Mesh) -> list[Any]:
+    """What a worker has after a collective, of each of the tensors that go in one call, packed as they must be.
+
+    Raises `ShardingError` where these are no moves of one kind.
+    """
+    first = sent[0].move
+    attrs = _attributes(first, mesh)
+    if any(one.move.kind != first.kind or _attributes(one.move, mesh) != attrs for one in sent):
+        names = ", ".join(repr(one.value) for one in sent)
+        raise ShardingError(f"a bundle of {names}", "they are not sent alike", "Plan this module with spmd.plan().")
+    x = sent[0].x if len(sent) == 1 else [one.x for one in sent]
+    value = collectives.SEPARATOR.join(one.value for one in sent)
+    made = emit(getattr(collectives, first.kind)(x, **attrs, workers=mesh.axis_size(first.axis), value=value))
+    return [made] if len(sent) == 1 else [emit(relax.TupleGetItem(made, i)) for i in range(len(sent))]
+
+
+def _attributes(move: Step, mesh: Mesh) -> dict[str, Any]:
+    """Those of the operator of the dialect that makes the move."""
+    if move.kind == "all_reduce":
+        return {"axis": move.axis, "kind": move.reduce}
+    if move.kind == "permute":
+        return {"axis": move.axis, "pairs": tuple(_exchange(move, mesh))}
+    if move.kind == "all_gather":
+        return {"axis": move.axis, "dim": move.dim}
+    if move.kind == "reduce_scatter":
+        return {"axis": move.axis, "kind": move.reduce, "dim": move.dim}
+    return {"axis": move.axis, "split_dim": move.to_dim, "concat_dim": move.dim}
 
 
 def _exchange(step: Step, mesh: Mesh) -> list[tuple[int, int]]:
@@ -113,26 +98,19 @@ def _exchange(step: Step, mesh: Mesh) -> list[tuple[int, int]]:
     return sorted(pairs.items())
 
 
-def brings_zeros(step: Step, mesh: Mesh) -> bool:
-    """Whether whatever padding there is after the step was made by it, and is zero."""
-    into = step.to_dim if step.kind == "all_to_all" else step.dim if step.kind in ("slice", "reduce_scatter") else -1
-    padded = [i for i, split in enumerate(step.target.dims) if split is not None and split.is_padded(mesh)]
-    return all(i == into and step.source.dims[i] is None for i in padded)
-
-
 def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, mesh: Mesh, kind: str = "sum") -> Any:
     """`x` with the neutral element of the reduction `kind` wherever a shard holds padding. `dims` is the global shape, `x` the shard."""
     dtype, here = str(x.ty.dtype), local_dims(dims, sharding, mesh)
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
             continue
-        size = here[dim] if split.uneven else split.local_size(mesh)
-        seen, at = folded(here, dim, split, size) if split.repeated else (here, dim)
+        size, folds = (here[dim], False) if split.uneven else (split.local_size(mesh), not split.is_known)
+        seen, at = folded(here, dim, split, size) if folds else (here, dim)
         mine = _uneven_valid(emit, dims[dim], split, mesh) if split.uneven else _valid(emit, split, mesh)
         shaped = reshaped(emit, mine, [size if d == at else 1 for d in range(len(seen))])
-        x = emit(relax.op.reshape(x, seen)) if split.repeated else x
+        x = emit(relax.op.reshape(x, seen)) if folds else x
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), numpy_dtype(dtype)), dtype)))
-        x = emit(relax.op.reshape(x, here)) if split.repeated else x
+        x = emit(relax.op.reshape(x, here)) if folds else x
     return x
 
 

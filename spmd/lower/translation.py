@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -12,8 +12,7 @@ from spmd.errors import ShardingError
 from spmd.ir.trees import Tree
 from spmd.program.graph import Value
 
-if TYPE_CHECKING:
-    from .calls import CallLowering
+from .carried import Carried
 
 _NAMES = (tvm.ir.Var, relax.TupleGetItem)
 _LEAVES = (relax.TensorType, relax.AnyType)
@@ -22,8 +21,8 @@ _LEAVES = (relax.TensorType, relax.AnyType)
 class Translation:
     """Expressions of one function in the terms of the lowered one, which goes into `builder`."""
 
-    def __init__(self, builder: relax.BlockBuilder, name: str, source: relax.Function, calls: CallLowering) -> None:
-        self.bb, self.name, self.calls = builder, name, calls
+    def __init__(self, builder: relax.BlockBuilder, name: str, source: relax.Function, carried: Carried) -> None:
+        self.bb, self.name, self.carried = builder, name, carried
         self.others: dict[Any, Any] = {}
         """Shapes and numbers: the original variable -> the local one."""
         self.bound: dict[Any, Any] = dict(_renamed(source.body))
@@ -68,7 +67,7 @@ class Translation:
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self.substitute(f, taken, kernels) for f in expr.fields[:]])
         if isinstance(expr, tvm.ir.GlobalVar):
-            return kernels[expr.name_hint] if kernels and expr.name_hint in kernels else self.calls.global_var(expr)
+            return kernels[expr.name_hint] if kernels and expr.name_hint in kernels else self.carried.global_var(expr)
         if isinstance(expr, tvm.ir.GenericConst) and isinstance(expr.ty, relax.TensorType):
             return next(taken)
         return self._filled(expr.ty, expr, taken) if isinstance(expr, _NAMES) else expr

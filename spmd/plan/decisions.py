@@ -1,4 +1,4 @@
-"""What a plan is made of: signatures, choices, collectives, memory, and what else a value could have been."""
+"""What a plan is made of: signatures, collectives, memory, and what else a value could have been."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from spmd.placement.sharding import Sharding, Split
+from spmd.placement.sharding import Sharding
 
 
 def branch_text(branch: tuple[str, bool]) -> str:
@@ -100,37 +100,6 @@ class Collective:
         where = ", ".join([self.function, *map(branch_text, self.branch)])
         more = (f", in bundle {self.bundle}" if self.bundle else "") + (f", {self.span}" if self.span else "")
         return f"{self.kind} over {self.axis}, {held}, in {where}: {self.reason} ({self.seconds * 1e6:.1f} us predicted{more})"
-
-
-@dataclass(frozen=True)
-class Route:
-    """The shardings that a value goes through where more than one move takes it from the first of them to the last."""
-
-    function: str
-    value: str
-    """Its name."""
-    shardings: tuple[Sharding, ...]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the planner decided for one operator: how its factors are split, and the sharding of each of its tensors."""
-
-    op: str
-    name: str
-    splits: tuple[tuple[str, Split], ...]
-    inputs: tuple[Sharding, ...]
-    outputs: tuple[Sharding, ...]
-    partial_through: tuple[int, ...] = ()
-    """Inputs taken as partial sums, to be reduced later."""
-    replicated_because: str = ""
-    """Why the operator has no rule, where it has none."""
-    operands: tuple[str, ...] = ()
-    """The values that it takes, as `Plan.tensors` names them."""
-    results: tuple[str, ...] = ()
-    """The values that it makes."""
-    seconds: float = 0.0
-    """Its predicted time, collectives inside it among it."""
 
 
 @dataclass(frozen=True)

@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from spmd import checks
-from spmd.checks import door, told
+from spmd.checks import door
 from spmd.errors import ShardingError
-from spmd.explain import Difference, Report, difference, explanation, known_name, report, summary, write_page
 from spmd.ir.lift import LIFT
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 
-from .decisions import Alternative, Alternatives, Choice, Collective, Leaf, LeafTree, Memory, Route, Signature, TensorInfo, output_shardings
+from .collectives import collectives
+from .decisions import Alternatives, Collective, Memory, Signature, TensorInfo
 from .serialize import dumps, loads
+from .steps import Compute, Step, computes, moves
 
-__all__ = [
-    "Alternative",
-    "Alternatives",
-    "Choice",
-    "Collective",
-    "Leaf",
-    "LeafTree",
-    "Memory",
-    "Plan",
-    "Route",
-    "Signature",
-    "TensorInfo",
-    "output_shardings",
-]
-
-
-def _named(where: str, given: Any) -> str:
-    if not isinstance(given, str):
-        way_out = "Plan.params, .inputs, .outputs and .values have them."
-        raise ShardingError(where, f"it takes the name of a value, and got {told(given)}", way_out)
-    return given
-
-
-def _plan(where: str, given: Any) -> Any:
-    return checks.instance(Plan)(where, given)
+_PlanT = TypeVar("_PlanT", bound="Plan")
 
 
 @dataclass
 class Plan:
-    """Every decision, as data. `save` writes it as JSON, `load` reads it."""
+    """Every decision, as data. `save` writes it as JSON, `load` reads it; `spmd.explain` says it in words."""
 
     mesh: Mesh
     params: dict[str, Sharding]
@@ -58,9 +37,8 @@ class Plan:
     values: dict[str, Sharding]
     """``"function.value"`` -> the sharding in which the value is kept."""
     functions: dict[str, Signature]
-    choices: dict[str, list[Choice]]
-    """Function -> the choice for each of its operators, in order."""
-    collectives: list[Collective]
+    steps: dict[str, list[Step]]
+    """Function -> all that each worker does in it, in order."""
     reasons: dict[str, str]
     """Name of a value -> why it is where it is, for the values that the user or the library pinned."""
     predicted: dict[str, float]
@@ -77,45 +55,40 @@ class Plan:
     """The bytes from which on constants are weights."""
     tensors: dict[str, TensorInfo] = field(default_factory=dict[str, TensorInfo])
     """Shape and type of every tensor of `params` and `values`, by the same names."""
-    routes: list[Route] = field(default_factory=list[Route])
-    """How values get from one sharding to another where that takes several moves."""
     memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
     """Function -> what a worker holds while it runs."""
+    cost: float = 0.0
+    """Seconds that the search made as few as it could: all operators and conversions, one for each use and each branch of an If."""
+    bound: float = 0.0
+    """Seconds that no plan over the same candidates costs less than."""
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
     """The search that the plan came from, where it was made; it is not saved and not copied."""
 
-    @door(name=checks.maybe(_named))
-    def explain(self, name: str | None = None) -> str:
-        """Where a value lives, why, and what the next best choice would have cost; with no name, the whole plan in a page of text.
+    @property
+    def choices(self) -> Mapping[str, tuple[Compute, ...]]:
+        """Function -> what was decided for each of its operators, in order."""
+        return MappingProxyType({name: tuple(computes(steps)) for name, steps in self.steps.items()})
 
-        Raises `ShardingError` for a name that the plan does not have.
-        """
-        return summary(self) if name is None else explanation(self, name)
+    @property
+    def collectives(self) -> list[Collective]:
+        """Every collective, those inside operators too, in the order in which each function runs them."""
 
-    @door(name=_named)
-    def alternatives(self, name: str) -> list[Alternative]:
-        """The other shardings that a value could have, the best first, each solved again with all else free.
+        def dtype_of(value: str) -> str:
+            return self.tensors[value].dtype if value in self.tensors else ""
 
-        Raises `ShardingError` for a name that the plan does not have, and for a plan that was loaded: it is known where it was planned.
-        """
-        known_name(self, name)
-        if self.searched is None:
-            raise ShardingError(f"Plan.alternatives({name!r})", "it is known only where the plan was made", "Plan the module again.")
-        return self.searched.of(name)
+        found: list[Collective] = []
+        for function, steps in self.steps.items():
 
-    def report(self) -> Report:
-        """What moves, how long it takes and what each worker holds, by function; prints as tables."""
-        return report(self)
+            def name_of(value: str, prefix: str = f"{function}.") -> str:
+                return value if value in self.params else value.removeprefix(prefix)
 
-    @door(other=_plan)
-    def diff(self, other: Plan) -> Difference:
-        """What is different in `other`: shardings, collectives, predicted times; prints as text, and is false where nothing is."""
-        return difference(self, other)
+            found += collectives(function, steps, name_of, dtype_of)
+        return found
 
-    @door(path=checks.maybe(checks.path))
-    def show(self, path: str | Path | None = None) -> Path:
-        """Write the plan as one HTML page that needs nothing else, to `path` or a new temporary file, and say where it is."""
-        return write_page(self, path)
+    @property
+    def gap(self) -> float:
+        """How far from the optimum it can be at most, as a part of its cost; 0 where it is the optimum."""
+        return (self.cost - self.bound) / self.cost if self.bound < self.cost else 0.0
 
     @property
     def constants(self) -> list[str]:
@@ -140,12 +113,17 @@ class Plan:
 
     @classmethod
     @door(text=checks.text)
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls: type[_PlanT], text: str) -> _PlanT:
         """Read back `to_json`."""
         made = loads(cls, text)
-        for name, table in (("choices", made.choices), ("predicted", made.predicted)):
+        for name, table in (("steps", made.steps), ("predicted", made.predicted)):
             if table.keys() != made.functions.keys():
                 what = f"its {name} are of the functions {list(table)}, and it is for {list(made.functions)}"
+                raise ShardingError("Plan.from_json", what, "Write the plan again with Plan.save.")
+        for name, steps in made.steps.items():
+            last = len(computes(steps)) - 1
+            if any(move.cause.at > last for move in moves(steps)):
+                what = f"function {name!r} moves a value for an operator that it does not have"
                 raise ShardingError("Plan.from_json", what, "Write the plan again with Plan.save.")
         return made
 
@@ -156,7 +134,7 @@ class Plan:
 
     @classmethod
     @door(path=checks.path)
-    def load(cls, path: str | Path) -> Plan:
+    def load(cls: type[_PlanT], path: str | Path) -> _PlanT:
         """Read a plan from a file."""
         return cls.from_json(checks.read("Plan.load", path))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from spmd.ir.trees import Tree, map_tree
+from spmd.ir.trees import Tree, leaves, map_tree
 from spmd.placement.spec import Constraint
 from spmd.rules.model import Rule, Shape
 
@@ -121,6 +121,11 @@ class Function:
     """For each leaf of the result, what the sharding in which it is returned must be (None for what is no tensor) and why."""
     unwritten: frozenset[Value] | None = field(default=None, init=False)
     """What need not be written to memory, once somebody has asked (`fusion.fused`)."""
+
+    def named(self) -> dict[str, Value]:
+        """Every value of the function, by its name in plans."""
+        given = [*leaves(tuple(self.params)), *(leaves(self.result) if self.result is not None else ())]
+        return {v.path: v for v in (*given, *(v for node in self.nodes for v in (*node.inputs, *node.outputs)))}
 
     @cached_property
     def readers(self) -> dict[Value, list[Node]]:

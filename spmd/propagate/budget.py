@@ -200,7 +200,7 @@ class _Fit:
         tried = _Tried(Decision(problem, solution, notes), seconds, held, Usage(problem, solution.choice))
         if seconds < INFEASIBLE and tried.usage.peak < self.leanest.peak:
             self.leanest = tried.usage
-        if tried.usage.peak <= self.budget and seconds < INFEASIBLE and (self.best is None or seconds < self._limit()):
+        if seconds < INFEASIBLE and tried.usage.peak <= self.budget and (self.best is None or seconds < self._limit()):
             self.best = tried
         return tried
 

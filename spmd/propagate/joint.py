@@ -20,6 +20,8 @@ _PASSES = 8
 """Of messages, between two looks at what they show."""
 _BETTER = 1 / 64
 """The part of the gap by which the bound must rise, or the solution fall, to go on."""
+_CLOSE = 500
+"""Parts in 10^12 by which a choice must be better to be worth a search: costs are rounded."""
 _FEWER = 3 / 4
 """The part of all values at which the problem is made anew without those that were removed."""
 _SHORT = (6, 3, 2, 1)
@@ -62,16 +64,25 @@ class Joint:
         """What a choice costs."""
         return sum(int(table[tuple([choice[v] for v in scope])]) for scope, table in self.factors)
 
-    def run(self) -> Found:
-        """Branch and bound, the lowest bound first, until nothing can be better or the work is done."""
-        waiting: list[tuple[int, int, Domains]] = [(0, 0, {})]
+    def run(self, bound: int = 0, domains: Domains | None = None) -> Found:
+        """Branch and bound, the lowest bound first, until nothing can be better or the work is done.
+
+        `domains` are the values that a better choice than the one to start with can have, and `bound` is what none goes below.
+        """
+        given = {v: self.one(values) for v, values in (domains or {}).items()}
+        waiting: list[tuple[int, int, Domains]] = [(bound, 0, given)] if all(map(len, given.values())) else []
         count = 0
-        while waiting and waiting[0][0] < min(self.cost, self.infinite) and self.work < MOST_WORK:
-            bound, _, domains = heapq.heappop(waiting)
-            for below, child in self._branch(bound, domains):
+        while waiting and waiting[0][0] < min(self.enough, self.infinite) and self.work < MOST_WORK:
+            bound, _, left = heapq.heappop(waiting)
+            for below, child in self._branch(bound, left):
                 count += 1
                 heapq.heappush(waiting, (below, count, child))
         return Found(self.choice, self.cost, min(waiting[0][0], self.cost) if waiting else self.cost, self.width)
+
+    @property
+    def enough(self) -> int:
+        """The cost that a choice must go below to be looked for: less by more than rounding than the best."""
+        return self.cost - self.cost * _CLOSE // 1_000_000_000_000
 
     def better(self, choice: dict[int, int], cost: int) -> None:
         """Remember a choice where it is the best so far."""
@@ -91,7 +102,7 @@ class Joint:
             core = _Core(self, solved, domains)
             core.run()
             bound, domains = max(bound, core.bound), {**domains, **{v: self.one(core.values(v)) for v in core.left}}
-            if bound >= self.cost:
+            if bound >= self.enough:
                 return []
             if self.work >= MOST_WORK:
                 return [(bound, domains)]
@@ -101,7 +112,7 @@ class Joint:
 
     def _split(self, bound: int, domains: Domains, regrets: Mapping[int, Costs]) -> list[tuple[int, Domains]]:
         """Two branches: a variable has the value of the best solution, or one of the others."""
-        gap = self.cost - bound
+        gap = self.enough - bound
 
         def key(v: int) -> tuple[int, int, int]:
             first, second = np.partition(regrets[v], 1)[:2]
@@ -151,10 +162,10 @@ class _Core:
             bound, cost = int(self.solved.cost) + least, joint.cost
             self._round(near)
             joint.work, dual.work = joint.work + dual.work, 0
-            gap, progress = joint.cost - bound, max(bound - self.bound, 0) + cost - joint.cost
+            gap, progress = joint.enough - bound, max(bound - self.bound, 0) + cost - joint.cost
             self.bound = max(self.bound, bound)
-            if self.bound >= joint.cost or not self._remove(gap):
-                self.bound = max(self.bound, joint.cost)
+            if self.bound >= joint.enough or not self._remove(gap):
+                self.bound = max(self.bound, joint.enough)
                 return
             if 8 * sum(dual.sizes.values()) < before or progress < _BETTER * gap or joint.work >= MOST_WORK:
                 return

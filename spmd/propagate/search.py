@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .dual import Dual
+from .dual import Domains, Dual
 from .joint import CORE, Joint
 from .solver import Elimination, Factor, Limits, Sums, Table, conditioned
 from .units import Units
@@ -39,7 +39,7 @@ class Solution:
     @property
     def gap(self) -> float:
         """How far from the optimum it can be at most, as a part of its cost (0: it is the optimum)."""
-        return 0.0 if self.cost <= 0 or self.cost - self.bound <= _CLOSE * self.cost else (self.cost - self.bound) / self.cost
+        return (self.cost - self.bound) / self.cost if self.bound < self.cost else 0.0
 
 
 class Search:
@@ -57,20 +57,28 @@ class Search:
     def run(self, fixed: Mapping[int, int] | None = None) -> Solution:
         """The best solution found, with its bound; `fixed` variables keep the given value."""
         fixed = dict(fixed or {})
-        wishes = [self._alone(group, fixed) for group in range(len(self.groups))]
-        exact = all(not solved.core for solved in wishes)
-        width = max((solved.width for solved in wishes), default=0)
-        voted = self._voted(wishes, fixed) if exact else {}
-        if exact:
-            cost = sum(self._alone(group, voted).cost for group in range(len(self.groups)))
-            if cost <= sum(solved.cost for solved in wishes):
-                return self._solution(voted, None, width)
-        joint = Joint(*self._together(fixed), self._order, self.units.infinite)
-        joint.start(dict.fromkeys(joint.sizes, 0))
-        if exact:
-            joint.start(voted)
-        found = joint.run()
-        return self._solution({**fixed, **found.choice}, None if found.bound >= found.cost else found.bound, max(width, found.width))
+        alone = [self._alone(group, fixed) for group in range(len(self.groups))]
+        width = max((solved.width for solved in alone), default=0)
+        voted = None if any(solved.core for solved in alone) else self._voted(alone, fixed)
+        if voted is None:
+            return self._joint(fixed, dict.fromkeys(self._order, 0), 0, {}, width)
+        choice, cost = voted
+        bound = sum(solved.cost for solved in alone)
+        if cost - bound <= bound * _CLOSE:
+            return self._solution(choice, cost, bound, width)
+        regrets: dict[int, Table] = {}
+        for solved in alone:
+            for v, regret in solved.regrets(solved.sizes).items():
+                regrets[v] = regrets[v] + regret if v in regrets else regret
+        return self._joint(fixed, choice, bound, {v: np.flatnonzero(r < cost - bound) for v, r in regrets.items()}, width)
+
+    def _joint(self, fixed: dict[int, int], start: dict[int, int], bound: int, domains: Domains, width: int) -> Solution:
+        """All functions as one problem: a better choice than `start`, among these values, and not below the bound."""
+        factors = [conditioned(factor, fixed) for group in self.units.groups for factor in group]
+        joint = Joint({v: self.sizes[v] for v in self._order if v not in fixed}, factors, self._order, self.units.infinite)
+        joint.start(start)
+        found = joint.run(bound, domains)
+        return self._solution({**fixed, **found.choice}, found.cost, found.bound, max(width, found.width))
 
     def bounds(self, v: int) -> Table:
         """For each value of `v` a cost that no solution with it goes below."""
@@ -101,13 +109,11 @@ class Search:
     def _sizes(self, variables: Sequence[int]) -> dict[int, int]:
         return {v: self.sizes[v] for v in variables}
 
-    def _together(self, fixed: Mapping[int, int]) -> tuple[dict[int, int], list[Factor]]:
-        """All functions as one problem."""
-        factors = [conditioned(factor, fixed) for group in self.units.groups for factor in group]
-        return {v: self.sizes[v] for v in self._order if v not in fixed}, factors
+    def _voted(self, wishes: Sequence[Elimination], fixed: dict[int, int]) -> tuple[dict[int, int], int] | None:
+        """Shared variables as most functions want them, everything else as then suits each function best, and what that costs.
 
-    def _voted(self, wishes: Sequence[Elimination], fixed: dict[int, int]) -> dict[int, int]:
-        """Shared variables as most functions want them, everything else as then suits each function best."""
+        None where a function is not solved on its own.
+        """
         votes: dict[int, Counter[int]] = {v: Counter() for v in self.shared}
         choices = [{**fixed, **solved.choice()} for solved in wishes]
         for choice in choices:
@@ -115,16 +121,21 @@ class Search:
                 if v in choice:
                     votes[v][choice[v]] += 1
         voted = {**fixed, **{v: max(sorted(count), key=count.__getitem__) for v, count in votes.items()}}
-        found = dict(voted)
-        for group, choice in enumerate(choices):
-            differs = any(choice.get(v, value) != value for v, value in voted.items())
-            found.update(self._alone(group, voted).choice() if differs else choice)
-        return found
+        found, cost = dict(voted), 0
+        for group, (solved, choice) in enumerate(zip(wishes, choices, strict=True)):
+            if any(choice.get(v, value) != value for v, value in voted.items()):
+                solved = self._alone(group, voted)
+                if solved.core:
+                    return None
+                choice = solved.choice()
+            found.update(choice)
+            cost += solved.cost
+        return found, cost
 
-    def _solution(self, choice: dict[int, int], bound: int | None, width: int) -> Solution:
-        """Of a choice, that is the optimum where there is no bound below it."""
+    def _solution(self, choice: dict[int, int], units: int, bound: int, width: int) -> Solution:
+        """Of a choice with its cost and bound in units: a bound that it meets up to rounding is its cost."""
         cost = self.units.evaluate(choice)
-        return Solution(choice, cost, cost if bound is None else min(cost, float(self.units.seconds(bound))), width)
+        return Solution(choice, cost, cost if units - bound <= units * _CLOSE else cost * (bound / units), width)
 
     def _alone(self, group: int, fixed: Mapping[int, int]) -> Elimination:
         """A function on its own, as far as it is solved by elimination; what is fixed is no variable."""

@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import ml_dtypes
-import numpy as np
 import tvm
 from tvm.target import Target
 
@@ -33,7 +31,7 @@ from spmd.plan.serialize import dumps, loads
 from spmd.schedules import build as compile_module
 from spmd.schedules import resolve
 
-from .constants import constants_by_name
+from .constants import Stored, constants_by_name, read_constants, write_constants
 from .signatures import signatures
 
 PROGRAM, CONSTANTS, HEADER = "program.so", "constants.bin", "program.json"
@@ -59,15 +57,6 @@ class Sharded(Protocol):
     def plan(self) -> Plan:
         """Whose `functions` give the signature of each function."""
         ...
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A constant of the program in the file of constants."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
 
 
 @dataclass(frozen=True)
@@ -109,7 +98,7 @@ class Library:
             except (RuntimeError, OSError, ValueError) as error:
                 what = f"it cannot be linked: {type(error).__name__}: {error}"
                 raise ShardingError("Library.export", what, "A C compiler, cc, makes a shared library of it.") from error
-            stored = _write_constants(Path(made) / CONSTANTS, self.constants)
+            stored = write_constants(Path(made) / CONSTANTS, self.constants)
             files = {name: _digest(Path(made) / name) for name in (PROGRAM, CONSTANTS)}
             header = Header(_versions(), str(self.target), self.mesh, dict(self.functions), dict(self.divisible), self.slots, stored, files)
             (Path(made) / HEADER).write_text(dumps(header) + "\n")
@@ -177,12 +166,14 @@ def build(sharded: Sharded | tvm.IRModule, target: Any = "llvm") -> Library:
 def load(folder: str | Path) -> Library:
     """Read what `Library.export` wrote. Raises `ShardingError` for what is missing, changed, or of other versions."""
     place = Path(folder)
+    if not (place / HEADER).is_file():
+        raise ShardingError(f"spmd.load({str(folder)!r})", f"there is no {HEADER} in it", "Give the folder that Library.export wrote.")
     header = loads(Header, checks.read("spmd.load", place / HEADER))
     if header.versions != _versions():
         said = [", ".join(f"{name} {number}" for name, number in found.items()) for found in (header.versions, _versions())]
         raise ShardingError(f"spmd.load({str(folder)!r})", f"it was built with {said[0]}, and here are {said[1]}", _WAY_OUT)
-    for name, digest in header.files.items():
-        if name not in (PROGRAM, CONSTANTS) or not (place / name).is_file() or _digest(place / name) != digest:
+    for name in (PROGRAM, CONSTANTS):
+        if not (place / name).is_file() or _digest(place / name) != header.files.get(name):
             what = "is not the file that was exported" if (place / name).is_file() else "is missing"
             raise ShardingError(f"spmd.load({str(folder)!r})", f"{name} {what}", _WAY_OUT)
     target = Target(json.loads(header.target))
@@ -190,7 +181,7 @@ def load(folder: str | Path) -> Library:
         what = f"it is compiled for {target.attrs['mcpu']}, and this machine has no {', '.join(lacking[:3])}"
         raise ShardingError(f"spmd.load({str(folder)!r})", what, 'Build it for less, as {"kind": "llvm", "mcpu": "x86-64-v3"}.')
     executable = tvm.runtime.load_module(str(place / PROGRAM))
-    constants = _read_constants(place / CONSTANTS, header.stored)
+    constants = read_constants(place / CONSTANTS, header.stored)
     return Library(executable, target, header.mesh, header.functions, header.divisible, header.slots, constants)
 
 
@@ -234,23 +225,3 @@ def _digest(path: Path) -> str:
 
 def _digest_of(data: str | bytes) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
-
-
-def _write_constants(path: Path, constants: Mapping[str, Array]) -> dict[str, Stored]:
-    stored: dict[str, Stored] = {}
-    with path.open("wb") as file:
-        for name, data in constants.items():
-            stored[name] = Stored(data.dtype.name, tuple(data.shape), file.tell())
-            file.write(np.ascontiguousarray(data).tobytes())
-    return stored
-
-
-def _read_constants(path: Path, stored: Mapping[str, Stored]) -> dict[str, Array]:
-    data = path.read_bytes()
-
-    def read(what: Stored) -> Array:
-        kind: Any = np.dtype(getattr(ml_dtypes, what.dtype, what.dtype))
-        count = int(np.prod(what.shape, dtype=np.int64))
-        return np.frombuffer(data, kind, count, what.begin).reshape(what.shape)
-
-    return {name: read(what) for name, what in stored.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -34,7 +34,7 @@ def program() -> Any:
 def main() -> None:
     """Print "right" if it is."""
     x = np.arange(WORKERS * 4, dtype=np.float32).reshape(WORKERS, 4)
-    with workers(cast(Any, program()), backend="mpi") as running:
+    with workers(program(), backend="mpi") as running:
         print("right" if np.array_equal(running["main"](x), x.sum(0, keepdims=True)) else "wrong", flush=True)
 
 

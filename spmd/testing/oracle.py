@@ -6,7 +6,7 @@ It is how a rule is proven; `missing.find_missing` looks for what a rule does no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from spmd.costs.cost import Cost
 from spmd.costs.profile import profile_of
 from spmd.errors import ShardingError
 from spmd.ir.builder import Builder
+from spmd.ir.expressions import variables
 from spmd.ir.trees import leaves, map_tree
 from spmd.lower.calls import CallLowering
 from spmd.lower.function import FunctionLowering
@@ -26,15 +27,17 @@ from spmd.placement.layout import Array, cut
 from spmd.placement.length import Length
 from spmd.placement.mesh import Mesh, MeshLike
 from spmd.placement.sharding import Segment, Sharding, Split
-from spmd.plan.decisions import Choice, Leaf, LeafTree, Signature
+from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.plan.model import Plan
 from spmd.program.build import build_graph
 from spmd.program.graph import Function, Graph, Node, Value
 from spmd.program.storage import loses_writes
 from spmd.propagate.axes_together import find_candidates
+from spmd.realize.write import Decided, End, realize
 from spmd.rules.strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
 from spmd.run.arguments import Handle
 from spmd.run.workers import Workers, workers
+from spmd.transfers.conversion import steps_through
 
 from .alone import operators_alone
 from .equivalence import difference, random_arguments
@@ -165,10 +168,11 @@ def strategies_of(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
     and parts of the axis.
     """
     axis = next(iter(mesh.axes))
+    told = {d for v in leaves(tuple(graph.functions[node.function].params)) if v not in node.inputs for d in v.dims}
     found = dict.fromkeys(find_candidates(replace(graph, functions={node.function: graph.functions[node.function]}), mesh).strategies[node])
     for is_output, specs, values in ((False, node.rule.inputs, node.inputs), (True, node.rule.outputs, node.outputs)):
         for spec, value in zip(specs, values, strict=True):
-            for dim, split in _wishes(value, axis, mesh, is_output):
+            for dim, split in _wishes(value, axis, mesh, is_output, told):
                 wish = Sharding(tuple(split if d == dim else None for d in range(len(value.shape)))).normalized(mesh)
                 splits = splits_from(spec, wish, node.rule, mesh)
                 strategy = strategy_of(node.rule, complete(node.rule, splits, mesh), mesh) if splits else None
@@ -179,8 +183,8 @@ def strategies_of(graph: Graph, node: Node, mesh: Mesh) -> list[Strategy]:
     return [s for s in found if not loses_writes(node, s, mesh)]
 
 
-def _wishes(value: Value, axis: str, mesh: Mesh, is_output: bool) -> Iterator[tuple[int, Split]]:
-    """Dimensions of a value with splits that a rule does not think of by itself."""
+def _wishes(value: Value, axis: str, mesh: Mesh, is_output: bool, told: Collection[Any]) -> Iterator[tuple[int, Split]]:
+    """Dimensions of a value with splits that a rule does not think of by itself; units only of sizes that are `told` to each worker."""
     workers = mesh.axes[axis]
     for dim, size in enumerate(value.shape if value.is_tensor else ()):
         if size is not None and size >= 5 and not is_output:
@@ -191,7 +195,7 @@ def _wishes(value: Value, axis: str, mesh: Mesh, is_output: bool) -> Iterator[tu
         count = size if size is not None else value.blocks[dim]
         for name in axes:
             yield dim, Split((name,), (Segment(count),), symbolic=size is None)
-            if size is None:
+            if size is None and all(symbol in told for symbol in variables(value.dims[dim])):
                 yield dim, Split.in_units((name,), Length())
             if size is None and count > 1:
                 yield dim, Split((name,), (Segment(count),), repeated=True)
@@ -229,7 +233,8 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
     node = operator_of(function)
     kept: dict[Value, Sharding] = {}
     for value, sharding in zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True):
-        kept.setdefault(value, sharding)
+        # Every worker has all of a constant, and cuts out what is its own.
+        kept.setdefault(value, Sharding.replicated(len(value.shape)) if value.role == "constant" else sharding)
 
     def leaf(value: Value) -> Leaf:
         shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
@@ -242,13 +247,15 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
         kept.setdefault(value, Sharding.replicated(len(value.shape)))
     plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
     plan.params = {v.name: s for v, s in kept.items()}
-    plan.choices = {name: [Choice(node.op, node.name, strategy.splits, strategy.inputs, strategy.outputs, strategy.partial_through)]}
+    ends = [End()] * len(leaves(function.result or ()))
+    decided = Decided(mesh, kept, lambda _: strategy, lambda _: ends, lambda _, source, target, __: steps_through((source, target), mesh))
+    plan.steps = {name: realize(function, decided)}
     return plan
 
 
 def empty_plan(mesh: Mesh, signatures: dict[str, Signature]) -> Plan:
     """A plan that holds signatures alone."""
-    return Plan(mesh, {}, {}, {}, {}, signatures, {}, [], {}, {}, "none", 0)
+    return Plan(mesh, {}, {}, {}, {}, signatures, {}, {}, {}, "none", 0)
 
 
 def _shards(w: Workers, signature: Signature, given: Sequence[Any], seed: int, *, exact: bool) -> list[Any]:

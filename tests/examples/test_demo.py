@@ -6,6 +6,7 @@ import pytest
 from examples.llm import demo
 from tests.examples.files import CONFIG, write_gguf
 from tests.examples.reference import random_checkpoint
+from tests.mpi import mpirun
 from tests.pocl import need_pocl
 
 
@@ -39,6 +40,14 @@ def test_kernels_of_gpus(model, capsys):
     text = capsys.readouterr().out
     assert "== workers: 2" in text and "compiled for GPUs and run by pocl" in text
     assert "the greedy tokens agree, all 12 of them" in text
+
+
+@pytest.mark.mpi
+def test_processes(model):
+    options = ["--model", model, "--max-tokens", 12, "--num-shards", 2, "--backend", "mpi", "--started"]
+    ended = mpirun(2, "-m", "examples.llm.demo", *options)
+    assert ended.code == 0, ended.err
+    assert "== workers: 2" in ended.out and ended.out.count("the greedy tokens agree, all 12 of them") == 1
 
 
 def test_bad_options(model, capsys):

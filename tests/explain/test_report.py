@@ -101,4 +101,5 @@ def test_small_texts():
     assert (shape_text((5, "n")), shape_text(())) == ("5 x n", "scalar")
     assert [item_bytes(t) for t in ("float16", "int4", "bool", "")] == [2, 1, 1, 0]
     assert folded("model.layers.3.mlp.w2") == "model.layers.*.mlp.w2" and folded("layer1.w") == "layer1.w"
+    assert folded("p_model_layers_13_mlp_w2") == "p_model_layers_*_mlp_w2"
     assert str(Table("t", ("name", "n"), (("a", "1"), ("bb", "10")))) == "t\nname   n\n----  --\na      1\nbb    10"

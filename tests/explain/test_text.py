@@ -208,7 +208,7 @@ def test_every_name_of_a_plan_can_be_explained():
 
 def test_in_a_large_problem_only_the_best_is_solved_again(wide, monkeypatch):
     every = wide.alternatives("up")
-    monkeypatch.setattr("spmd.realize.alternatives.SMALL", 0)
+    monkeypatch.setattr("spmd.propagate.alternatives.SMALL", 0)
     best, *rest = wide.alternatives("up")
     assert best == every[0] and rest and all(a.is_bound for a in rest)
     exact = {a.sharding: a.seconds for a in every}

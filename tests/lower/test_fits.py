@@ -13,10 +13,13 @@ import spmd
 from spmd import Mesh, P, Plan, Sharding, ShardingError
 from spmd.costs.planning_sizes import symbols_of
 from spmd.placement.sharding import Segment, Split
+from spmd.plan.steps import Bundle, Mask, Reorder, Return, Transfer
 from spmd.rules import registry
 from spmd.testing import FREE_LINKS
 from spmd.testing.programs import DIVISIBLE, SIZES, meshes, programs, specs
+from tests.explain.test_listing import Uneven
 from tests.ir.test_lift import Mlp
+from tests.lower.test_bundles import SPLIT, Products
 from tests.models.mlc_llama import TINY, mlc_llama
 from tests.programs import Two
 from tests.test_programs import LIFT
@@ -126,21 +129,26 @@ def test_what_no_plan_decides_on_may_change():
     assert spmd.lower(changed, plan).attrs["made_by"] == "me"
 
 
+def altered(plan, choice, **fields):
+    """Put other fields into one step of the function ``main``."""
+    plan.steps["main"] = [replace(step, **fields) if step == choice else step for step in plan.steps["main"]]
+
+
 def test_a_choice_that_is_wrong_is_refused():
     plan = spmd.plan(Square, 2, ROWS)
     whole = Sharding.replicated(2)
-    plan.choices["main"][1] = replace(plan.choices["main"][1], outputs=(whole,))
+    altered(plan, plan.choices["main"][1], outputs=(whole,))
     with pytest.raises(ShardingError, match=r"relax\.sort 'z': its rule does not allow \[tp, -\] -> \[-, -\]"):
         spmd.lower(Square, plan)
 
 
 def test_operators_that_a_plan_lacks():
     plan = spmd.plan(Square, 2, ROWS)
-    plan.choices["main"].pop()
+    plan.steps["main"].remove(plan.choices["main"][1])
     with pytest.raises(ShardingError, match=r"plan for 'main': it has 1 operators where the module has 2\. Plan this module"):
         spmd.lower(Square, plan)
-    del plan.choices["main"]
-    with pytest.raises(ShardingError, match=r"plan for 'main': it has no operators of this function\. Plan this module"):
+    del plan.steps["main"]
+    with pytest.raises(ShardingError, match=r"plan for 'main': it has no steps of this function\. Plan this module"):
         spmd.lower(Square, plan)
 
 
@@ -150,7 +158,7 @@ def test_operators_that_a_plan_lacks():
 def test_splits_that_are_none_are_refused(split):
     plan = spmd.plan(Square, 2, ROWS)
     choice = plan.choices["main"][1]
-    plan.choices["main"][1] = replace(choice, splits=tuple((factor, split) for factor, _ in choice.splits))
+    altered(plan, choice, splits=tuple((factor, split) for factor, _ in choice.splits))
     with pytest.raises(ShardingError, match=r"relax\.sort 'z': its rule does not allow"):
         spmd.lower(Square, plan)
 
@@ -158,7 +166,7 @@ def test_splits_that_are_none_are_refused(split):
 def test_sums_that_a_rule_does_not_let_through_are_refused():
     plan = spmd.plan(Square, 2, ROWS)
     part = Sharding((None, None), (("tp", "sum"),))
-    plan.choices["main"][1] = replace(plan.choices["main"][1], splits=(), inputs=(part,), outputs=(part,), partial_through=(0,))
+    altered(plan, plan.choices["main"][1], splits=(), inputs=(part,), outputs=(part,), partial_through=(0,))
     with pytest.raises(ShardingError, match=r"relax\.sort 'z': its rule does not allow \[-, -\] sum@tp -> \[-, -\] sum@tp"):
         spmd.lower(Square, plan)
 
@@ -169,3 +177,46 @@ def test_a_rule_that_has_changed_is_refused(monkeypatch):
     spmd.rule("relax.matmul")(lambda op: op.bind("m k, k n -> m n", whole="m"))
     with pytest.raises(ShardingError, match=r"relax\.matmul 'y': its rule does not allow \[tp, -\], \[-, -\] -> \[tp, -\]"):
         spmd.lower(Square, plan)
+
+
+def padded_plan():
+    """A plan that masks and reorders: five rows over two workers."""
+    specs = {"main.x": P("tp", None), "main.y": P("tp", None), "main.s": P(None, "tp"), "main.return[[]1]": P(None, "tp")}
+    return spmd.plan(Uneven, 2, specs, profile=FREE_LINKS)
+
+
+@pytest.mark.parametrize("kind", [Mask, Transfer, Reorder, Return])
+def test_a_step_that_is_missing_is_refused(kind):
+    plan = padded_plan()
+    plan.steps["main"].remove(next(step for step in plan.steps["main"] if isinstance(step, kind)))
+    with pytest.raises(ShardingError, match=r"plan for 'main': it does .* follows from its decisions\. Plan this module"):
+        spmd.lower(Uneven, plan)
+
+
+def test_steps_in_another_order_are_refused():
+    plan = padded_plan()
+    steps = plan.steps["main"]
+    at = next(i for i, step in enumerate(steps) if isinstance(step, Mask))
+    steps[at], steps[at - 1] = steps[at - 1], steps[at]
+    with pytest.raises(ShardingError, match=r"plan for 'main': it does Mask\(value='main\.y'.* follows from its decisions"):
+        spmd.lower(Uneven, plan)
+
+
+def test_a_bundle_that_moves_what_nothing_asks_for_is_refused():
+    plan = spmd.plan(Products, 2, SPLIT)
+    steps = plan.steps["main"]
+    at = next(i for i, step in enumerate(steps) if isinstance(step, Bundle))
+    steps[at] = Bundle(steps[at].transfers[:1])
+    with pytest.raises(ShardingError, match=r"plan for 'main': it does .* follows from its decisions"):
+        spmd.lower(Products, plan)
+    steps[at] = Bundle((*steps[at].transfers, *steps[at].transfers))
+    with pytest.raises(ShardingError, match=r"plan for 'main': .* follows from its decisions"):
+        spmd.lower(Products, plan)
+
+
+def test_a_bundle_before_what_it_moves_is_made_is_refused():
+    plan = spmd.plan(Products, 2, SPLIT)
+    steps = plan.steps["main"]
+    steps.insert(0, steps.pop(next(i for i, step in enumerate(steps) if isinstance(step, Bundle))))
+    with pytest.raises(ShardingError, match=r"main: 'a': a step takes it as \[-, -\] sum@tp, and none before has made it so"):
+        spmd.lower(Products, plan)

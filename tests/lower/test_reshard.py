@@ -12,11 +12,12 @@ import spmd
 from spmd import Mesh, P
 from spmd.ir.builder import Builder
 from spmd.lower.reorder import shard_order, whole_order
-from spmd.lower.reshard import brings_zeros, mask_padding
+from spmd.lower.reshard import mask_padding
 from spmd.placement import layout
 from spmd.placement.sharding import Segment, Sharding, Split
 from spmd.schedules import build
 from spmd.testing import FREE_LINKS, assert_equivalent
+from spmd.transfers.local import brings_zeros
 from tests.transfers.ways import conversion
 
 SLOW = spmd.Profile("slow arithmetic", flops=1e5, memory_bandwidth=1e9, link_bandwidth=1e12, link_latency=1e-9)

@@ -6,14 +6,16 @@ import tvm
 from tvm import relax
 
 from spmd import Mesh
-from spmd.lower.reshard import emit_step, emit_together, local_dims, mask_padding
+from spmd.costs.cost import Cost
+from spmd.lower.reshard import Sent, emit_collective, keep_own, local_dims, mask_padding, pack, unpack
 from spmd.placement import layout
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, Signature
 from spmd.run.arguments import Handle
 from spmd.run.workers import workers
 from spmd.testing.oracle import Program, empty_plan
-from tests.transfers.ways import bytes_of, conversion
+from spmd.transfers.local import is_packed, is_unpacked
+from tests.transfers.ways import BYTES, conversion
 
 SHARDINGS = {
     ("n", 4): ["[-, -]", "[tp:8*, -]", "[tp(1)2:8*, -]", "[tp(2)2:8*, -]", "[tp(2)2+tp(1)2:8*, -]", "[-, tp]", "[tp(2)2:8*, tp(1)2]"],
@@ -61,6 +63,15 @@ def planned(shape):
     return tuple(dims_of(shape, 16 if "n" in shape else 4, 1))
 
 
+def after(emit, x, move, dims, mesh):
+    """What a worker has after one move."""
+    x = pack(emit, x, move, dims, mesh) if is_packed(move, mesh) else x
+    if move.kind == "slice":
+        return keep_own(emit, x, move, dims, mesh)
+    (x,) = emit_collective(emit, [Sent(x, move, "x")], mesh)
+    return unpack(emit, x, move, dims, mesh) if is_unpacked(move, mesh) else x
+
+
 def program(mesh, numbered):
     """A function for each conversion, which takes the value and something of n rows and s columns, and masks what it ends with."""
     bb, signatures = relax.BlockBuilder(), {}
@@ -71,14 +82,11 @@ def program(mesh, numbered):
         told = relax.Var("told", relax.TensorType([n, s], "float32"))
         way = conversion(source, target, mesh, planned(shape))
 
-        def steps(x=x, dims=dims, way=way, bb=bb):
-            for step in way:
-                x = yield from emit_step(bb.emit, x, step, dims, mesh, "x")
-            return x
-
         with bb.function(name, [x, told]):
             with bb.dataflow():
-                moved = emit_together(bb.emit, [steps()])[0]
+                moved = x
+                for move in way:
+                    moved = after(bb.emit, moved, move, dims, mesh)
                 moved = bb.emit(relax.op.reshape(moved, local_dims(dims, target, mesh)))
                 out = bb.emit_output(mask_padding(bb.emit, moved, dims, target, mesh))
             bb.emit_func_output(out)
@@ -119,7 +127,7 @@ def possible(sharding, mesh, n, s):
 
 def run(w, name, shape, source, target, n, s):
     sizes = tuple(dims_of(shape, n, s))
-    mesh, cost = w.mesh, Cost(w.mesh, profile_of("generic"), {"n": n, "s": s})
+    mesh, cost = w.mesh, Cost(w.mesh, BYTES, {"n": n, "s": s})
     before, after = (sharding.told({"n": n, "s": s}) for sharding in (source, target))
     array = np.arange(1, 1 + np.prod(sizes), dtype="float32").reshape(sizes)
     held = [tvm.runtime.tensor(layout.cut(array, before, mesh, rank)) for rank in range(mesh.size)]

@@ -18,7 +18,7 @@ from spmd.ir.lift import lifted
 from spmd.program.build import build_graph
 from spmd.program.storage import loses_writes
 from spmd.propagate.budget import decide_within
-from spmd.realize.plan_of_decision import make_plan
+from spmd.propagate.planner import make_plan
 from spmd.testing.programs import SIZES, programs, specs
 
 SLOW = Profile("slow workers", flops=1e6, memory_bandwidth=1e6, link_bandwidth=1e7, link_latency=1e-6)

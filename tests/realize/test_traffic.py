@@ -1,4 +1,6 @@
-"""What a plan sends, and how long it takes: conversions once, and the slower of two branches."""
+"""What a plan sends, and how long it takes: read off its steps."""
+
+from dataclasses import replace
 
 import pytest
 from tvm.script import ir as I
@@ -6,51 +8,45 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import P, Profile
-from spmd.costs.cost import Cost
-from spmd.placement.sharding import Segment, Sharding, Split
 from spmd.plan.decisions import Collective
-from spmd.program.build import build_graph
-from spmd.realize.traffic import Traffic
+from spmd.plan.steps import Compute
+from spmd.realize.seconds import predicted
 from tests.programs import Mlp
 
 SLOW = Profile("slow", flops=1e12, memory_bandwidth=1e12, link_bandwidth=1e6, link_latency=1e-6)
-WHOLE, ROWS = Sharding((None, None)), Sharding((Split(("tp",), (Segment(4),)), None))
 
 
-@pytest.fixture
-def traffic():
-    return Traffic(Cost(spmd.Mesh(tp=2), SLOW), "main")
+@I.ir_module
+class Twice:
+    """A value is taken in the same way by two operators."""
+
+    @R.function
+    def main(x: R.Tensor((4, 6), "float32")):
+        with R.dataflow():
+            a = R.cumsum(x, axis=0)
+            b = R.cumsum(x, axis=0, exclusive=True)
+            out = (a, b)
+            R.output(out)
+        return out
 
 
-@pytest.fixture
-def x():
-    return build_graph(Mlp).functions["main"].params[0]
+def test_a_value_is_converted_once_in_a_function():
+    plan = spmd.plan(Twice, 2, {"main.x": P("tp", None), "main.return[[]*": P(None, "tp")}, profile=SLOW)
+    (made,) = plan.collectives
+    assert str(made).startswith("all_to_all over tp, 48 bytes, in main: 'x' is kept as [tp, -], relax.cumsum 'a' takes it as [-, tp] (")
+    assert (made.seconds, str(made.source), str(made.target)) == (pytest.approx(25e-6), "[tp, -]", "[-, tp]")
 
 
-def test_a_value_is_converted_once_in_a_function(traffic, x):
-    for _ in range(2):
-        traffic.convert(x, ROWS, WHOLE, (), lambda: "why")
-    (made,) = traffic.collectives
-    assert str(made).startswith("all_gather over tp, 128 bytes, in main: why (") and str(made).endswith(" us predicted)")
-    assert (made.seconds, made.source, made.target) == (traffic.seconds(), ROWS, WHOLE)
+def test_the_time_is_that_of_all_steps():
+    plan = spmd.plan(Mlp, 2, {"w1": P(None, "tp"), "w2": P("tp", None)}, profile=SLOW)
+    (sent,) = plan.collectives
+    assert plan.predicted["main"] == pytest.approx(sent.seconds + sum(c.seconds for c in plan.choices["main"]))
 
 
-def test_a_branch_has_what_was_converted_before_it_and_keeps_what_it_converts(traffic, x):
-    def moved(branch):
-        before = len(traffic.collectives)
-        traffic.convert(x, ROWS, WHOLE, branch, lambda: "why")
-        return len(traffic.collectives) - before
-
-    first, second, inner = (("z", True),), (("z", False),), (("z", True), ("u", False))
-    assert [moved(b) for b in (first, inner, first, second, (), (("v", True),))] == [1, 0, 0, 1, 1, 0]
-    assert str(traffic.collectives[1]).startswith("all_gather over tp, 128 bytes, in main, the false branch of 'z': why (")
-
-
-def test_of_two_branches_the_slower_counts(traffic):
+def test_of_two_branches_the_slower_counts():
     times = {(): 1.0, (("z", True),): 2.0, (("z", False),): 3.0, (("z", True), ("u", False)): 4.0, (("v", True),): 0.5}
-    for branch, seconds in times.items():
-        traffic.spend(seconds, branch)
-    assert traffic.seconds() == 1.0 + (2.0 + 4.0) + 0.5
+    step = Compute("relax.exp", "y", (), (), ())
+    assert predicted(replace(step, seconds=seconds, branch=branch) for branch, seconds in times.items()) == 1.0 + (2.0 + 4.0) + 0.5
 
 
 @I.ir_module

@@ -101,6 +101,12 @@ ROWS = {
     "attention of groups": (
         lambda _, q, k, v: nn.attention(q, k, v), [(2, 5, 4, 8), (2, 7, 2, 8), (2, 7, 2, 6)], "a b (c D) E, a F c E, a F c g -> a b (c D) g"
     ),
+    "attention of what comes before": (
+        lambda _, q, k, v: nn.attention(q, k, v, causal_mask="TopLeft"), [(2, 6, 4, 8)] * 3, "a b* c D, a e* c D, a e* c f -> a b* c f",
+    ),
+    "attention in a window": (
+        lambda _, q, k, v: nn.attention(q, k, v, window_size=3), [(2, 6, 4, 8)] * 3, "a B c D, a E c D, a E c f -> a B c f",
+    ),
     "attention_var_len": (
         lambda _, q, k, v, s, m: nn.attention_var_len(q, k, v, s, m, s, m), [(1, 7, 4, 8)] * 3 + [(3, "int32"), (1, "int32")],
         "A B c D, A E c D, A E c f, G, H, I, J -> A B c f"
@@ -195,6 +201,10 @@ def test_products_are_linear_where_the_other_factor_is_known_to_be_finite():
     assert node_of(lambda _, a, b: op.multiply(a, b), (4, "int32"), (4, "int32")).rule.linear == ((0,), (1,))
     assert node_of(lambda _, a, b: op.matmul(a, b), (4, 4), (4, 4)).rule.linear == ()
     assert node_of(lambda _, a, b: op.divide(a, b), (4,), (4,)).rule.linear == ()
+    ones = np.ones((4, 4), "float32")
+    assert node_of(lambda _, a: op.matmul(a, relax.const(ones)), (4, 4)).rule.linear == ((0,),)
+    assert node_of(lambda _, a: op.matmul(relax.const(ones), a), (4, 4)).rule.linear == ((1,),)
+    assert node_of(lambda _, a: op.matmul(a, relax.const(-ones)), (4, 4)).rule.linear == ()
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_a_folder_that_is_not_as_it_was(folder: Path, tmp_path: Path, name: str)
 
 
 def test_what_is_no_library(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"program\.json"):
+    with pytest.raises(ShardingError, match=r"spmd\.load\(.*\): there is no program\.json in it\."):
         spmd.load(tmp_path)
     (tmp_path / "program.json").write_text("{")
     with pytest.raises(ShardingError, match="the text is no JSON"):

@@ -1,5 +1,6 @@
 """Modules of several operators, as users have them: each operator is proved alone."""
 
+import numpy as np
 import pytest
 import tvm
 from tvm import relax
@@ -64,6 +65,16 @@ def test_constants_of_one_call_stay_apart():
     alone, _ = operators_alone(bb.finalize())
     kinds = [[(p.ty.dtype, len(p.ty.shape.values)) for p in alone[name].params] for name in ("main_lv", "main_gv")]
     assert kinds[0] == [("bool", 1), ("float32", 0), ("float32", 0)] and kinds[1][0] == ("bool", 1) and len(kinds[1]) == 3
+
+
+def test_workers_cut_constants_out_for_themselves():
+    x = relax.Var("x", relax.TensorType([1, 4, 3], "float32"))
+    weight, bias = (relax.const(np.arange(4, dtype="float32") - i) for i in range(2))
+    bb = relax.BlockBuilder()
+    with bb.function("main", [x]):
+        bb.emit_func_output(bb.emit(relax.op.nn.instance_norm(x, weight, bias, 1, [0, 2])))
+    verdicts = {v.inputs: v.status for v in prove(bb.finalize(), 2)}
+    assert verdicts["[-, tp, -]", "[tp]", "[tp]"] == "right" and set(verdicts.values()) == {"right"}
 
 
 def test_each_operator_is_proved():

@@ -15,9 +15,10 @@ import numpy as np
 
 from spmd.placement.layout import Array
 
-BEGUN, DONE, SITE, COUNT, STATUS, ENDING, AXES = 0, 1, 2, 3, 4, 5, 8
+BEGUN, DONE, SITE, COUNT, STATUS, ENDING, MET, AXES = 0, 1, 2, 3, 4, 5, 6, 8
 """Fields of a row: meetings begun and done; the site of the last one (`MEETING`: none of the program's) and the elements brought to it;
-what the process does; whether somebody ends all; from `AXES` on, collectives begun over each axis."""
+what the process does; whether somebody ends all; meetings begun that are none of the program's; from `AXES` on, collectives begun over
+each axis in this run."""
 MEETING = -1
 RUNS, ENDED, FAILED, LEFT = 0, 1, 2, 3
 MOST_AXES = 24

@@ -17,10 +17,11 @@ from contextlib import contextmanager
 
 from spmd.collectives.slots import Slots
 
-from .board import AXES, BEGUN, COUNT, DONE, ENDING, FAILED, LEFT, MEETING, RUNS, SITE, STATUS, Row, described
+from .board import AXES, BEGUN, COUNT, DONE, ENDING, FAILED, LEFT, MEETING, MET, RUNS, SITE, STATUS, Row, described
 
 _GLANCE = 0.1  # seconds between looks
-_COMPILATION = 1800.0  # seconds
+COMPILATION = 1800.0
+"""The most seconds that all wait while one compiles."""
 _PATIENCE = 3.0  # seconds that the library's abort may take
 
 
@@ -30,7 +31,7 @@ class Guard:
     def __init__(self, rank: int, rows: Mapping[int, Row], size: int, abort: Callable[[], object]) -> None:
         self.rank, self.rows, self.size, self.abort = rank, rows, size, abort
         self.row = rows[rank]
-        self.timeout = _COMPILATION
+        self.timeout = COMPILATION
         self.slots = Slots()
         self.groups: Mapping[str, Sequence[int]] = {}
         """For each axis of the running program, the ranks that meet there, this one among them."""
@@ -45,10 +46,11 @@ class Guard:
     @contextmanager
     def meeting(self, what: str, patient: bool = False) -> Generator[None]:
         """All processes are to come to `what`; `patient`: as long as one may compile for all."""
-        before, self.timeout = self.timeout, max(self.timeout, _COMPILATION) if patient else self.timeout
+        before, self.timeout = self.timeout, max(self.timeout, COMPILATION) if patient else self.timeout
         if self.row.numbers[STATUS] != FAILED:  # which the others are to read
             self.row.text = what
         self.row.numbers[SITE] = MEETING
+        self.row.numbers[MET] += 1
         self.row.numbers[BEGUN] += 1
         try:
             yield
@@ -106,13 +108,14 @@ class Guard:
 
     def _problem(self, waited: float) -> str:
         """Why this process waits in vain, as far as it sees."""
-        site = int(self.row.numbers[SITE])
+        site, mine = int(self.row.numbers[SITE]), self.row.numbers
         if site == MEETING:
-            gone = [r for r in self.rows if self.rows[r].numbers[STATUS] == LEFT]
+            gone = [r for r, row in self.rows.items() if row.numbers[STATUS] == LEFT and row.numbers[MET] < mine[MET]]
             busy = ""
         else:
-            members = self._members(site)
-            gone = [r for r in members if self.rows[r].numbers[STATUS] != RUNS]
+            members, field = self._members(site), AXES + self.axes[self.slots.of(site).axis]
+            rows = [(r, self.rows[r].numbers) for r in members]
+            gone = [r for r, other in rows if other[STATUS] != RUNS and other[field] < mine[field]]  # who did this one may have gone on
             busy = self._disagreement(site, members)
         if gone:
             return f"worker {gone[0]} {self._state(gone[0])} while worker {self.rank} waits for it"

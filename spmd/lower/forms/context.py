@@ -17,7 +17,7 @@ from spmd.placement.dtypes import ends, numpy_dtype
 from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Split
-from spmd.plan.decisions import Choice
+from spmd.plan.steps import Compute
 from spmd.program.graph import Node
 from spmd.rules.model import Rule
 
@@ -33,7 +33,7 @@ class FormContext:
     emit: Callable[[Any], Any]
     """Binds a Relax expression to a variable and returns it."""
     node: Node
-    choice: Choice
+    choice: Compute
     args: list[Any]
     """The local tensors, in the order of the rule's inputs. What stands in padding is arbitrary."""
     mesh: Mesh
@@ -197,7 +197,7 @@ def form(name: str) -> Callable[[FormFunction], FormFunction]:
 
 
 def run_form(
-    name: str, emit: Callable[[Any], Any], node: Node, choice: Choice, args: list[Any], mesh: Mesh, **kernel: Callable[..., Any]
+    name: str, emit: Callable[[Any], Any], node: Node, choice: Compute, args: list[Any], mesh: Mesh, **kernel: Callable[..., Any]
 ) -> Any:
     """The local output of a call, made by the form `name`; `kernel` are the fields of `FormContext` for calls of kernels."""
     if name not in FORMS:

@@ -13,10 +13,11 @@ from spmd.placement.sharding import Sharding
 from spmd.placement.spec import Constraint
 from spmd.plan.decisions import Alternative
 from spmd.program.graph import Function, Graph, Node, Value, with_value
-from spmd.propagate.budget import decide_within
-from spmd.propagate.decide import Decision
-from spmd.propagate.memory import Usage
-from spmd.propagate.search import Search, Solution
+
+from .budget import decide_within
+from .decide import Decision
+from .memory import Usage
+from .search import Search, Solution
 
 MOST_SOLVED = 16
 """Shardings of a value for which the problem is solved again, those of the least lower bound first."""

@@ -1,0 +1,218 @@
+"""From a decision to the list of steps of each function: which conversion happens when is said here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import tvm
+
+from spmd.errors import ShardingError
+from spmd.ir.trees import leaves
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding
+from spmd.plan.steps import MADE, RETURNED, TAKEN, Cause, Compute, Exchange, Mask, Reorder, Return, Step, Transfer
+from spmd.program.graph import Branch, Function, Node, Value
+from spmd.rules.strategy import Strategy
+from spmd.transfers.conversion import Step as Move
+from spmd.transfers.local import brings_zeros, is_packed, is_unpacked
+
+from .bundles import Single, bundled
+from .padding import gives_zeros, masked
+
+Ways = Callable[[Value, Sharding, Sharding, bool], Sequence[Move] | None]
+"""The moves that take a value from one sharding to another, with the last argument whether they may gather; None where there are none."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a leaf of a result is returned, None as it is kept; what asks for that, and whether it may be gathered for it."""
+
+    sharding: Sharding | None = None
+    why: str = ""
+    gather: bool = True
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was decided of a graph, wherever it comes from."""
+
+    mesh: Mesh
+    kept: Mapping[Value, Sharding]
+    """How each value is kept."""
+    runs: Callable[[Node], Strategy]
+    """How each operator runs."""
+    returned: Callable[[Function], Sequence[End]]
+    """How a function returns each leaf of its result."""
+    ways: Ways
+
+
+class Prices(Protocol):
+    """What steps take."""
+
+    def compute(self, node: Node, runs: Strategy) -> tuple[float, tuple[Exchange, ...]]:
+        """The time of an operator, and the collectives inside it."""
+        ...
+
+    def move(self, value: Value, move: Move) -> tuple[int, tuple[float, float, float]]:
+        """The bytes that each worker brings to a move; the times of packing, of the move itself and of unpacking."""
+        ...
+
+    def latency(self, move: Move) -> float:
+        """The part of the time of a collective that the second of two in one call does not take."""
+        ...
+
+
+_FREE = (0, (0.0, 0.0, 0.0))
+
+
+def realize(function: Function, decided: Decided, prices: Prices | None = None) -> list[Step]:
+    """The steps of a function. Without `prices` nothing takes any time, and each collective goes in a call of its own."""
+    return _Writer(function, decided, prices).run()
+
+
+class _Writer:
+    """Walks the operators in order, and knows what is held where: a conversion is made once, and what a branch converts stays in it."""
+
+    def __init__(self, function: Function, decided: Decided, prices: Prices | None) -> None:
+        self.function, self.decided, self.prices, self.mesh = function, decided, prices, decided.mesh
+        self.steps: list[Step] = []
+        self._starts: list[int] = []
+        """Where the steps of each operator begin, and those of the return."""
+        self._singles: list[Single] = []
+        self._held: dict[Branch, dict[tuple[Value, Sharding], bool]] = {(): {}}
+        """Branch -> what it makes, and whether its padding is known to be zero; arguments and constants are zero there."""
+        self._padded: dict[int, bool] = {}
+        self._names: dict[Value, str] = {}
+
+    def run(self) -> list[Step]:
+        """All steps, the return last."""
+        for at, node in enumerate(self.function.nodes):
+            self._starts.append(len(self.steps))
+            self._operator(node, at)
+        self._starts.append(len(self.steps))
+        self._return()
+        if self.prices is None or any(node.branch for node in self.function.nodes):
+            return self.steps
+        return bundled(self.steps, self._singles, self._starts, self.function.nodes, self.prices)
+
+    def _operator(self, node: Node, at: int) -> None:
+        runs, kept = self.decided.runs(node), self.decided.kept
+        taken = [(v, s) for v, s in zip(node.inputs, runs.inputs, strict=True) if s is not kept[v] and s != kept[v] and v.is_tensor]
+        made = [(v, s) for v, s in zip(node.outputs, runs.outputs, strict=True) if s is not kept[v] and s != kept[v] and v.is_tensor]
+        for value, sharding in taken:
+            if value.memory or self._is_zero(value, sharding, node.branch) is None:  # what is written is another value each time
+                self._convert(value, kept[value], sharding, node.branch, Cause(TAKEN, at))
+        zero = self._masked(node, runs) if self._is_padded(runs) else True
+        self._compute(node, runs, bool(taken or made))
+        for value, sharding in zip(node.outputs, runs.outputs, strict=True):
+            if value.is_tensor:
+                self._hold(value, sharding, node.branch, zero or not sharding.is_padded(self.mesh))
+        for value, sharding in made:
+            self._convert(value, sharding, kept[value], node.branch, Cause(MADE, at))
+        if node.joined is not None:
+            self._join(node)
+
+    def _compute(self, node: Node, runs: Strategy, is_converted: bool) -> None:
+        seconds, exchanges = (0.0, ()) if self.prices is None else self.prices.compute(node, runs)
+        decided = (runs.splits, runs.inputs, runs.outputs, runs.partial_through, node.no_rule)
+        named = (tuple([self._name(v) for v in node.inputs]), tuple([self._name(v) for v in node.outputs]))
+        span = _span(node) if is_converted or exchanges else ""
+        self.steps.append(Compute(node.op, node.name, *decided, *named, seconds, exchanges, node.branch, span))
+
+    def _join(self, node: Node) -> None:
+        """Both branches give a value, and it is there after them: with zeros in its padding where both have them there."""
+        outside = self._held.setdefault(node.branch[:-1], {})
+        for value in node.outputs:
+            key = (value, self.decided.kept[value])
+            outside[key] = outside.get(key, True) and bool(self._is_zero(*key, node.branch))
+
+    def _return(self) -> None:
+        kept, ends = self.decided.kept, self.decided.returned(self.function)
+        assert self.function.result is not None
+        operands: list[str] = []
+        shardings: list[Sharding] = []
+        masks: list[Mask] = []
+        for value, end in zip(leaves(self.function.result), ends, strict=True):
+            if value.kind == "other":
+                continue
+            sharding = kept[value] if end.sharding is None or not value.is_tensor else end.sharding
+            if sharding != kept[value] and (value.memory or self._is_zero(value, sharding, ()) is None):
+                self._convert(value, kept[value], sharding, (), Cause(RETURNED, why=end.why), end.gather)
+            # A result that stays on the workers may come back as an argument, whose padding counts as zero.
+            if value.is_tensor and sharding.is_padded(self.mesh) and not self._is_zero(value, sharding, ()):
+                masks.append(Mask(self._name(value), sharding, len(operands)))
+            operands.append(self._name(value))
+            shardings.append(sharding)
+        self.steps += [*masks, Return(tuple(operands), tuple(shardings))]
+
+    def _masked(self, node: Node, runs: Strategy) -> bool:
+        """Write the masks that an operator needs; whether what it makes has zeros in its padding."""
+        pairs = zip(node.inputs, runs.inputs, strict=True)
+        zero = [not v.is_tensor or bool(self._is_zero(v, s, node.branch)) for v, s in pairs]
+        for i in masked(node, runs, zero, self.mesh):
+            reduce = node.rule.reduce or "sum"
+            self.steps.append(Mask(self._name(node.inputs[i]), runs.inputs[i], i, reduce, node.branch))
+            zero[i] = node.rule.reduce == "sum"
+        return gives_zeros(node, runs, zero, self.mesh)
+
+    def _convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, cause: Cause, gather: bool = True) -> None:
+        """Write the moves that take a value from one sharding to another."""
+        found = self.decided.ways(value, source, target, gather)
+        if found is None:
+            where = f"{self.function.name}: {value.name!r}"
+            raise ShardingError(where, f"there is no way from {source} to {target}", "Make a new plan with spmd.plan().")
+        zero = bool(self._is_zero(value, source, branch))
+        start, sent = len(self.steps), 0
+        for move in found:
+            for step in self._parts(value, move, branch, cause):
+                sent += isinstance(step, Transfer)
+                self.steps.append(step)
+            zero = zero or brings_zeros(move, self.mesh)
+        self._hold(value, target, branch, zero)
+        if sent == 1 and not value.memory:
+            self._singles.append(Single(value, start, len(self.steps), cause))
+
+    def _parts(self, value: Value, move: Move, branch: Branch, cause: Cause) -> list[Step]:
+        """One move: what is put in order before it, itself, and what is put in order after it."""
+        name = self._name(value)
+        held, (before, itself, after) = self.prices.move(value, move) if self.prices else _FREE
+        parts: list[Step] = [Reorder("pack", name, move, cause, branch, before)] if is_packed(move, self.mesh) else []
+        if move.kind == "slice":
+            return [*parts, Reorder("slice", name, move, cause, branch, itself)]
+        parts.append(Transfer(name, move, cause, branch, held, itself))
+        return [*parts, Reorder("unpack", name, move, cause, branch, after)] if is_unpacked(move, self.mesh) else parts
+
+    def _hold(self, value: Value, sharding: Sharding, branch: Branch, zero: bool) -> None:
+        self._held.setdefault(branch, {})[value, sharding] = zero
+
+    def _is_zero(self, value: Value, sharding: Sharding, branch: Branch) -> bool | None:
+        """Whether the padding of a value held as `sharding` is known to be zero; None where it is not held so."""
+        for depth in range(len(branch), -1, -1):
+            found = self._held.get(branch[:depth], {}).get((value, sharding))
+            if found is not None:
+                return found
+        given = value.role != "temporary" and sharding == self.decided.kept[value]
+        return True if given else None
+
+    def _is_padded(self, runs: Strategy) -> bool:
+        """Whether any factor of an operator is split unevenly."""
+        found = self._padded.get(id(runs))
+        if found is None:
+            found = self._padded[id(runs)] = any(split.is_padded(self.mesh) for _, split in runs.splits)
+        return found
+
+    def _name(self, value: Value) -> str:
+        found = self._names.get(value)
+        if found is None:
+            found = self._names[value] = value.path
+        return found
+
+
+def _span(node: Node) -> str:
+    """Where an operator stands in its source, ``file:line``, as far as the module knows."""
+    span: Any = node.binding.value.span or getattr(node.binding, "span", None)
+    if isinstance(span, tvm.ir.SequentialSpan) and len(span.spans):
+        span = span.spans[0]
+    return f"{span.source_name.name}:{span.line}" if isinstance(span, tvm.ir.Span) else ""

@@ -1,0 +1,51 @@
+"""Ways of several moves: the plan says them, and the program takes them."""
+
+import pytest
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+import spmd
+from spmd import Mesh, P, Plan
+from spmd.testing import assert_equivalent
+from tests.transfers.ways import BYTES
+
+MESH = Mesh(x=2, y=4)
+
+
+@I.ir_module
+class Row:
+    @R.function
+    def main(v: R.Tensor((16,), "float32"), w: R.Tensor((6, 10), "float32")):
+        with R.dataflow():
+            a = R.tanh(v)
+            b = R.tanh(w)
+            R.output(a, b)
+        return a, b
+
+
+def specs(source, target):
+    return {"main.v": P(source), "main.a": P(source), "main.return[0]": P(target)}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "sent"),
+    [
+        ("y", ("x", "y"), [("permute", "x+y", 8)]),
+        (("x", "y"), "y", [("permute", "x+y", 8), ("all_gather", "x", 8)]),
+        ("x", "y", [("permute", "x+y", 8 * 2)]),
+    ],
+    ids=str,
+)
+def test_what_is_sent_is_what_the_plan_says(source, target, sent):
+    sharded = assert_equivalent(Row, MESH, specs(source, target), profile=BYTES)
+    assert [(c.kind, c.axis, c.bytes) for c in sharded.plan.collectives] == sent
+
+
+@pytest.mark.parametrize("target", [P("y", None), P(("x", "y"), None), P("y", "x"), P(None, ("y", "x"))], ids=str)
+def test_uneven_parts_take_several_moves(target):
+    assert_equivalent(Row, MESH, {"main.w": P("x", "y"), "main.b": P("x", "y"), "main.return[1]": target}, profile=BYTES)
+
+
+def test_a_plan_that_is_read_back_goes_the_same_way():
+    plan = spmd.plan(Row, MESH, specs("y", ("x", "y")), profile=BYTES)
+    assert spmd.lower(Row, Plan.from_json(plan.to_json())).script().count("R.spmd.permute") == 1
