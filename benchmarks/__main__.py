@@ -6,7 +6,18 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("import_time", "plan_quality", "backtest", "shard_time", "scaling", "decode", "cpu_kernels", "shardy", "shardy_reshard")
+NAMES = (
+    "import_time",
+    "plan_quality",
+    "training_plan",
+    "backtest",
+    "shard_time",
+    "scaling",
+    "decode",
+    "cpu_kernels",
+    "shardy",
+    "shardy_reshard",
+)
 
 
 def main() -> int:

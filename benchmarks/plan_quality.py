@@ -9,7 +9,6 @@ Bytes are those of the tensor that each worker brings: one token in decode, 64 t
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections import Counter
 from dataclasses import replace
@@ -43,12 +42,6 @@ def counted(plan: spmd.Plan, function: str, layers: int) -> tuple[str, str]:
     return ", ".join(each) or "none", ", ".join(besides) or "none"
 
 
-def gap(plan: spmd.Plan) -> str:
-    """How far from the optimum the plan may be, which it says in its notes where it does not know it to be 0."""
-    found = [m[1] for note in plan.notes if (m := re.match(r"the plan is within (\S+)", note))]
-    return found[0] if found else "0" if not any("may not be the optimum" in note for note in plan.notes) else "unknown"
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,7 +55,9 @@ def main() -> None:
         taken = time.process_time() - start
         operators = sum(map(len, plan.choices.values()))
         replicated = sum(bool(c.replicated_because) for cs in plan.choices.values() for c in cs)
-        searches.append((str(mesh), str(operators), str(replicated), str(plan.width), gap(plan), f"{taken:.2f}"))
+        searches.append(
+            (str(mesh), str(operators), str(replicated), str(plan.width), f"{plan.gap:.2%}" if plan.gap else "0", f"{taken:.2f}")
+        )
         collectives += [(str(mesh), f, *counted(plan, f, layers)) for f in ("decode", "prefill")]
     print(f"{MODEL}, {layers} layers, {len(plan.functions)} functions\n")
     print(table(("mesh", "operators", "without a rule", "width", "gap", "CPU seconds"), searches) + "\n")

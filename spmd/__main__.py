@@ -1,5 +1,5 @@
-"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell; ``run`` starts a script on workers, ``doctor``
-says what works here.
+"""``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell; ``verify`` proves its program, ``run``
+starts a script on workers, ``doctor`` says what works here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import tvm
 
 from .costs.profile import Profile
 from .errors import ShardingError, nearest
-from .pipeline import plan
+from .pipeline import plan, shard
 from .placement.mesh import Mesh
 from .placement.spec import P
 from .run.doctor import examine
 from .run.launch import run
+from .verify import verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,21 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     explain = commands.add_parser("explain", help="plan a module, and say where everything lives and why")
-    explain.add_argument("file", help="a Python file that defines an IRModule")
-    explain.add_argument("--module", help="the name of the module in the file; needed where it has several")
-    explain.add_argument("--mesh", required=True, help="workers by axis, as tp=4 or dp=2,tp=4")
-    explain.add_argument("--hosts", type=int, default=1, metavar="N", help="on how many hosts the workers stand, as many on each")
-    explain.add_argument("--devices", type=_devices, metavar="N,...", help="the device of each worker, numbered host by host, as 0,2,1,3")
-    explain.add_argument("--link", action="append", default=[], metavar="AXIS=NAME", help="what an axis runs over, as dp=network")
-    explain.add_argument("--memory", type=float, metavar="BYTES", help="the most that a worker may hold")
-    explain.add_argument(
-        "--spec", action="append", default=[], metavar="PATTERN=P(...)", help="what you ask for, as '*.w1=P(\"tp\", None)'"
-    )
-    explain.add_argument("--profile", default="generic", help="hardware, as h100, or a file, as mine.json (default: generic)")
-    explain.add_argument("--size", action="append", default=[], metavar="NAME=N", help="a symbolic size to plan for")
+    _planned(explain)
     explain.add_argument("--name", action="append", default=[], help="explain this weight, input, output or value; may be given again")
     explain.add_argument("--html", metavar="FILE", help="write the plan as a page")
     explain.add_argument("--save", metavar="FILE", help="write the plan as JSON, for spmd.Plan.load")
+    _planned(commands.add_parser("verify", help="shard a module, and prove that its workers compute what it computes"))
     start = commands.add_parser("run", help="start a script once for each worker, for spmd.workers(..., backend='mpi')")
     start.add_argument("-n", "--workers", type=int, required=True, metavar="N", help="how many processes")
     start.add_argument("--hosts", metavar="FILE", help="the hosts they run on, in a file of the MPI that is installed")
@@ -60,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(options, program)
         elif options.command == "doctor":
             print("\n".join(map(str, examine(self_test=not options.quick))))
+        elif options.command == "verify":
+            return _verify(options)
         else:
             _explain(options)
     except ShardingError as error:
@@ -71,13 +64,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _explain(options: argparse.Namespace) -> None:
+def _planned(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which module is planned, and for what."""
+    parser.add_argument("file", help="a Python file that defines an IRModule")
+    parser.add_argument("--module", help="the name of the module in the file; needed where it has several")
+    parser.add_argument("--mesh", required=True, help="workers by axis, as tp=4 or dp=2,tp=4")
+    parser.add_argument("--hosts", type=int, default=1, metavar="N", help="on how many hosts the workers stand, as many on each")
+    parser.add_argument("--devices", type=_devices, metavar="N,...", help="the device of each worker, numbered host by host, as 0,2,1,3")
+    parser.add_argument("--link", action="append", default=[], metavar="AXIS=NAME", help="what an axis runs over, as dp=network")
+    parser.add_argument("--memory", type=float, metavar="BYTES", help="the most that a worker may hold")
+    parser.add_argument("--spec", action="append", default=[], metavar="PATTERN=P(...)", help="what you ask for, as '*.w1=P(\"tp\", None)'")
+    parser.add_argument("--profile", default="generic", help="hardware, as h100, or a file, as mine.json (default: generic)")
+    parser.add_argument("--size", action="append", default=[], metavar="NAME=N", help="a symbolic size to plan for")
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `plan` and `shard`."""
     links = dict(_link(text) for text in options.link)
-    mesh = Mesh(links=links or None, hosts=options.hosts, devices=options.devices, **_numbers("--mesh", options.mesh))
-    specs = dict(_spec(text) for text in options.spec)
-    sizes = _numbers("--size", ",".join(options.size)) if options.size else None
-    profile = Profile.load(options.profile) if options.profile.endswith(".json") else options.profile
-    made = plan(_module(Path(options.file), options.module), mesh, specs, profile=profile, sizes=sizes, memory=options.memory)
+    return {
+        "mod": _module(Path(options.file), options.module),
+        "mesh": Mesh(links=links or None, hosts=options.hosts, devices=options.devices, **_numbers("--mesh", options.mesh)),
+        "specs": dict(_spec(text) for text in options.spec),
+        "profile": Profile.load(options.profile) if options.profile.endswith(".json") else options.profile,
+        "sizes": _numbers("--size", ",".join(options.size)) if options.size else None,
+        "memory": options.memory,
+    }
+
+
+def _verify(options: argparse.Namespace) -> int:
+    asked = _asked(options)
+    proof = verify(asked["mod"], shard(**asked))
+    print(proof)
+    return 0 if proof else 1
+
+
+def _explain(options: argparse.Namespace) -> None:
+    made = plan(**_asked(options))
     if options.name:
         print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
     else:

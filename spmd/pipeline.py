@@ -35,6 +35,7 @@ from .program.graph import Graph
 from .propagate.planner import make_plan
 from .run.constants import constants_by_name
 from .run.partition import partition
+from .verify import verify as proven
 
 _LOG = logging.getLogger("spmd")
 
@@ -96,6 +97,7 @@ def shard(
     memory: float | None = None,
     lift: int = LIFT,
     cost: CostFactory = Cost,
+    verify: bool = False,
 ) -> ShardedModule:
     """The program that each worker of `mesh` runs, for a whole-model Relax module written for one device. `mod` is not changed.
 
@@ -103,12 +105,15 @@ def shard(
     `sizes` gives symbolic sizes by name for that prediction (64 where it does not). `divisible` says by what symbolic sizes can be
     divided, by name: such dimensions may be split, and an argument that breaks the word is an error. `memory` is the most bytes that a
     worker may hold, by default those of the profile. Constants of `lift` bytes or more are weights: they are cut, and `workers` loads them.
-    `cost` is a subclass of `Cost` that says what takes how long.
+    `cost` is a subclass of `Cost` that says what takes how long. With `verify` the program is proven (see docs/verify.md).
     Raises `ShardingError` for bad specs and for modules that cannot be represented.
     """
     with _frozen():
         graph, decided = _planned(mod, mesh, specs, profile, sizes, divisible, memory, lift, cost)
-        return ShardedModule(_lowered(graph, decided), decided)
+        made = ShardedModule(_lowered(graph, decided), decided)
+    for text in proven(mod, made).undecided if verify else ():
+        _LOG.warning(f"not proven: {text}")
+    return made
 
 
 @_planning

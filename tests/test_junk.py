@@ -104,6 +104,8 @@ def public():
         "shard": (spmd.shard, {"mod": Mlp, "mesh": 2, "specs": SPLIT, "profile": "h100", "sizes": None, "divisible": None, "memory": None}),
         "plan": (spmd.plan, {"mod": Mlp, "mesh": 2, "specs": None, "cost": spmd.Cost}),
         "lower": (spmd.lower, {"mod": Mlp, "plan": PLAN}),
+        "verify": (spmd.verify, {"mod": Mlp, "sharded": SHARDED, "sizes": None, "arguments": None, "rounds": 1, "seed": 0}),
+        "verify by hand": (spmd.verify, {"mod": Mlp, "sharded": Mlp, "mesh": 1, "inputs": None, "outputs": None}),
         "partition": (SHARDED.partition, {"weights": WEIGHTS, "rank": None}),
         "hint": (spmd.hint, {"x": X, "spec": P("tp", None)}),
         "P": (lambda entry, others, gather: P(entry, others=others, gather=gather), {"entry": "tp", "others": None, "gather": True}),

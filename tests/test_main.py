@@ -30,6 +30,13 @@ def test_a_plan_and_its_report(capsys, tmp_path):
     assert page.read_text().startswith("<!DOCTYPE html>") and str(Plan.load(saved).params["w1"]) == "[-, tp]"
 
 
+def test_a_proof(capsys):
+    status = main(["verify", *MLP, "--spec", 'w1=P(None, "tp")', "--spec", 'w2=P("tp", None)'])
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    assert out.startswith("proven: 1 functions, ") and out.endswith(" numbers modulo 2147483647 are the same in 1 runs\n")
+
+
 def test_one_name(capsys):
     status, out, _ = explain(capsys, *MLP, "--profile", "cpu", "--name", "w1", "--name", "main.x")
     assert status == 0 and out.startswith("w1: [-, -]\n  float32 16 x 32, whole on 2 workers") and "\nmain.x: [-, -]\n" in out

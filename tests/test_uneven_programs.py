@@ -11,7 +11,6 @@ from tvm.script import tirx as T
 
 import spmd
 from spmd import Mesh, P, ShardingError
-from spmd.plan.model import Plan
 from spmd.testing import FREE_LINKS, assert_equivalent
 from spmd.verify import verify
 
@@ -84,7 +83,6 @@ def test_rows_that_workers_do_not_divide(mesh, n):
         **dict.fromkeys(("heads", "layer", "reduced", "softmax"), ("n",)),
         "table": ("vocab",),
     }
-    assert Plan.from_json(sharded.plan.to_json()) == sharded.plan
 
 
 def test_one_program_for_every_number_of_rows():
@@ -109,7 +107,6 @@ def test_one_program_for_every_number_of_rows():
 WAYS = {
     "all_gather": {"reduced.x": P("tp", None), "reduced.e": P(None, None)},
     "all_to_all": {"reduced.x": P("tp", None), "reduced.e": P(None, "tp")},
-    "reduce_scatter": {"layer.x": P(None, "tp"), "layer.b": P(None, "tp"), "layer.return": P("tp", None)},
     "permute": {"layer.x": P("dp", None), "layer.a": P("tp", None), "layer.return": P("tp", None)},
 }
 

@@ -44,7 +44,12 @@ def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]
 def _communicates(function: relax.Function) -> bool:
     calls: list[Any] = []
     tvm_ffi.structural_walk(function.body, [((tvm.ir.Call,), calls.append)])
-    return any(isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX) for call in calls)
+    return any(map(_is_collective, calls))
+
+
+def _is_collective(call: Any) -> bool:
+    """Whether it calls a collective of the dialect: `R.spmd.hint` is none, and stands in modules that are run unsharded."""
+    return isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX) and call.op.name.removeprefix(_PREFIX) in OPS
 
 
 @mutator
@@ -58,7 +63,7 @@ class _Binder(PyExprMutator):
 
     def visit_call_(self, call: Any) -> Expr:
         call = self.visit_expr_post_order(call)
-        if not isinstance(call.op, tvm.ir.Op) or not call.op.name.startswith(_PREFIX):
+        if not _is_collective(call):
             return call
         op = OPS[call.op.name.removeprefix(_PREFIX)]
         attrs = {name: _plain(call.attrs[name]) for name in op.attrs}

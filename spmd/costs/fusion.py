@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from spmd.ir.trees import leaves
 from spmd.program.graph import Function, Node, Value
 from spmd.program.storage import VIEWS
 from spmd.rules.kernel import KERNEL_CALLS
@@ -71,7 +72,7 @@ def fused(function: Function, as_kept: AsKept | None = None) -> frozenset[Value]
 
 def _may_go(function: Function) -> list[Node]:
     """The operators whose results some operator reads in the same branch, and nobody else; the last first."""
-    ends = {value for value, _, _ in function.at_end}
+    ends = set() if function.result is None else set(leaves(function.result))
 
     def stays_inside(node: Node) -> bool:
         readers = [r for v in node.outputs for r in function.readers.get(v, ())]

@@ -104,13 +104,13 @@ def mask_padding(emit: Emit, x: Any, dims: Sequence[Any], sharding: Sharding, me
     for dim, split in enumerate(sharding.dims):
         if split is None or not split.is_padded(mesh):
             continue
-        size = here[dim] if split.uneven else split.local_size(mesh)
-        seen, at = folded(here, dim, split, size) if split.repeated else (here, dim)
+        size, folds = (here[dim], False) if split.uneven else (split.local_size(mesh), not split.is_known)
+        seen, at = folded(here, dim, split, size) if folds else (here, dim)
         mine = _uneven_valid(emit, dims[dim], split, mesh) if split.uneven else _valid(emit, split, mesh)
         shaped = reshaped(emit, mine, [size if d == at else 1 for d in range(len(seen))])
-        x = emit(relax.op.reshape(x, seen)) if split.repeated else x
+        x = emit(relax.op.reshape(x, seen)) if folds else x
         x = emit(relax.op.where(shaped, x, relax.const(np.array(_neutral(kind, dtype), numpy_dtype(dtype)), dtype)))
-        x = emit(relax.op.reshape(x, here)) if split.repeated else x
+        x = emit(relax.op.reshape(x, here)) if folds else x
     return x
 
 

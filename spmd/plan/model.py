@@ -57,6 +57,10 @@ class Plan:
     """Shape and type of every tensor of `params` and `values`, by the same names."""
     memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
     """Function -> what a worker holds while it runs."""
+    cost: float = 0.0
+    """Seconds that the search made as few as it could: all operators and conversions, one for each use and each branch of an If."""
+    bound: float = 0.0
+    """Seconds that no plan over the same candidates costs less than."""
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
     """The search that the plan came from, where it was made; it is not saved and not copied."""
 
@@ -80,6 +84,11 @@ class Plan:
 
             found += collectives(function, steps, name_of, dtype_of)
         return found
+
+    @property
+    def gap(self) -> float:
+        """How far from the optimum it can be at most, as a part of its cost; 0 where it is the optimum."""
+        return (self.cost - self.bound) / self.cost if self.bound < self.cost else 0.0
 
     @property
     def constants(self) -> list[str]:

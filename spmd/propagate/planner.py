@@ -54,6 +54,8 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
         predicted={name: predicted(found) for name, found in steps.items()},
         profile=cost.profile.name,
         width=decision.solution.width,
+        cost=decision.solution.cost,
+        bound=decision.solution.bound,
         notes=_notes(decision, decided, steps, usage),
         memory={name: usage.of(name) for name in graph.functions},
         tensors=_tensors(cost, {**kept, **{name: value for name, (value, _, _) in ends.items()}}),

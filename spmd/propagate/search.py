@@ -59,18 +59,18 @@ class Search:
         fixed = dict(fixed or {})
         alone = [self._alone(group, fixed) for group in range(len(self.groups))]
         width = max((solved.width for solved in alone), default=0)
-        if any(solved.core for solved in alone):
+        voted = None if any(solved.core for solved in alone) else self._voted(alone, fixed)
+        if voted is None:
             return self._joint(fixed, dict.fromkeys(self._order, 0), 0, {}, width)
+        choice, cost = voted
         bound = sum(solved.cost for solved in alone)
-        voted = self._voted(alone, fixed)
-        gap = sum(self._alone(group, voted).cost for group in range(len(self.groups))) - bound
-        if gap <= bound * _CLOSE:
-            return self._solution(voted, bound + gap, bound, width)
+        if cost - bound <= bound * _CLOSE:
+            return self._solution(choice, cost, bound, width)
         regrets: dict[int, Table] = {}
         for solved in alone:
             for v, regret in solved.regrets(solved.sizes).items():
                 regrets[v] = regrets[v] + regret if v in regrets else regret
-        return self._joint(fixed, voted, bound, {v: np.flatnonzero(r < gap) for v, r in regrets.items()}, width)
+        return self._joint(fixed, choice, bound, {v: np.flatnonzero(r < cost - bound) for v, r in regrets.items()}, width)
 
     def _joint(self, fixed: dict[int, int], start: dict[int, int], bound: int, domains: Domains, width: int) -> Solution:
         """All functions as one problem: a better choice than `start`, among these values, and not below the bound."""
@@ -109,8 +109,11 @@ class Search:
     def _sizes(self, variables: Sequence[int]) -> dict[int, int]:
         return {v: self.sizes[v] for v in variables}
 
-    def _voted(self, wishes: Sequence[Elimination], fixed: dict[int, int]) -> dict[int, int]:
-        """Shared variables as most functions want them, everything else as then suits each function best."""
+    def _voted(self, wishes: Sequence[Elimination], fixed: dict[int, int]) -> tuple[dict[int, int], int] | None:
+        """Shared variables as most functions want them, everything else as then suits each function best, and what that costs.
+
+        None where a function is not solved on its own.
+        """
         votes: dict[int, Counter[int]] = {v: Counter() for v in self.shared}
         choices = [{**fixed, **solved.choice()} for solved in wishes]
         for choice in choices:
@@ -118,11 +121,16 @@ class Search:
                 if v in choice:
                     votes[v][choice[v]] += 1
         voted = {**fixed, **{v: max(sorted(count), key=count.__getitem__) for v, count in votes.items()}}
-        found = dict(voted)
-        for group, choice in enumerate(choices):
-            differs = any(choice.get(v, value) != value for v, value in voted.items())
-            found.update(self._alone(group, voted).choice() if differs else choice)
-        return found
+        found, cost = dict(voted), 0
+        for group, (solved, choice) in enumerate(zip(wishes, choices, strict=True)):
+            if any(choice.get(v, value) != value for v, value in voted.items()):
+                solved = self._alone(group, voted)
+                if solved.core:
+                    return None
+                choice = solved.choice()
+            found.update(choice)
+            cost += solved.cost
+        return found, cost
 
     def _solution(self, choice: dict[int, int], units: int, bound: int, width: int) -> Solution:
         """Of a choice with its cost and bound in units: a bound that it meets up to rounding is its cost."""

@@ -67,10 +67,10 @@ class Family:
         self._numbers: dict[View, int] = {}
         states = ends and (self._state(ends[0]), self._state(ends[1]))
         alike = tuple([in_proportion(tilings[dim], prod([atom.size for atom in self.atoms])) for dim in self.dims])
-        slow = {mesh.is_slow(name) for name in self.names}
+        slow = frozenset(atom for atom, name in enumerate(self.names) if mesh.is_slow(name))
         sizes = tuple([atom.size for atom in self.atoms])
         pairs = conflicts(self.atoms), continued(self.atoms)
-        kind = Kind(sizes, alike, tuple(sorted(self._reductions.items())), len(slow) > 1, *pairs, states)
+        kind = Kind(sizes, alike, tuple(sorted(self._reductions.items())), slow if len(slow) < len(sizes) else frozenset(), *pairs, states)
         self.graph = _graph(kind)
 
     def numbers(self, views: Sequence[View]) -> list[int]:

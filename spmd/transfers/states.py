@@ -66,8 +66,8 @@ class Kind:
     """Those of each dimension that is split before or after, in proportion."""
     reductions: tuple[tuple[int, str], ...] = ()
     """The atoms over which the value is partial at first, and how it is reduced."""
-    staged: bool = False
-    """Whether major atoms may come and go before minor ones, which is of use where some links are slower than others."""
+    slow: frozenset[int] = frozenset()
+    """The atoms over which a byte takes longer than over the others: these may come and go as the major ones, before the others do."""
     conflicts: frozenset[tuple[int, int]] = frozenset()
     """Atoms that cannot be used at once."""
     continued: frozenset[tuple[int, int]] = frozenset()
@@ -151,11 +151,14 @@ class States:
         held, tilings = state.dims[dim], self.kind.tilings[dim]
         if held is None:
             for number in range(len(tilings)):
-                for cuts in self._cuts(tilings[number]):
+                for cuts in self._cuts(tilings[number]) if self.kind.slow.isdisjoint(atoms) else [1]:
                     yield from self._fitting(dim, Held(number, cuts, atoms))
             return
-        yield from self._fitting(dim, Held(held.tiling, held.cuts, held.atoms + atoms))
         more = self.workers(atoms)
+        if held.cuts == 1 or self.kind.slow.isdisjoint(atoms):
+            yield from self._fitting(dim, Held(held.tiling, held.cuts, held.atoms + atoms))
+        if held.cuts > 1 and not self.kind.slow.issuperset(atoms):
+            return
         if (held.cuts > 1 and held.cuts % more == 0) or (more == 1 and not tilings[held.tiling].is_padded):
             yield from self._fitting(dim, Held(held.tiling, held.cuts // more, atoms + held.atoms))
 
@@ -171,19 +174,20 @@ class States:
         for first in range(len(atoms) - 1, 0, -1):
             yield atoms[first:], Held(held.tiling, held.cuts, atoms[:first])
         for last in range(1, len(atoms)):
-            if self._is_staged(tiling) or (self.workers(atoms[:last]) == 1 and not tiling.is_padded):
+            apart = self.kind.slow.issuperset(atoms[:last]) and self.kind.slow.isdisjoint(atoms[last:])
+            if (self._is_staged(tiling) and apart) or (self.workers(atoms[:last]) == 1 and not tiling.is_padded):
                 yield atoms[:last], Held(held.tiling, held.cuts * self.workers(atoms[:last]), atoms[last:])
         yield atoms, None
 
     def _is_staged(self, tiling: Tiling) -> bool:
         """Whether its pieces may be cut: all of them fall into as many equal parts as there are workers."""
-        return self.kind.staged and not tiling.workers and not tiling.is_padded and tiling.fits(prod(self.kind.sizes))
+        return bool(self.kind.slow) and not tiling.workers and not tiling.is_padded and tiling.fits(prod(self.kind.sizes))
 
     def _cuts(self, tiling: Tiling) -> list[int]:
         if not self._is_staged(tiling):
             return [1]
-        sizes = self.kind.sizes
-        return sorted({prod(some) for count in range(len(sizes)) for some in combinations(sizes, count)})
+        sizes = [self.kind.sizes[atom] for atom in sorted(self.kind.slow)]
+        return sorted({prod(some) for count in range(len(sizes) + 1) for some in combinations(sizes, count)})
 
     def _fitting(self, dim: int, held: Held) -> Iterator[Held]:
         """`held` itself, if workers can hold equal parts of it, and if it leads to where this goes."""

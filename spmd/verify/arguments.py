@@ -66,4 +66,19 @@ class Arguments:
             return Tensor(dice.integers(2, PRIME, shape), dtype)
         if dtype == "uint32":  # bits: eight numbers in a word
             return Tensor(dice.integers(0, 2**32, shape).astype("uint32"), dtype)
-        return Tensor(dice.integers(0, 2 if dtype == "bool" else max(self.high, 1), shape).astype(storage(dtype)), dtype)
+        if dtype == "bool":
+            return Tensor(dice.integers(0, 2, shape).astype(bool), dtype)
+        count = int(np.prod(shape))  # as many different ones as there can be: two that are equal may be exchanged unseen
+        dealt = np.concatenate([dice.permutation(self.high) for _ in range(-(-count // self.high) or 1)])
+        return Tensor(dealt[:count].reshape(shape).astype(storage(dtype)), dtype)
+
+
+def has_integers(func: Any) -> bool:
+    """Whether a function is given integers, which are few: one run says less of them."""
+
+    def found(ty: Any) -> bool:
+        if isinstance(ty, relax.TupleType):
+            return any(map(found, ty.fields))
+        return isinstance(ty, relax.TensorType) and not is_float(str(ty.dtype))
+
+    return any(found(p.ty) for p in func.params)

@@ -22,7 +22,7 @@ from .undecided import Undecided
 
 Env = dict[Any, Any]
 OUTSIDE = "outside"
-"""The place in an environment for whether memory was read outside of a buffer."""
+"""The place in an environment for how many elements were read or written outside of a buffer."""
 _BINARY: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
     # node: of integers and real numbers, of the field
     "Add": (np.add, field.add),
@@ -198,7 +198,7 @@ class Expressions:
             chosen = np.asarray(test(env))
             if chosen.ndim == 0:
                 return x(env) if chosen else y(env)
-            inside = {**env, OUTSIDE: [False]}  # what is not chosen may be read anywhere
+            inside = {**env, OUTSIDE: [0]}  # what is not chosen may be read anywhere
             return np.where(chosen, x(inside), y(inside))
 
         return Term(select, kind, dtype)
@@ -255,7 +255,7 @@ class Expressions:
         return term.in_field() if is_float(dtype) and self._in_memory == "field" else term.at
 
 
-def read(memory: Array, indices: list[Any], outside: list[bool]) -> Array:
+def read(memory: Array, indices: list[Any], outside: list[int]) -> Array:
     """What lies at these places; outside of the memory nothing that was ever written, which is noted."""
     beyond: Any = None
     for axis, index in enumerate(indices):
@@ -266,7 +266,7 @@ def read(memory: Array, indices: list[Any], outside: list[bool]) -> Array:
             indices[axis] = np.clip(index, 0, max(size - 1, 0))
     if beyond is None:
         return memory[tuple(indices)]
-    outside[0] = True
+    outside[0] += int(np.sum(beyond))
     shape = np.broadcast_shapes(*(np.shape(i) for i in indices))
     nothing = np.asarray(field.NAN if memory.dtype == np.int64 else 77).astype(memory.dtype)
     return np.where(beyond, nothing, memory[tuple(indices)] if memory.size else np.full(shape, nothing))
@@ -279,7 +279,7 @@ def size_of(e: Any, known: Mapping[Any, int], otherwise: Callable[[Any], int] | 
     expressions = Expressions()
     at = expressions.term(e).at
     env: Env = {slot: np.int64(known[v] if v in known or otherwise is None else otherwise(v)) for v, slot in expressions.slots.items()}
-    return int(at({**env, OUTSIDE: [False]}))
+    return int(at({**env, OUTSIDE: [0]}))
 
 
 def loads(e: Any) -> list[Any]:

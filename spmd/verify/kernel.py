@@ -70,11 +70,11 @@ class Kernel:
         }
         self._run = self._statement(func.body)
 
-    def __call__(self, args: Sequence[Any]) -> tuple[bool, list[Any]]:
-        """Run on arrays, which are written to, and scalars; says whether memory was read or written outside of its bounds, and gives all
-        that it computed with.
+    def __call__(self, args: Sequence[Any]) -> tuple[int, list[Any]]:
+        """Run on arrays, which are written to, and scalars; says how many elements it read or wrote outside of memory, and gives all that
+        it computed with.
         """
-        env: Env = {OUTSIDE: [False], _MASK: None}
+        env: Env = {OUTSIDE: [0], _MASK: None}
         for (param, slot), arg in zip(self._params, args, strict=True):
             env[slot] = arg
             for size, n in zip(self._sizes.get(param, ()), np.shape(arg), strict=False):
@@ -361,8 +361,7 @@ def write(env: Env, memory: Array, indices: list[Any], value: Any) -> None:
     for index, size in zip(indices, memory.shape, strict=True):
         if np.size(index) and (np.min(index) < 0 or np.max(index) >= size):
             within = (index >= 0) & (index < size)
-            if not within[inside].all():
-                env[OUTSIDE][0] = True
+            env[OUTSIDE][0] += int(np.sum(~within[inside]))
             inside = inside & within
     if inside.all():
         memory[tuple(indices)] = value

@@ -65,8 +65,8 @@ class Program:
         self.steps: list[Step] | None = None
         self.inside: list[Tensor] = []
         """What kernels kept for themselves, where `steps` are recorded."""
-        self.outside = False
-        """Whether memory was read or written out of its bounds."""
+        self.outside = 0
+        """How many elements were read or written outside of memory."""
         self._kernels: dict[Any, Kernel] = {}
         self._constants: dict[Any, Tensor] = {}
         self._at = ""
@@ -243,12 +243,12 @@ class Program:
             outside, memory = self._kernels[func]([_memory(value) for value in values])
         else:
             outside, memory = self._constants_of(self._kernels[func], results, scalars)
-        self.outside |= outside
+        self.outside += outside
         if self.steps is not None:
             self.inside += [Tensor(array, "float32") for array in memory if isinstance(array, np.ndarray) and array.dtype == np.int64]
         return tuple(results) if isinstance(out, tuple) else results[0]
 
-    def _constants_of(self, kernel: Kernel, results: list[Tensor], scalars: list[Any]) -> tuple[bool, list[Any]]:
+    def _constants_of(self, kernel: Kernel, results: list[Tensor], scalars: list[Any]) -> tuple[int, list[Any]]:
         """Run a kernel that is given nothing: on floats, which are numbers of the field afterwards."""
         plain = [np.full(r.data.shape, np.nan) if is_float(r.dtype) else r.data for r in results]
         outside, _ = kernel([*plain, *scalars])

@@ -140,5 +140,5 @@ def test_a_collective_inside_stands_between_two_kernels():
     launching = replace(SLOW, kernel_latency=1.0, link_bandwidth=1e3)
     whole, split = spmd.plan(Soft, 1, profile=launching), spmd.plan(Soft, 2, specs, profile=launching)
     assert whole.predicted["main"] == pytest.approx(1.0 + 2 * 64 * 64 * 4 * 1e-6)
-    assert [c.kind for c in split.collectives] == ["all_reduce", "all_reduce"]
+    assert [c.kind for c in split.collectives] == ["all_reduce", "all_reduce", "all_gather"]  # the last where it is returned
     assert split.predicted["main"] - sum(c.seconds for c in split.collectives) == pytest.approx(2.0 + 3 * 64 * 32 * 4 * 1e-6)

@@ -1,13 +1,11 @@
-"""Ways of several moves: the plan says them, the program takes them, and what a plan does not say is refused."""
-
-from dataclasses import replace
+"""Ways of several moves: the plan says them, and the program takes them."""
 
 import pytest
 from tvm.script import ir as I
 from tvm.script import relax as R
 
 import spmd
-from spmd import Mesh, P, Plan, ShardingError
+from spmd import Mesh, P, Plan
 from spmd.testing import assert_equivalent
 from tests.transfers.ways import BYTES
 
@@ -41,7 +39,6 @@ def specs(source, target):
 def test_what_is_sent_is_what_the_plan_says(source, target, sent):
     sharded = assert_equivalent(Row, MESH, specs(source, target), profile=BYTES)
     assert [(c.kind, c.axis, c.bytes) for c in sharded.plan.collectives] == sent
-    assert [(r.function, r.value) for r in sharded.plan.routes] == [("main", "a")]
 
 
 @pytest.mark.parametrize("target", [P("y", None), P(("x", "y"), None), P("y", "x"), P(None, ("y", "x"))], ids=str)
@@ -49,13 +46,6 @@ def test_uneven_parts_take_several_moves(target):
     assert_equivalent(Row, MESH, {"main.w": P("x", "y"), "main.b": P("x", "y"), "main.return[1]": target}, profile=BYTES)
 
 
-def test_plans_say_their_ways():
+def test_a_plan_that_is_read_back_goes_the_same_way():
     plan = spmd.plan(Row, MESH, specs("y", ("x", "y")), profile=BYTES)
-    (route,) = plan.routes
-    assert [str(s) for s in route.shardings] == ["[y]", "[y+x]", "[x+y]"]
-    assert Plan.from_json(plan.to_json()).routes == [route]
-    assert spmd.lower(Row, plan).script().count("R.spmd.permute") == 1
-    for wrong in ([], [replace(route, shardings=(route.shardings[0], *route.shardings[2:]))]):
-        plan.routes = wrong
-        with pytest.raises(ShardingError, match=r"plan for 'main': 'a': it does not say by which moves it goes \[y\] -> \[x\+y\]"):
-            spmd.lower(Row, plan)
+    assert spmd.lower(Row, Plan.from_json(plan.to_json())).script().count("R.spmd.permute") == 1

@@ -94,6 +94,18 @@ def test_what_shard_makes_is_proven(mesh, spec):
     assert spmd.verify(Mlp, spmd.shard(Mlp, mesh, {"w": spec}))
 
 
+def test_shard_proves_its_program(caplog):
+    @I.ir_module
+    class Packed:
+        @R.function
+        def main(x: R.Tensor((4, 6), "float32")):
+            y = R.call_dps_packed("my.secret", (x,), out_ty=R.Tensor((4, 6), "float32"))
+            return y
+
+    assert spmd.shard(Packed, 2, verify=True).mod is not None
+    assert "not proven" not in caplog.text
+
+
 @I.ir_module
 class Branches:
     @R.function
