@@ -12,7 +12,7 @@ from tests.programs import Mlp
 
 GRID = Mesh(dp=2, tp=2)
 CUBE = Mesh(a=2, b=2, c=2)
-SLOW = spmd.Profile("slow workers", flops=1e6, memory_bandwidth=1e6, link_bandwidth=1e7, link_latency=1e-6)
+SLOW = spmd.Profile("slow workers", flops=1e9, memory_bandwidth=1e9, link_bandwidth=1e7, link_latency=1e-6)
 
 
 def largest(count, rows):
