@@ -129,6 +129,7 @@ def public():
         "Sharding.replicated": (spmd.Sharding.replicated, {"rank": 2}),
         "Sharding.local_shape": (PLAN.params["w1"].local_shape, {"shape": (16, 32), "mesh": Mesh(tp=2)}),
         "Sharding.at": (PLAN.params["w1"].at, {"shape": (16, 32)}),
+        "Sharding.told": (PLAN.params["w1"].told, {"sizes": {"n": 8}}),
         "Sharding.normalized": (PLAN.params["w1"].normalized, {"mesh": Mesh(tp=2)}),
         "Sharding.is_padded": (PLAN.params["w1"].is_padded, {"mesh": Mesh(tp=2)}),
         "Plan.explain": (PLAN.explain, {"name": "w1"}),

@@ -27,7 +27,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from spmd import checks
-from spmd.checks import told
+from spmd.checks import door, told
 from spmd.errors import ShardingError
 
 from .axes import AXIS
@@ -339,6 +339,7 @@ class Sharding:
             return self
         return Sharding(tuple(d and d.at(size) for d, size in zip(self.dims, shape, strict=True)), self.partial)
 
+    @door(sizes=checks.sizes)
     def told(self, sizes: Mapping[str, int]) -> Sharding:
         """The placement with numbers in the place of the symbolic sizes in lengths."""
         return Sharding(tuple(d and d.told(sizes) for d in self.dims), self.partial) if self.names else self
