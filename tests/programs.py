@@ -3,6 +3,11 @@
 from tvm.script import ir as I
 from tvm.script import relax as R
 
+from spmd import Profile
+
+BYTES_COUNT = Profile("bytes count", flops=1e12, memory_bandwidth=1e12, link_bandwidth=1e6, link_latency=1e-6)
+"""Links so slow that even tiny tensors are sent the way that takes the fewest bytes, and kernels that start at once."""
+
 
 @I.ir_module
 class Mlp:

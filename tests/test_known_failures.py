@@ -10,6 +10,7 @@ from tvm import relax
 
 from spmd import P, ShardingError, shard
 from spmd.testing import assert_equivalent
+from tests.programs import BYTES_COUNT
 
 op, nn = relax.op, relax.op.nn
 S = "tp"
@@ -188,5 +189,5 @@ def test_a_cumulative_sum_exchanges_one_row_of_totals():
     """No gather of the whole tensor: each worker sends the total of its rows."""
     mod, specs = module([(0, "JAX: a cumulative sum gathers")])
     specs["case0.return"] = P(S, None)
-    sharded = assert_equivalent(mod, 3, specs, profile="generic")
+    sharded = assert_equivalent(mod, 3, specs, profile=BYTES_COUNT)
     assert [(c.kind, c.bytes) for c in sharded.plan.collectives] == [("all_gather", 5 * np.dtype("float64").itemsize)]

@@ -259,10 +259,11 @@ def test_what_is_wrong_with_a_spec_is_said():
         spmd.plan(Mlp, SQUARE, {"w1": P("pp", None)})
 
 
-def test_three_axes_are_planned_two_at_a_time_and_the_plan_says_so():
+def test_three_axes_are_planned_together():
     plan = spmd.plan(Mlp, CUBE, {"w1": P(None, ("a", "b", "c"))})
     assert str(plan.params["w2"]) == "[a+b+c, -]"
-    assert any("planned 2 at a time" in note for note in plan.notes)
+    assert plan.gap == 0.0
+    assert not plan.notes
 
 
 def test_the_lowered_program_names_joined_axes():

@@ -6,6 +6,7 @@ from tvm.script import relax as R
 
 import spmd
 from spmd.testing import assert_equivalent
+from tests.programs import BYTES_COUNT
 
 
 @I.ir_module
@@ -89,7 +90,7 @@ def test_elements_that_move_along_a_split_dimension(workers, dim):
 @pytest.mark.parametrize("workers", [2, 4])
 def test_only_what_must_move_is_sent(workers):
     """Mirrored shards of an uneven flip, the elements of a backward slice; a triangle needs nothing."""
-    sharded = assert_equivalent(ALONE, workers, {"*": spmd.P("tp", None)}, profile="generic")
+    sharded = assert_equivalent(ALONE, workers, {"*": spmd.P("tp", None)}, profile=BYTES_COUNT)
     kinds = {name: {c.kind for c in sharded.plan.collectives if c.function == name} for name in ("flip", "slice", "tril")}
     assert kinds == {"flip": {"permute"}, "slice": {"permute"}, "tril": set()}
 

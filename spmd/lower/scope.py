@@ -10,6 +10,7 @@ from typing import Any
 from tvm import relax
 
 from spmd.errors import ShardingError
+from spmd.placement.layout import same_placement
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.program.graph import Value
@@ -58,6 +59,9 @@ class Scope(Translation):
     def _given(self, value: Value, sharding: Sharding) -> Any:
         if value.role == "constant" and sharding.is_replicated:
             return value.data
+        alike = next((expr for (v, at), expr in self._held.items() if v is value and at and same_placement(at, sharding, self.mesh)), None)
+        if alike is not None:
+            return alike
         if (value, sharding) not in self._fields:
             what = f"a step takes it as {sharding}, and none before has made it so"
             raise ShardingError(f"{self.name}: {value.name!r}", what, WAY_OUT)

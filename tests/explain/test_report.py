@@ -49,7 +49,7 @@ TEXT = """Mesh(tp=2), profile generic
 time by function
 function  operators  predicted  in collectives
 --------  ---------  ---------  --------------
-main              3     5.0 us          5.0 us
+main              3     9.0 us          5.0 us
 
 bytes moved
 function  collective  axis  count  calls  bytes    time

@@ -323,7 +323,7 @@ def test_what_a_plan_says():
     assert "  float32 16 x 64, a constant of the program, each of 2 workers holds 16 x 32: 2,048 bytes of 4,096" in plan.explain(
         "main.matmul.0.constant"
     )
-    assert "main.matmul.*.constant  [-, tp]" in plan.explain()
+    assert "main.matmul.0.constant  [-, tp]\n  main.matmul.1.constant  [tp, -]" in plan.explain()
     assert [r.name for r in plan.report().weights] == 2 * ["main.matmul.*.constant"]
     assert "  because constants of less than `lift` bytes stay in the program, and are whole" in plan.explain("main.constant")
     assert not [note for note in plan.notes if "constant" in note]

@@ -54,6 +54,15 @@ def test_segments_and_units() -> None:
     assert layout.pieces(Split(("tp",), (Segment(5), Segment(3))), mesh, 1) == [(3, 0, 2, 3), (7, 3, 1, 2)]
 
 
+def test_placements_are_the_same_where_each_worker_has_the_same() -> None:
+    def rows(unit: int) -> Sharding:
+        return Sharding((Split(("tp",), (Segment(9, unit),)), None))
+
+    assert layout.same_placement(rows(1), rows(3), Mesh(tp=4)), "3, 3, 3 and 0 rows either way"
+    assert not layout.same_placement(rows(1), rows(3), Mesh(tp=2)), "5 and 4, or 6 and 3"
+    assert not layout.same_placement(rows(1), Sharding((None, None)), Mesh(tp=4))
+
+
 def test_two_axes_of_one_dimension_are_major_first() -> None:
     mesh = Mesh(dp=2, tp=2)
     major = Sharding((Split(("dp", "tp"), (Segment(4),)),))
