@@ -8,7 +8,6 @@ from tvm.script import tirx as T
 
 import spmd
 from spmd import Mesh, P
-from spmd.plan.model import Plan
 from spmd.testing import FREE_LINKS, assert_equivalent
 
 
@@ -74,7 +73,7 @@ def test_heads_under_a_symbolic_batch_stay_split(sizes):
     sharded = assert_equivalent(Attention, 2, HEADS, sizes=sizes)
     assert not sharded.plan.collectives
     assert str(sharded.plan.values["main.scores"]) == "[tp:*6, -, -]"
-    assert Plan.from_json(sharded.plan.to_json()) == sharded.plan
+    assert spmd.Plan.from_json(sharded.plan.to_json()) == sharded.plan
 
 
 @pytest.mark.parametrize("mesh", [3, 4, Mesh(dp=2, tp=2), Mesh(dp=3, tp=2)], ids=str)
@@ -99,7 +98,7 @@ def test_a_length_merged_under_a_symbolic_batch_stays_split():
     assert not sharded.plan.notes
     assert str(sharded.plan.values["main.b"]) == "[tp:*2*s, -]"
     assert sharded.plan.functions["main"].sizes == ("s",)
-    assert Plan.from_json(sharded.plan.to_json()) == sharded.plan
+    assert spmd.Plan.from_json(sharded.plan.to_json()) == sharded.plan
 
 
 def test_a_note_says_where_a_symbolic_size_keeps_something_whole():
@@ -113,12 +112,11 @@ def test_a_note_says_where_a_symbolic_size_keeps_something_whole():
     ]
 
 
-def test_a_note_names_the_operator_where_the_split_is_lost_after_others_kept_it():
-    plan = spmd.plan(Between, 2, {"main.x": P(None, "tp", None, None)})
-    assert plan.notes == [
-        "relax.reshape 'z' of 'main' takes dimension 1 of 'y' whole, and not split as tp, because of the symbolic sizes 'n', 's'. "
-        "Give 'n' a number, or let it be split: divisible={'n': 2}"
-    ]
+def test_heads_between_symbolic_sizes_stay_split_when_all_are_merged():
+    """As a pattern of blocks whose length is known when the program runs."""
+    plan = assert_equivalent(Between, 2, {"main.x": P(None, "tp", None, None)}, sizes={"n": 3, "s": 5}).plan
+    assert str(plan.values["main.z"]) == "[tp:*8*8.s, -]"
+    assert not plan.notes
     assert not any("symbolic" in note for note in spmd.plan(Between, 2).notes)
 
 
