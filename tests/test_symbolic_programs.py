@@ -114,7 +114,9 @@ def test_a_note_says_where_a_symbolic_size_keeps_something_whole():
 
 def test_heads_between_symbolic_sizes_stay_split_when_all_are_merged():
     """As a pattern of blocks whose length is known when the program runs."""
-    plan = assert_equivalent(Between, 2, {"main.x": P(None, "tp", None, None)}, sizes={"n": 3, "s": 5}).plan
+    specs = {"main.x": P(None, "tp", None, None)}
+    assert_equivalent(Between, 2, specs, sizes={"n": 3, "s": 5}, profile="generic")
+    plan = spmd.plan(Between, 2, specs)
     assert str(plan.values["main.z"]) == "[tp:*8*8.s, -]"
     assert not plan.notes
     assert not any("symbolic" in note for note in spmd.plan(Between, 2).notes)
