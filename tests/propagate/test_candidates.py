@@ -1,5 +1,7 @@
 """Where there are more candidates than are considered, the plan names what lacks some."""
 
+import re
+
 from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
@@ -7,7 +9,7 @@ from tvm.script import relax as R
 import spmd
 from spmd import Mesh
 from spmd.ir.builder import Builder
-from spmd.propagate import axes_together, candidates
+from spmd.propagate import axes_together, candidates, decide
 from spmd.testing import FREE_LINKS
 
 
@@ -66,3 +68,11 @@ def test_on_two_axes_too(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(axes_together, "MOST_STRATEGIES", 3)
     assert named(mesh) == {"main: up", "main: down"}
+
+
+def test_of_many_that_are_cut_short_there_is_one_note(monkeypatch):
+    monkeypatch.setattr(axes_together, "MOST_SHARDINGS", 1)
+    monkeypatch.setattr(decide, "MOST_NAMED", 1)
+    first, rest = (n for n in spmd.plan(Products, Mesh(dp=2, tp=2), profile=FREE_LINKS).notes if "candidates" in n)
+    assert first.endswith(": only the first candidates were considered")
+    assert re.fullmatch(r"of \d+ others, from main: \w+ to main: \w+, only the first candidates were considered, too", rest)
