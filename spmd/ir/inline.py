@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from typing import Any
 
 import tvm
@@ -48,15 +49,11 @@ def inline_private() -> tvm.transform.Pass:
     return run
 
 
-def called(function: relax.Function) -> set[str]:
-    """The names of the functions that `function` calls, or hands on."""
-    found: set[str] = set()
-
-    def visit(var: Any, _: Any) -> None:
-        found.add(var.name_hint)
-
-    tvm_ffi.structural_visit(function.body, [(tvm.ir.GlobalVar, visit)])
-    return found
+def called(function: relax.Function) -> KeysView[str]:
+    """The names of the functions that `function` calls, or hands on, in order."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(function.body, (tvm.ir.GlobalVar, found.append))
+    return dict.fromkeys(var.name_hint for var in found).keys()
 
 
 def reached(start: str, calls: dict[str, set[str]]) -> set[str]:

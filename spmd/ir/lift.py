@@ -19,7 +19,7 @@ from tvm import relax
 
 from spmd.ir.trees import Tree
 
-from .inline import is_foreign, is_public
+from .inline import called, is_foreign, is_public
 
 LIFT = 1024
 """Bytes from which on a constant is a weight. To hold so little whole, and to read it, costs less than to launch what would cut it."""
@@ -256,7 +256,7 @@ def _raw(tensor: Any) -> NDArray[Any]:
 
 def _with_callees(functions: Mapping[str, relax.Function], own: Mapping[str, list[_Weight]]) -> dict[str, list[_Weight]]:
     """What each function needs: its own weights, and those of the functions that it calls."""
-    calls = {name: [n for n in _called(f) if n in functions and not is_public(functions[n])] for name, f in functions.items()}
+    calls = {name: [n for n in called(f) if n in functions and not is_public(functions[n])] for name, f in functions.items()}
     needed = {name: dict.fromkeys(weights) for name, weights in own.items()}
     grew = True
     while grew:
@@ -267,13 +267,6 @@ def _with_callees(functions: Mapping[str, relax.Function], own: Mapping[str, lis
                 needed[name].update(dict(needed[callee]))
             grew |= len(needed[name]) > before
     return {name: list(weights) for name, weights in needed.items()}
-
-
-def _called(function: relax.Function) -> list[str]:
-    """The names of the functions that a function calls, in order."""
-    found: list[Any] = []
-    tvm_ffi.structural_walk(function.body, (tvm.ir.GlobalVar, found.append))
-    return list(dict.fromkeys(var.name_hint for var in found))
 
 
 def _rewritten(

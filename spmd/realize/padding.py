@@ -10,7 +10,7 @@ from tvm import relax
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Split
 from spmd.program.graph import Node
-from spmd.rules.expression import Rule, Spec
+from spmd.rules.model import Rule, Spec
 from spmd.rules.strategy import Strategy
 
 

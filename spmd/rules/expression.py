@@ -15,9 +15,7 @@ from typing import Any, cast
 from spmd.checks import told
 from spmd.errors import ShardingError, nearest
 
-from .model import Dim, Exchange, Form, Piece, Rule, Shape, Size, Spec
-
-__all__ = ["Dim", "Exchange", "Form", "Piece", "Rule", "Shape", "Size", "Spec", "bind", "check_expression"]
+from .model import Dim, Piece, Rule, Shape, Size, Spec
 
 _KINDS = ("sum", "max", "min", "prod")
 _TOKEN = re.compile(r"\s*(\.\.\.|[()\[\]1]|[A-Za-z_]\w*)")
