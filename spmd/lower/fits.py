@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from itertools import zip_longest
 
 from spmd.errors import ShardingError
@@ -93,6 +93,8 @@ def _check_steps(function: Function, plan: Plan) -> None:
 
     def ways(value: Value, source: Sharding, target: Sharding, _: bool) -> Sequence[Move]:
         if (value.path, source, target) not in planned:
+            if joined := _joined_way(planned, value.path, target):
+                return joined
             what = f"its steps do not say how it goes from {source} to {target}, which follows from its decisions"
             raise ShardingError(f"{where}: {value.name!r}", what, WAY_OUT)
         return planned[value.path, source, target]
@@ -126,6 +128,19 @@ def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str,
                 raise ShardingError(f"{where}: {name!r}", f"there is no {move.kind} from {move.source} to {move.target}", WAY_OUT)
         found[name, way[0].source, way[-1].target] = way
     return found
+
+
+def _joined_way(planned: Mapping[tuple[str, Sharding, Sharding], list[Move]], name: str, target: Sharding) -> list[Move]:
+    """A way that begins where another conversion of the value came by, after the move by which that came there; empty where none does."""
+    moves_of = [(way, move) for (value, _, _), way in planned.items() if value == name for move in way]
+    joined = [
+        [move, *way]
+        for (value, source, end), way in planned.items()
+        if (value, end) == (name, target)
+        for other, move in moves_of
+        if other is not way and move.target == source
+    ]
+    return max(joined, key=len, default=[])
 
 
 def _conversion(step: Transfer | Reorder) -> tuple[str, str, int, Branch]:

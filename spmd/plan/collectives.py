@@ -9,10 +9,13 @@ from spmd.placement.sharding import Sharding
 from .decisions import Collective
 from .steps import MADE, RETURNED, Bundle, Cause, Compute, Step, Transfer, computes, conversions
 
+LookUp = Callable[[str], tuple[str, str, Sharding]]
+"""From a value as steps name it to its name within the function, its dtype, and how it is kept."""
 
-def collectives(function: str, steps: Sequence[Step], name_of: Callable[[str], str], dtype_of: Callable[[str], str]) -> list[Collective]:
-    """Those of one function in the order in which they run; `name_of` and `dtype_of` know the values that steps name."""
-    return list(_Reader(function, steps, name_of, dtype_of).run(steps))
+
+def collectives(function: str, steps: Sequence[Step], look_up: LookUp) -> list[Collective]:
+    """Those of one function in the order in which they run."""
+    return list(_Reader(function, steps, look_up).run(steps))
 
 
 def why(cause: Cause, operators: Sequence[Compute], value: str, source: Sharding, target: Sharding) -> str:
@@ -26,8 +29,8 @@ def why(cause: Cause, operators: Sequence[Compute], value: str, source: Sharding
 
 
 class _Reader:
-    def __init__(self, function: str, steps: Sequence[Step], name_of: Callable[[str], str], dtype_of: Callable[[str], str]) -> None:
-        self.function, self.name_of, self.dtype_of = function, name_of, dtype_of
+    def __init__(self, function: str, steps: Sequence[Step], look_up: LookUp) -> None:
+        self.function, self.look_up = function, look_up
         self.operators = computes(steps)
         self.ends = {id(step): (moves[0].move.source, moves[-1].move.target) for moves in conversions(steps) for step in moves}
         """How a value is before and after all the moves that a transfer is one of."""
@@ -53,10 +56,11 @@ class _Reader:
             yield Collective(*named, e.seconds, node.op, at, node.span)
 
     def _of(self, step: Transfer, bundle: int) -> Collective:
-        move, at, value = step.move, step.cause.at, self.name_of(step.value)
+        move, at, (value, dtype, kept) = step.move, step.cause.at, self.look_up(step.value)
         node = self.operators[at] if at >= 0 else None
         source, target = self.ends[id(step)]
-        reason = why(step.cause, self.operators, value, source, target)
-        named = (move.kind, move.axis, step.bytes, self.function, value, reason, self.dtype_of(step.value), move.reduce, step.branch)
+        # It may go on from where another conversion came by: that is not how the value is kept.
+        reason = why(step.cause, self.operators, value, source if step.cause.role == MADE else kept, target)
+        named = (move.kind, move.axis, step.bytes, self.function, value, reason, dtype, move.reduce, step.branch)
         made_by = (node.op, at, node.span) if node is not None else ("", -1, "")
         return Collective(*named, step.seconds, *made_by, source, target, bundle)

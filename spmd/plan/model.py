@@ -72,17 +72,16 @@ class Plan:
     @property
     def collectives(self) -> list[Collective]:
         """Every collective, those inside operators too, in the order in which each function runs them."""
-
-        def dtype_of(value: str) -> str:
-            return self.tensors[value].dtype if value in self.tensors else ""
-
         found: list[Collective] = []
         for function, steps in self.steps.items():
 
-            def name_of(value: str, prefix: str = f"{function}.") -> str:
-                return value if value in self.params else value.removeprefix(prefix)
+            def look_up(value: str, prefix: str = f"{function}.") -> tuple[str, str, Sharding]:
+                dtype = self.tensors[value].dtype if value in self.tensors else ""
+                if value in self.params:
+                    return value, dtype, self.params[value]
+                return value.removeprefix(prefix), dtype, self.values[value]
 
-            found += collectives(function, steps, name_of, dtype_of)
+            found += collectives(function, steps, look_up)
         return found
 
     @property

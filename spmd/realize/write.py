@@ -174,16 +174,23 @@ class _Writer:
         if found is None:
             where = f"{self.function.name}: {value.name!r}"
             raise ShardingError(where, f"there is no way from {source} to {target}", "Make a new plan with spmd.plan().")
-        zero = bool(self._is_zero(value, source, branch))
+        # What is just made is nowhere yet, and what is written in place is another value each time.
+        done = 0 if cause.role == MADE or value.memory else self._done(value, found, branch)
+        zero = bool(self._is_zero(value, found[done - 1].target if done else source, branch))
         start, sent = len(self.steps), 0
-        for move in found:
+        for move in found[done:]:
             for step in self._parts(value, move, branch, cause):
                 sent += isinstance(step, Transfer)
                 self.steps.append(step)
             zero = zero or brings_zeros(move, self.mesh)
+            self._hold(value, move.target, branch, zero)
         self._hold(value, target, branch, zero)
-        if sent == 1 and not value.memory:
+        if sent == 1 and not done and not value.memory:
             self._singles.append(Single(value, start, len(self.steps), cause))
+
+    def _done(self, value: Value, way: Sequence[Move], branch: Branch) -> int:
+        """How many moves of a way need not be made, as other conversions came by its placements."""
+        return max((i for i, move in enumerate(way, 1) if self._is_zero(value, move.target, branch) is not None), default=0)
 
     def _parts(self, value: Value, move: Move, branch: Branch, cause: Cause) -> list[Step]:
         """One move: what is put in order before it, itself, and what is put in order after it."""
