@@ -378,3 +378,28 @@ def test_a_plan_that_converts_what_is_written_is_refused():
         spmd.lower(Cache, plan)
     plan.params["cache"] = kept
     spmd.lower(Cache, plan)
+
+
+@I.ir_module(s_tir=True)
+class ReturnedTwice:
+    """What is written in place is given twice."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def decay(cache: T.Buffer((4, 6), "float32")):
+        for h, d in T.grid(4, 6):
+            with T.sblock("decay"):
+                vh, vd = T.axis.remap("SS", [h, d])
+                cache[vh, vd] = cache[vh, vd] * T.float32(0.5)
+
+    @R.function
+    def main(cache: R.Tensor((4, 6), "float32")):
+        cls = ReturnedTwice
+        with R.dataflow():
+            faded = R.call_tir_inplace(cls.decay, (cache,), [0], out_ty=R.Tensor((4, 6), "float32"))
+            R.output(faded)
+        return faded, faded
+
+
+def test_what_is_written_is_sent_once_for_all_results():
+    sharded = assert_equivalent(ReturnedTwice, 2, {"main.cache": P("tp", None)}, profile=FREE_LINKS)
+    assert [c.kind for c in sharded.plan.collectives] == ["all_gather"]

@@ -111,7 +111,7 @@ class _Writer:
         runs, kept = self.decided.runs(node), self.decided.kept
         taken = [(v, s) for v, s in zip(node.inputs, runs.inputs, strict=True) if s is not kept[v] and s != kept[v] and v.is_tensor]
         made = [(v, s) for v, s in zip(node.outputs, runs.outputs, strict=True) if s is not kept[v] and s != kept[v] and v.is_tensor]
-        for value, sharding in taken:
+        for value, sharding in dict.fromkeys(taken):
             if value.memory or self._is_zero(value, sharding, node.branch) is None:  # what is written is another value each time
                 self._convert(value, kept[value], sharding, node.branch, Cause(TAKEN, at))
         zero = self._masked(node, runs) if self._is_padded(runs) else True
@@ -145,11 +145,14 @@ class _Writer:
         operands: list[str] = []
         shardings: list[Sharding] = []
         masks: list[Mask] = []
+        converted: set[tuple[Value, Sharding]] = set()
         for value, end in zip(leaves(self.function.result), ends, strict=True):
             if value.kind == "other":
                 continue
             sharding = kept[value] if end.sharding is None or not value.is_tensor else end.sharding
-            if sharding != kept[value] and (value.memory or self._is_zero(value, sharding, ()) is None):
+            fresh = value.memory and (value, sharding) not in converted
+            if sharding != kept[value] and (fresh or self._is_zero(value, sharding, ()) is None):
+                converted.add((value, sharding))
                 self._convert(value, kept[value], sharding, (), Cause(RETURNED, why=end.why), end.gather)
             # A result that stays on the workers may come back as an argument, whose padding counts as zero.
             if value.is_tensor and sharding.is_padded(self.mesh) and not self._is_zero(value, sharding, ()):
