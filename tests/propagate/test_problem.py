@@ -1,6 +1,7 @@
 """What a solution costs in the tables is what its operators and conversions cost one by one, worked out again with nothing remembered."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -109,7 +110,7 @@ def test_solutions_cost_what_their_operators_cost_one_by_one(mesh, make, data):
 
 
 def counted_once(problem, choice, fresh, name):
-    """The time of a function without branches and bundles: each operator, each conversion of a value once."""
+    """The time of a function without branches and bundles, each operator and conversion once; whether two conversions begin alike."""
     function, total, done = problem.graph.functions[name], 0.0, set()
     moves = []
     for node in function.nodes:
@@ -124,7 +125,8 @@ def counted_once(problem, choice, fresh, name):
         if value.is_tensor and (value.memory or (value, target) not in done) and source != target:
             done.add((value, target))
             total += fresh().convert(fresh().shape(value), fresh().item_bytes(value), source, target)
-    return total
+    begun = Counter((value, source) for value, source, target in {m for m in moves if m[1] != m[2] and m[0].is_tensor})
+    return total, any(times > 1 for times in begun.values())
 
 
 @pytest.mark.parametrize("mesh", [Mesh(tp=2), Mesh(tp=3), Mesh(dp=2, tp=2)], ids=str)
@@ -147,7 +149,9 @@ def test_plans_predict_what_their_operators_and_conversions_take(mesh, make, dat
     for name, function in graph.functions.items():
         collectives = [c for c in plan.collectives if c.function == name]
         if not any(node.branch for node in function.nodes) and not any(c.bundle for c in collectives):
-            assert plan.predicted[name] == pytest.approx(counted_once(problem, solution.choice, fresh, name), rel=1e-6, abs=1e-12)
+            total, alike = counted_once(problem, solution.choice, fresh, name)
+            assert plan.predicted[name] <= total * (1 + 1e-6) + 1e-12
+            assert alike or plan.predicted[name] == pytest.approx(total, rel=1e-6, abs=1e-12)
 
 
 def time_of(mod, mesh=2, specs=None, profile=FAST):
