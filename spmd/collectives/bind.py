@@ -17,7 +17,7 @@ from spmd import checks
 from spmd.checks import door
 
 from .dialect import OPS, SEPARATOR, inferred
-from .rows import by_rows
+from .rows import Asked, by_rows
 from .slots import Site, Slot, Slots
 
 Expr = Any  # relax.Expr: TVM ships no types
@@ -28,7 +28,7 @@ _PREFIX = "relax.spmd."
 def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]:
     """`mod` with its collectives called by the names of their slots, and these.
 
-    With `rows`, they go along the first dimension, one tensor each, as libraries can (see `rows.py`).
+    With `rows`, they go along the first dimension, as libraries can (see `rows.py`).
     """
     binder = _Binder(mod, rows)
     for variable, function in mod.functions_items():
@@ -70,20 +70,34 @@ class _Binder(PyExprMutator):
         if not op.has_input:
             slot = self._slot(op.name, attrs, "int64")
             return relax.call_dps_packed(slot.name, relax.Tuple([]), out_ty=call.ty)
-        if not isinstance(call.args[0].ty, relax.TupleType):
-            return self._one(op.name, call.args[0], attrs)
-        xs = self._tensors(call.args[0])
+        bundle = isinstance(call.args[0].ty, relax.TupleType)
+        xs = self._tensors(call.args[0]) if bundle else [call.args[0]]
+        values = attrs["value"].split(SEPARATOR) if bundle else [attrs["value"]]
+        dtypes = [str(x.ty.dtype) for x in xs]
         if not self.rows:
-            return self._call(op.name, xs, attrs, attrs["value"].split(SEPARATOR), [str(x.ty.dtype) for x in xs])
+            return self._call(op.name, xs, attrs, values, dtypes)
+
+        def carry(asked: list[Asked]) -> list[Expr]:
+            return self._carried(asked, values, dtypes)
+
+        done = by_rows(self.builder_, op.name, xs, [{**attrs, "value": value} for value in values], carry)
+        return relax.Tuple(done) if bundle else done[0]
+
+    def _carried(self, asked: list[Asked], values: list[str], dtypes: list[str]) -> list[Expr]:
+        """What comes of each: by one call for all that are carried alike, which all are but those of no elements."""
+        alike: dict[str, list[int]] = {}
+        for i, one in enumerate(asked):
+            alike.setdefault(repr((one.operation, {**one.attrs, "value": ""})), []).append(i)
         self.bundles += 1
-        values = attrs["value"].split(SEPARATOR)
-        return relax.Tuple([self._one(op.name, x, {**attrs, "value": v}, self.bundles) for x, v in zip(xs, values, strict=True)])
-
-    def _one(self, operation: str, x: Expr, attrs: dict[str, Any], bundle: int = -1) -> Expr:
-        def carry(name: str, tensor: Expr, how: dict[str, Any]) -> Expr:
-            return self._call(name, [tensor], how, [attrs["value"]], [str(x.ty.dtype)], bundle)
-
-        return by_rows(self.builder_, operation, x, attrs, carry) if self.rows else carry(operation, x, attrs)
+        came: dict[int, Expr] = {}
+        for members in alike.values():
+            first, bundle = asked[members[0]], self.bundles if len(alike) > 1 else -1
+            xs = [asked[i].x for i in members]
+            call = self._call(first.operation, xs, first.attrs, [values[i] for i in members], [dtypes[i] for i in members], bundle)
+            done = self.builder_.emit(call)
+            fields = [done] if len(members) == 1 else [self.builder_.emit(relax.TupleGetItem(done, n)) for n in range(len(members))]
+            came.update(zip(members, fields, strict=True))
+        return [came[i] for i in range(len(asked))]
 
     def _call(self, operation: str, xs: list[Expr], attrs: dict[str, Any], values: list[str], dtypes: list[str], bundle: int = -1) -> Expr:
         slot = self._slot(operation, attrs, "+".join(str(x.ty.dtype) for x in xs))

@@ -24,8 +24,8 @@ RUNS, ENDED, FAILED, LEFT = 0, 1, 2, 3
 MOST_AXES = 24
 _NUMBERS, _TEXT = 32, 768
 ROW = 8 * _NUMBERS + _TEXT
-KEPT, RECORD = 1 << 16, 10
-"""Collectives that a trace keeps, and numbers for each: its site, its number of dimensions, at most 8 of them."""
+KEPT, RECORD = 1 << 16, 11
+"""Tensors that a trace keeps, and numbers for each: its site, its place there, its number of dimensions, at most 8 of them."""
 
 
 class Row:
