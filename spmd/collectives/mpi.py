@@ -12,6 +12,7 @@ from tvm.tirx.script import builder as T
 from spmd.errors import ShardingError
 
 from .native.mpi import TABLE
+from .native.table import Table
 from .processes import ProcessBackend
 
 
@@ -19,7 +20,11 @@ class MPIBackend(ProcessBackend):
     """See `ProcessBackend`."""
 
     name = "mpi"
-    table = TABLE
+
+    @property
+    def table(self) -> Table:
+        """See `ProcessBackend`."""
+        return TABLE
 
     def accept(self, target: tvm.target.Target) -> None:
         """See `Backend`."""

@@ -40,7 +40,6 @@ class ProcessBackend(Backend):
     rows = True
     name: str
     """As users write it."""
-    table: Table
 
     def __init__(self, mesh: Mesh, timeout: float) -> None:
         super().__init__(mesh, timeout)
@@ -53,6 +52,11 @@ class ProcessBackend(Backend):
         """Whether all have begun: until then one may load and compile longer than another."""
         self.slots = Slots()
         self._groups: dict[str, list[int]] = {}
+
+    @property
+    @abstractmethod
+    def table(self) -> Table:
+        """The functions of the C library."""
 
     @property
     @abstractmethod
