@@ -32,7 +32,7 @@ def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]
     """
     binder = _Binder(mod, rows)
     for variable, function in mod.functions_items():
-        if isinstance(function, relax.Function) and _communicates(function):
+        if isinstance(function, relax.Function) and communicates(function):
             binder.builder_.update_func(variable, binder.visit_expr(function))
     if not binder.slots:
         return mod, Slots()
@@ -41,15 +41,22 @@ def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]
     return made, Slots(tuple(binder.slots), tuple(binder.sites))
 
 
-def _communicates(function: relax.Function) -> bool:
+def communicates(function: relax.Function) -> bool:
+    """Whether it calls a collective of the dialect."""
+    return bool(called(function))
+
+
+def called(function: relax.Function) -> list[Any]:
+    """Its calls of collectives."""
     calls: list[Any] = []
     tvm_ffi.structural_walk(function.body, [((tvm.ir.Call,), calls.append)])
-    return any(map(_is_collective, calls))
+    return [call for call in calls if collective(call)]
 
 
-def _is_collective(call: Any) -> bool:
-    """Whether it calls a collective of the dialect: `R.spmd.hint` is none, and stands in modules that are run unsharded."""
-    return isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX) and call.op.name.removeprefix(_PREFIX) in OPS
+def collective(call: Any) -> str:
+    """The operation of the dialect that it calls, or nothing: `R.spmd.hint` is none, and stands in modules that are run unsharded."""
+    name = call.op.name.removeprefix(_PREFIX) if isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX) else ""
+    return name if name in OPS else ""
 
 
 @mutator
@@ -63,15 +70,15 @@ class _Binder(PyExprMutator):
 
     def visit_call_(self, call: Any) -> Expr:
         call = self.visit_expr_post_order(call)
-        if not _is_collective(call):
+        if not (name := collective(call)):
             return call
-        op = OPS[call.op.name.removeprefix(_PREFIX)]
-        attrs = {name: _plain(call.attrs[name]) for name in op.attrs}
+        op = OPS[name]
+        attrs = {key: plain(call.attrs[key]) for key in op.attrs}
         if not op.has_input:
             slot = self._slot(op.name, attrs, "int64")
             return relax.call_dps_packed(slot.name, relax.Tuple([]), out_ty=call.ty)
         bundle = isinstance(call.args[0].ty, relax.TupleType)
-        xs = self._tensors(call.args[0]) if bundle else [call.args[0]]
+        xs = fields_of(self.builder_, call.args[0]) if bundle else [call.args[0]]
         values = attrs["value"].split(SEPARATOR) if bundle else [attrs["value"]]
         dtypes = [str(x.ty.dtype) for x in xs]
         if not self.rows:
@@ -113,13 +120,15 @@ class _Binder(PyExprMutator):
         self.slots.setdefault(slot, len(self.slots))
         return slot
 
-    def _tensors(self, operand: Expr) -> list[Expr]:
-        if isinstance(operand, relax.Tuple):
-            return list(operand.fields)
-        return [self.builder_.emit(relax.TupleGetItem(operand, i)) for i in range(len(operand.ty.fields))]
+
+def fields_of(builder: Any, operand: Expr) -> list[Expr]:
+    """The tensors of a bundle."""
+    if isinstance(operand, relax.Tuple):
+        return list(operand.fields)
+    return [builder.emit(relax.TupleGetItem(operand, i)) for i in range(len(operand.ty.fields))]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """An attribute as Python has it."""
     if isinstance(value, str):
         return str(value)

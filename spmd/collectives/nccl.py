@@ -5,12 +5,10 @@ A collective is put on the stream that TVM's kernels are on, at each call, and n
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
 
-import tvm
 import tvm_ffi
 from tvm.target import Target
 from tvm.tirx.script import builder as T
@@ -20,7 +18,7 @@ from spmd.placement.mesh import Mesh
 
 from .communicator import Endpoint
 from .native.communicators import Communicators, Library
-from .native.nccl import NCCL, NUMBERS, RCCL, Vendor, devices
+from .native.nccl import NCCL, NUMBERS, RCCL, Vendor, devices, present
 from .native.table import Table
 from .processes import ProcessBackend, ProcessEndpoint
 
@@ -142,10 +140,3 @@ class NCCLEndpoint(ProcessEndpoint):
         with self._process.guard.meeting("the end of its work on the device", on_device=True):
             self._nccl.wait()
         super().finish()
-
-
-def present(kind: str) -> int:
-    """How many devices of a kind TVM sees."""
-    if tvm.get_global_func(f"device_api.{kind}", allow_missing=True) is None:
-        return 0
-    return next(i for i in itertools.count() if not tvm.device(kind, i).exist)

@@ -50,7 +50,7 @@ def by_rows(
 def _form(builder: Any, operation: str, x: Expr, attrs: Attrs) -> _Form:
     """Of what has no elements, nothing moves, and every dimension is as good."""
     empty = any(_is(size, 0) for size in _sizes(x))
-    return (_as_it_is(operation) if empty else _FORMS[operation])(_Writer(builder), x, attrs)
+    return (_as_it_is(operation) if empty else _FORMS[operation])(Writer(builder), x, attrs)
 
 
 def _ended(form: _Form, came: Expr) -> Expr:
@@ -61,16 +61,18 @@ def _ended(form: _Form, came: Expr) -> Expr:
     raise RuntimeError("a form asks once")
 
 
-class _Writer:
+class Writer:
     """Writes moves of dimensions, and none that move nothing."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
 
     def emit(self, expr: Expr) -> Expr:
+        """The variable that holds it."""
         return self.builder.emit(self.builder.normalize(expr))
 
     def reshaped(self, x: Expr, sizes: Sequence[Any]) -> Expr:
+        """`x` in these sizes."""
         same = len(sizes) == len(_sizes(x)) and all(tvm.sym.Analyzer().can_prove_equal(a, b) for a, b in zip(sizes, _sizes(x), strict=True))
         return x if same else self.emit(relax.op.reshape(x, list(sizes)))
 
@@ -99,34 +101,34 @@ class _Writer:
         return self.reshaped(self.moved(apart, 0, dim), _times(part, dim, workers))
 
 
-def _all_reduce(write: _Writer, x: Expr, attrs: Attrs) -> _Form:
+def _all_reduce(write: Writer, x: Expr, attrs: Attrs) -> _Form:
     return (yield from _widened(write, "all_reduce", x, attrs))
 
 
-def _all_gather(write: _Writer, x: Expr, attrs: Attrs) -> _Form:
+def _all_gather(write: Writer, x: Expr, attrs: Attrs) -> _Form:
     y = yield Asked("all_gather", x, {**attrs, "dim": 0})
     return write.parts_at(y, _sizes(x), attrs["dim"], attrs["workers"]) if attrs["dim"] else y
 
 
-def _reduce_scatter(write: _Writer, x: Expr, attrs: Attrs) -> _Form:
+def _reduce_scatter(write: Writer, x: Expr, attrs: Attrs) -> _Form:
     first = write.parts_first(x, attrs["dim"], attrs["workers"])[0] if attrs["dim"] else x
     return (yield from _widened(write, "reduce_scatter", first, {**attrs, "dim": 0}))
 
 
-def _all_to_all(write: _Writer, x: Expr, attrs: Attrs) -> _Form:
+def _all_to_all(write: Writer, x: Expr, attrs: Attrs) -> _Form:
     first, part = write.parts_first(x, attrs["split_dim"], attrs["workers"])
     y = yield Asked("all_to_all", first, {**attrs, "split_dim": 0, "concat_dim": 0})
     return write.parts_at(y, part, attrs["concat_dim"], attrs["workers"])
 
 
-def _as_it_is(operation: str) -> Callable[[_Writer, Expr, Attrs], _Form]:
-    def form(write: _Writer, x: Expr, attrs: Attrs) -> _Form:
+def _as_it_is(operation: str) -> Callable[[Writer, Expr, Attrs], _Form]:
+    def form(write: Writer, x: Expr, attrs: Attrs) -> _Form:
         return (yield Asked(operation, x, attrs))
 
     return form
 
 
-_FORMS: dict[str, Callable[[_Writer, Expr, Attrs], _Form]] = {
+_FORMS: dict[str, Callable[[Writer, Expr, Attrs], _Form]] = {
     "all_reduce": _all_reduce,
     "all_gather": _all_gather,
     "reduce_scatter": _reduce_scatter,
@@ -136,7 +138,7 @@ _FORMS: dict[str, Callable[[_Writer, Expr, Attrs], _Form]] = {
 }
 
 
-def _widened(write: _Writer, operation: str, x: Expr, attrs: Attrs) -> _Form:
+def _widened(write: Writer, operation: str, x: Expr, attrs: Attrs) -> _Form:
     """A reduction, in a type that a library can add up."""
     dtype = str(x.ty.dtype)
     if dtype in _WIDE:

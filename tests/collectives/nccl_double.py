@@ -29,8 +29,8 @@ TYPES = ["INT8_T", "UINT8_T", "INT32_T", "UINT32_T", "INT64_T", "UINT64_T", "UIN
 """By NCCL's numbers. The sixth, of 16-bit floats, is moved and never reduced."""
 SIZES = [1, 1, 4, 4, 8, 8, 2, 4, 8]
 KINDS = ["SUM", "PROD", "MAX", "MIN"]
-DEPTH, PENDING, GROUPS, CALLS, REPORTED = 0, 1, 2, 3, 4
-"""Of `STATE`: group calls that are open, messages in flight, groups so far, calls in groups so far, what `ncclCommGetAsyncError` gives."""
+DEPTH, PENDING, GROUPS, REPORTED = 0, 1, 2, 3
+"""Of `STATE`: groups that are open, messages in flight, groups so far, what `ncclCommGetAsyncError` gives."""
 STATE = np.zeros(8, np.int64)
 REQUESTS = np.zeros(1024, np.int64)
 STATUSES = np.zeros(1 << 16, np.uint8)
@@ -64,7 +64,7 @@ def _function(name: str, params: str, body: Callable[..., None]) -> Any:
         T.func_attr({"global_symbol": name, "calling_conv": 1, "tirx.is_scheduled": True})
         T.func_ret(tvm.ir.PrimType("int32"))
         body(*args)
-        T.evaluate(T.ret(T.int32(0)))
+        T.Return(T.int32(0))
     return made.get()
 
 
@@ -162,18 +162,23 @@ class Double:
         ]
 
     def messages(self) -> list[Any]:
-        """Those of a group go on together, as NCCL's do, and are waited for at its end."""
+        """Those of a group go on together, as those of NCCL, and are waited for at its end; one outside of a group at once."""
 
         def message(symbol: str) -> Callable[..., None]:
             def body(data: Any, count: Any, kind: Any, peer: Any, comm: Any, stream: Any) -> None:
                 state = _numbers(STATE)
-                _demand(T.And(stream == T.int64(0), state[T.int64(DEPTH)] == T.int64(1)))
+                _demand(stream == T.int64(0))
                 request = T.bind(T.handle_add_byte_offset(_address(REQUESTS), state[T.int64(PENDING)] * T.int64(8)))
                 self.call(symbol, data, T.cast(count, "int32"), self.type_of(kind), peer, T.int32(0), self.comm(comm), request)
-                for field in (PENDING, CALLS):
-                    T.buffer_store(state, state[T.int64(field)] + T.int64(1), [T.int64(field)])
+                T.buffer_store(state, state[T.int64(PENDING)] + T.int64(1), [T.int64(PENDING)])
+                with T.If(state[T.int64(DEPTH)] == T.int64(0)), T.Then():
+                    wait(state)
 
             return body
+
+        def wait(state: Any) -> None:
+            self.call("MPI_Waitall", T.cast(state[T.int64(PENDING)], "int32"), _address(REQUESTS), _address(STATUSES))
+            T.buffer_store(state, T.int64(0), [T.int64(PENDING)])
 
         def start() -> None:
             state = _numbers(STATE)
@@ -183,10 +188,8 @@ class Double:
         def end() -> None:
             state = _numbers(STATE)
             _demand(state[T.int64(DEPTH)] == T.int64(1))
-            pending = T.cast(state[T.int64(PENDING)], "int32")
-            self.call("MPI_Waitall", pending, _address(REQUESTS), _address(STATUSES))
-            for field in (DEPTH, PENDING):
-                T.buffer_store(state, T.int64(0), [T.int64(field)])
+            wait(state)
+            T.buffer_store(state, T.int64(0), [T.int64(DEPTH)])
 
         params = "data count:uint64 kind:int32 peer:int32 comm:int64 stream:int64"
         return [

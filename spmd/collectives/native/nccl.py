@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+import tvm
 
 from spmd.errors import ShardingError
 
@@ -101,3 +104,10 @@ def devices(vendor: Vendor, where: str) -> ctypes.CDLL:
     if missing:
         raise ShardingError(where, f"{path} has no {', '.join(missing)}", f"Install the runtime of {vendor.device}.")
     return library
+
+
+def present(kind: str) -> int:
+    """How many devices of a kind TVM sees."""
+    if tvm.get_global_func(f"device_api.{kind}", allow_missing=True) is None:
+        return 0
+    return next(i for i in itertools.count() if not tvm.device(kind, i).exist)
