@@ -17,6 +17,7 @@ NAMES = (
     "cpu_kernels",
     "shardy",
     "shardy_reshard",
+    "collectives",
 )
 
 
