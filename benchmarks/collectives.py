@@ -3,8 +3,8 @@
     python -m benchmarks.collectives [--quick]
 
 `spmd` is `workers(backend="mpi")`: a chain of sums in two lengths, and of what one more takes the difference, divided. The others are
-called in a loop: MPI by mpi4py, gloo by torch.distributed (left out where PyTorch is not installed), `memcpy` by NumPy on each worker. They take
-turns in the same processes. Median microseconds of the slowest worker.
+called in a loop: MPI by mpi4py, gloo by torch.distributed (left out where PyTorch is not installed), `memcpy` by NumPy on each worker.
+They take turns in the same processes. Median microseconds of the slowest worker.
 """
 
 from __future__ import annotations
