@@ -1,7 +1,11 @@
 """spmd: the SPMD compiler for Apache TVM Relax."""
 
+from importlib.metadata import version
+
 from . import collectives, presets, testing, transform
 from .annotate import hint
+from .collectives import CollectiveError
+from .collectives.pool import WorkerError
 from .costs.cost import Cost, Work
 from .costs.profile import Link, Profile
 from .errors import ShardingError
@@ -16,7 +20,10 @@ from .run.measure import measure
 from .run.workers import workers
 from .verify import Proof, verify
 
+__version__ = version("spmd")
+
 __all__ = [
+    "CollectiveError",
     "Cost",
     "Library",
     "Link",
@@ -29,6 +36,8 @@ __all__ = [
     "Sharding",
     "ShardingError",
     "Work",
+    "WorkerError",
+    "__version__",
     "build",
     "collectives",
     "hint",
