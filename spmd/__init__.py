@@ -10,6 +10,7 @@ from .costs.cost import Cost, Work
 from .costs.profile import Link, Profile
 from .errors import ShardingError
 from .explain import Plan
+from .frontends import from_jax, from_onnx, from_torch
 from .pipeline import ShardedModule, lower, plan, shard
 from .placement.mesh import Mesh
 from .placement.sharding import Sharding
@@ -40,6 +41,9 @@ __all__ = [
     "__version__",
     "build",
     "collectives",
+    "from_jax",
+    "from_onnx",
+    "from_torch",
     "hint",
     "load",
     "lower",
