@@ -106,7 +106,7 @@ class _Writer:
         return bundled(self.steps, self._singles, self._starts, self.function.nodes, self.prices)
 
     def needed(self) -> dict[Value, int]:
-        """Of the moves to where a value is kept, how many something goes on from, where not all: what takes it may be nearer to what is made."""
+        """Of the moves to where a value is kept, how many something goes on from, where not all: what takes it may start nearer."""
         found = {v: max((i for i, m in enumerate(way, 1) if (v, m.target) in self._taken), default=0) for v, way in self._kept.items()}
         return {value: count for value, count in found.items() if count < len(self._kept[value])}
 
