@@ -52,7 +52,9 @@ def _cost(_: str, given: Any) -> Any:
 
 def _dialect(where: str, given: Any) -> str:
     if given not in ("spmd", "ccl"):
-        raise ShardingError(where, f"there are no collectives {told(given)}", 'Write collectives="spmd" or collectives="ccl".')
+        raise ShardingError(
+            where, f"it takes the name of a dialect, and got {told(given)}", 'Write collectives="spmd" or collectives="ccl".'
+        )
     return given
 
 

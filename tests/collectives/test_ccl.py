@@ -61,5 +61,7 @@ def test_what_cannot_be_carried_is_refused_by_name() -> None:
         to_ccl(both, Mesh(a=2, b=2, c=2))
     with pytest.raises(ShardingError, match=r"R\.spmd\.all_gather of 'x': R\.ccl carries no float8_e8m0fnu"):
         to_ccl(one("all_gather", "tp", 2, "float8_e8m0fnu", dim=0), Mesh(tp=2))
-    with pytest.raises(ShardingError, match=r"""there are no collectives 'nccl'\. Write collectives="spmd" or collectives="ccl"\."""):
+    with pytest.raises(
+        ShardingError, match=r"""it takes the name of a dialect, and got str 'nccl'\. Write collectives="spmd" or collectives="ccl"\."""
+    ):
         spmd.lower(Mlp, spmd.plan(Mlp, 2), collectives="nccl")

@@ -47,9 +47,8 @@ class Library:
         try:
             self._c = ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
         except OSError as error:
-            raise ShardingError(
-                where, f"{path} does not load ({error})", f"pip install 'spmd[{vendor.name}]', or put it on the path."
-            ) from None
+            way_out = f"pip install 'spmd[{vendor.name}]'." if vendor.package else "Put it where the system finds libraries."
+            raise ShardingError(where, f"{path} does not load ({error})", way_out) from None
         needed = [*(s for s in vendor.table.symbols if s.startswith("nccl")), *_SIGNATURES]
         missing = [symbol for symbol in needed if not hasattr(self._c, symbol)]
         if missing:

@@ -72,7 +72,7 @@ def test_a_library_that_is_not_there() -> None:
 
 
 def test_a_library_that_lacks_a_function() -> None:
-    with pytest.raises(ShardingError, match=r"libc\.so\.6 has no ncclAllReduce, .*ncclCommSplit.*\. Use NCCL 2\.18 or later\."):
+    with pytest.raises(ShardingError, match=r"libc\.so\.6 has no ncclGroupStart, .*ncclCommSplit.*\. Use NCCL 2\.18 or later\."):
         Library(NCCL, "here", "libc.so.6")
 
 
