@@ -36,6 +36,7 @@ class NCCLBackend(ProcessBackend):
         self._library = self.load()
         super().__init__(mesh, timeout)
         self._number = self.place()
+        self.use_device()
         self._comms: Communicators | None = None
 
     @property
@@ -53,7 +54,7 @@ class NCCLBackend(ProcessBackend):
         return Library(self.vendor, self.where)
 
     def place(self) -> int:
-        """The number of this process's device, which becomes that of the calling thread."""
+        """The number of this process's device."""
         kind, rank, here = self.vendor.device, self.process.rank, list(self.process.guard.rows)
         by_device = sorted(here, key=lambda r: self.mesh.devices[r])
         wanted = self.mesh.devices[rank] if len(here) == self.mesh.size else by_device.index(rank)
@@ -61,10 +62,12 @@ class NCCLBackend(ProcessBackend):
         if wanted >= count and not (count and any(name in os.environ for name in _SHARING)):
             what = f"worker {rank} is to run on {kind} device {wanted}, and TVM sees {count} on this host"
             raise ShardingError(self.where, what, "It takes one for each worker. python -m spmd doctor says what works here.")
-        runtime = devices(self.vendor, self.where)
-        if code := getattr(runtime, self.vendor.set_device)(wanted % count):
-            raise ShardingError(self.where, f"{self.vendor.set_device}({wanted % count}) gives error {code}")
         return wanted % count
+
+    def use_device(self) -> None:
+        """Make it the device of the calling thread: that of communicators made there, and of what carriers ask of the device itself."""
+        if code := getattr(devices(self.vendor, self.where), self.vendor.set_device)(self._number):
+            raise ShardingError(self.where, f"{self.vendor.set_device}({self._number}) gives error {code}")
 
     def device(self, rank: int) -> Any:
         """See `Backend`."""
@@ -72,6 +75,7 @@ class NCCLBackend(ProcessBackend):
 
     def communicator(self, rank: int) -> Endpoint:
         """See `Backend`."""
+        self.use_device()
         return NCCLEndpoint(self, rank)
 
     def accept(self, target: Target) -> None:

@@ -219,6 +219,9 @@ class DoubleBackend(NCCLBackend):
     def place(self) -> int:
         return 0
 
+    def use_device(self) -> None:
+        assert self._number == 0
+
     def device(self, rank: int) -> Any:
         return tvm_ffi.device("cpu", 0)
 
