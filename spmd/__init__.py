@@ -1,6 +1,6 @@
 """spmd: the SPMD compiler for Apache TVM Relax."""
 
-from . import collectives, presets, testing, transform
+from . import collectives, presets, testing, transform, weights
 from .annotate import hint
 from .costs.cost import Cost, Work
 from .costs.profile import Link, Profile
@@ -42,5 +42,6 @@ __all__ = [
     "testing",
     "transform",
     "verify",
+    "weights",
     "workers",
 ]
