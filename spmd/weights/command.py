@@ -9,8 +9,9 @@ from typing import Any
 from spmd.plan.model import Plan
 
 from .checkpoint import source
-from .cutting import GO_ON, write
+from .cutting import write
 from .hostile import json_file, short_list
+from .job import GO_ON
 from .progress import size_text
 from .targets import PATTERNS
 
@@ -19,9 +20,7 @@ __all__ = ["GO_ON", "add_options", "run"]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument(
-        "--plan", required=True, metavar="FILE", help="the plan, as spmd.Plan.save or python -m spmd explain --save wrote it"
-    )
+    parser.add_argument("--plan", required=True, metavar="FILE", help="the plan, as python -m spmd explain --save wrote it")
     parser.add_argument("--from", required=True, dest="given", metavar="PATH", help="a folder or file of safetensors, GGUF or PyTorch")
     parser.add_argument("--to", required=True, dest="folder", metavar="DIR", help="where the files of the workers are written")
     parser.add_argument("--names", metavar="FILE", help='what weights are called in the checkpoint, as JSON: {"qkv": ["q", "k", "v"]}')

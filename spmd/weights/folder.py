@@ -24,8 +24,8 @@ from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf
 from spmd.plan.serialize import loads
 
-from .hostile import MOST_JSON, file_name, json_object
-from .safetensors import Contents, StoredTensor, contents
+from .hostile import MOST_JSON, file_name, json_object, nbytes
+from .safetensors import DTYPES, Contents, StoredTensor, contents
 from .shards import Cut
 
 HEADER, WORKER, WORKERS, CUT, SUMS = "weights.json", "spmd.worker", "spmd.workers", "spmd.cut", "spmd.sha256"
@@ -39,6 +39,18 @@ class Weight:
     shape: tuple[int, ...]
     dtype: str
     sharding: Sharding
+
+    @property
+    def wrong(self) -> str:
+        """What no weight can have."""
+        if len(self.shape) != len(self.sharding.dims) or min(self.shape, default=0) < 0:
+            return "a weight has sizes of 0 or more, and a sharding of as many dimensions"
+        return "" if self.dtype in DTYPES else f"there is no dtype {self.dtype!r} in safetensors"
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole weight."""
+        return nbytes(self.shape, numpy_dtype(self.dtype).itemsize)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ _DTYPES = {
 }
 """The names of the format, and TVM's."""
 _CODES = {name: code for code, name in _DTYPES.items()}
+DTYPES = frozenset(_CODES)
+"""What these files hold, by TVM's names."""
 _LENGTH = 8
 
 
@@ -160,6 +162,8 @@ def header(slots: Sequence[Slot], metadata: Mapping[str, str]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for slot in slots:
+        if slot.name in entries:
+            raise ShardingError(f"weight {slot.name!r}", "safetensors files use this name for themselves", "Give the weight another one.")
         if slot.dtype not in _CODES:
             raise ShardingError(f"weight {slot.name!r}", f"safetensors files hold no {slot.dtype}", "Shard a module with another dtype.")
         entries[slot.name] = {"dtype": _CODES[slot.dtype], "shape": list(slot.shape), "data_offsets": [at, at + slot.nbytes]}

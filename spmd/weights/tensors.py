@@ -13,8 +13,11 @@ from spmd.errors import ShardingError, nearest
 from spmd.placement.arrays import array_of
 from spmd.placement.dtypes import numpy_dtype
 from spmd.placement.layout import Array
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding
 
 from .gather import Box
+from .shards import Cut
 
 
 class Tensor(Protocol):
@@ -206,10 +209,8 @@ class Named:
 
 
 def whole(tensor: Tensor) -> Array:
-    """All of it."""
-    held = np.empty(tensor.shape, numpy_dtype(tensor.dtype))
-    tensor.read(tuple((0, size) for size in tensor.shape), held)
-    return held
+    """All of it, read in pieces: what decodes or converts it needs little memory besides."""
+    return Cut.of(tensor.shape, Sharding.replicated(len(tensor.shape)), Mesh(tp=1), 0).array(numpy_dtype(tensor.dtype), tensor.read)
 
 
 def parts_of(where: str, names: Mapping[str, str | Sequence[str]] | None) -> dict[str, tuple[str, ...]]:

@@ -25,7 +25,7 @@ def random_array(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
     import ml_dtypes
 
     kind: Any = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    return (np.random.default_rng(seed).integers(0, 100, shape) - 50).astype(kind)
+    return np.asarray(np.random.default_rng(seed).integers(0, 100, shape) - 50).astype(kind)
 
 
 def checkpoint(folder: Path, arrays: Mapping[str, Array], files: int = 1) -> Path:
