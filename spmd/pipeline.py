@@ -70,6 +70,13 @@ class ShardedModule:
     mod: tvm.IRModule
     plan: Plan
 
+    def __repr__(self) -> str:
+        return f"<ShardedModule of {self.plan!r}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report of its plan."""
+        return self.plan.report().html()
+
     @property
     def mesh(self) -> Mesh:
         """The workers."""

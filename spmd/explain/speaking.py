@@ -16,6 +16,7 @@ from .difference import Difference, difference
 from .listing import listing
 from .page import write_page
 from .report import Report, report
+from .tables import time_text
 from .text import explanation, known_name, summary
 
 
@@ -26,9 +27,17 @@ def _named(where: str, given: Any) -> str:
     return given
 
 
-@dataclass
+@dataclass(repr=False)
 class Plan(model.Plan):
     """The plan of a module: `model.Plan`, with what is to be said of it."""
+
+    def __repr__(self) -> str:
+        predicted = ", ".join(f"{name} {time_text(seconds)}" for name, seconds in self.predicted.items())
+        return f"<Plan of {len(self.params)} weights over {self.mesh}, predicted: {predicted}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report."""
+        return self.report().html()
 
     @classmethod
     def of(cls, plan: model.Plan) -> Plan:
