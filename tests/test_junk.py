@@ -164,7 +164,7 @@ def public():
         "build": (spmd.build, {"sharded": None, "target": "nothing"}),
         "load": (spmd.load, {"folder": "nowhere"}),
         "weights.source": (spmd.weights.source, {"given": WEIGHTS, "names": None, "convert": False}),
-        "weights.write": (spmd.weights.write, {"plan": "none", "given": WEIGHTS, "folder": "nowhere", "layout": "none", "part_bytes": None}),
+        "weights.write": (spmd.weights.write, {"plan": "none", "given": WEIGHTS, "folder": "x", "layout": "none", "part_bytes": None}),
         "weights.Folder": (spmd.weights.Folder.of, {"path": "nowhere"}),
         "measure": (spmd.measure, {"workers": 1, "seconds": 0, "name": "own", "backend": "none"}),
         "data_parallel": (presets.data_parallel, {"mod": Mlp, "axis": "dp"}),

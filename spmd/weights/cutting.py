@@ -72,9 +72,8 @@ def write(
     identity = made.identity()
     told = secrets.token_hex() if identity is None else f"{identity} {cut} {layout} {part_bytes}"
     header = Header(plan.mesh, weights, [[t.name for t in mine] for mine in files], cut, hashlib.sha256(told.encode()).hexdigest())
-    place = Path(folder)
+    place, names, size = Path(folder), made.names(), sum(target.size for mine in files for target in mine)
     place.mkdir(parents=True, exist_ok=True)
-    names, size = made.names(), sum(target.size for mine in files for target in mine)
     unused = tuple(sorted(set(names) - weights.keys())) if names is not None else ()
     old = _old(place)
     if old is not None and old == header:

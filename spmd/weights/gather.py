@@ -38,8 +38,8 @@ class File:
             raise ShardingError(str(path), what, "Give the file of a checkpoint.")
         return cls(path, path.stat().st_size)
 
-    def reading(self, read: Callable[[Read], None]) -> None:
-        """Open it, and let `read` read: the next bytes, or an error where it is shorter than it was."""
+    def reading(self, where: str, read: Callable[[Read], None]) -> None:
+        """Open it, and let `read` read: bytes, or an error at `where` if it is shorter than it was."""
         descriptor = os.open(self.path, os.O_RDONLY)
 
         def exactly(begin: int, into: memoryview) -> None:
@@ -47,8 +47,8 @@ class File:
             while done < len(into):
                 count = os.preadv(descriptor, [into[done:]], begin + done)
                 if not count:
-                    what = f"it ends at byte {begin + done}, and had {self.size} bytes when its header was read"
-                    raise ShardingError(str(self.path), what, "Nobody may write to it meanwhile.")
+                    what = f"the file ends at byte {begin + done}, and had {self.size} bytes when its header was read"
+                    raise ShardingError(where, what, "Nobody may write to it meanwhile.")
                 done += count
 
         try:

@@ -49,7 +49,7 @@ class StoredTensor:
 
     def read(self, box: Box, out: Array) -> None:
         """Read only what is in the box."""
-        self.file.reading(lambda read: gather(read, self.begin, self.shape, box, out))
+        self.file.reading(self.where, lambda read: gather(read, self.begin, self.shape, box, out))
 
 
 @dataclass(frozen=True)

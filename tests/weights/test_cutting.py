@@ -167,6 +167,8 @@ def test_what_is_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         weights.write(plan_of(MESH, {}), given, out)
     with pytest.raises(ShardingError, match=r"write\(\), plan: it takes a Plan, and got"):
         weights.write("plan.json", given, out)
+    with pytest.raises(ShardingError, match=r"weight 'w': safetensors files hold no int4\."):
+        weights.write(plan_of(MESH, {"w": ((2,), "int4", "[-]")}), {"w": random_array((2,), "int4")}, out)
     assert not out.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1000))
     with pytest.raises(ShardingError, match=r"out: \d\.\d kB are to be written, and its disk has 1\.0 kB free\. Make room"):

@@ -8,6 +8,7 @@ import pytest
 import spmd
 from spmd import P, ShardingError
 from spmd.testing import difference
+from tests.mpi import mpirun
 from tests.programs import Mlp
 from tests.weights.files import checkpoint
 
@@ -21,6 +22,8 @@ def test_workers_load_files(tmp_path: Path) -> None:
     given, out = checkpoint(tmp_path / "in", ARRAYS, 2), tmp_path / "out"
     spmd.weights.write(SHARDED.plan, given, out)
     half = checkpoint(tmp_path / "half", {name: array.astype("float16") for name, array in ARRAYS.items()})
+    with pytest.raises(ShardingError, match=r"there is no program\.json in it\. Its weights are for w\.load\(folder\)\."):
+        spmd.load(out)
     library = spmd.load(spmd.build(SHARDED).export(out))  # beside the weights
     with spmd.workers(library) as w:
         for weights in (given, str(out), spmd.weights.Folder.of(out), spmd.weights.source(given), ARRAYS.__getitem__):
@@ -34,6 +37,21 @@ def test_workers_load_files(tmp_path: Path) -> None:
         assert not difference(EXPECTED, one["main"](X, *one.load(given)))
         with pytest.raises(ShardingError, match=r"weight 'w1': .*out was cut for Mesh\(tp=2\), and the program runs on Mesh\(tp=1\)\."):
             one.load(out)
+
+
+@pytest.mark.mpi
+def test_processes_load_their_own_files(tmp_path: Path) -> None:
+    given, out = checkpoint(tmp_path / "in", ARRAYS), tmp_path / "out"
+    spmd.weights.write(SHARDED.plan, given, out)
+    spmd.build(SHARDED).export(out)
+    ended = mpirun(2, "-m", "tests.weights.mpi_load", out, given, timeout=200.0)
+    assert ended.code == 0, ended.err
+    assert ended.out.count("the same numbers") == 2
+    path = out / "rank-1-of-2.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    ended = mpirun(2, "-m", "tests.weights.mpi_load", out, given, timeout=200.0)
+    assert ended.code != 0 and "the same numbers" not in ended.out
+    assert "worker 1 failed with ShardingError: weight 'w2': tensor 'w2' of " in ended.err and "it is corrupt" in ended.err
 
 
 def test_partition_reads_shards(tmp_path: Path) -> None:

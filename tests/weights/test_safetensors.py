@@ -168,5 +168,5 @@ def test_files_without_an_index(tmp_path: Path) -> None:
 def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path: Path) -> None:
     tensor = weights.source(checkpoint(tmp_path, {"a": np.ones((8, 8), "float32")})).tensor("a", "float32")
     os.truncate(tmp_path / "model.safetensors", 200)
-    with pytest.raises(ShardingError, match=r"model\.safetensors: it ends at byte 200, and had 328 bytes when its header was read\."):
+    with pytest.raises(ShardingError, match=r"tensor 'a' of .*model\.safetensors: the file ends at byte 200, and had 328 bytes when"):
         whole(tensor)

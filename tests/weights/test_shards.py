@@ -63,7 +63,7 @@ def test_shards_of_files_are_those_of_arrays(
         file = File.of(path)
 
         def read(box: Box, out: Array) -> None:
-            file.reading(lambda at: gather.gather(at, 5, shape, box, out))
+            file.reading("here", lambda at: gather.gather(at, 5, shape, box, out))
 
         for rank in range(mesh.size):
             found = Cut.of(shape, sharding, mesh, rank).array(array.dtype, read)
