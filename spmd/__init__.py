@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from . import collectives, presets, testing, transform
+from . import collectives, presets, testing, transform, weights
 from .annotate import hint
 from .collectives import CollectiveError
 from .collectives.pool import WorkerError
@@ -55,5 +55,6 @@ __all__ = [
     "testing",
     "transform",
     "verify",
+    "weights",
     "workers",
 ]

@@ -35,8 +35,8 @@ from .program.build import build_graph
 from .program.graph import Graph
 from .propagate.planner import make_plan
 from .run.constants import constants_by_name
-from .run.partition import partition
 from .verify import verify as proven
+from .weights.partition import partition
 
 _LOG = logging.getLogger("spmd")
 
