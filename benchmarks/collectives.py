@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def program(workers: int, size: int) -> spmd.ShardedModule:
             with builder.dataflow():
                 y = builder.emit_output(relax.op.negative(x))
             builder.emit_func_output(y)
-    whole = spmd.shard(builder.get(), workers, {"x": spmd.P(None)})
+    whole = spmd.shard(builder.get(), workers, {"*.x": spmd.P(None)})
     return dataclasses.replace(whole, mod=chains(workers, elements, count_of(size)))
 
 
@@ -110,6 +111,7 @@ def measure(sizes: tuple[int, ...], path: str) -> None:
     """One worker of a launched run: the first prints a line of JSON for each size, medians in microseconds by what was measured."""
     from mpi4py import MPI
 
+    logging.getLogger("spmd").setLevel(logging.ERROR)  # that nothing is split is meant
     comm = MPI.COMM_WORLD
     by_gloo = gloo(comm.rank, comm.size, path)
     for size in sizes:
