@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -84,7 +84,15 @@ def _shapes(where: str, given: Any) -> dict[str, Shape]:
     """Names of weights and their shapes, or what has a shape."""
     if not isinstance(given, Mapping):
         raise ShardingError(where, f"it takes the weights by name, and got {told(given)}", "Pass model.state_dict(), or shapes by name.")
-    return {str(name): tuple(map(int, getattr(w, "shape", w))) for name, w in cast("Mapping[Any, Any]", given).items()}
+    return {str(name): _shape(where, name, w) for name, w in cast("Mapping[Any, Any]", given).items()}
+
+
+def _shape(where: str, name: Any, given: Any) -> Shape:
+    listed = getattr(given, "shape", given)
+    sizes = [checks.index(size) for size in cast("Iterable[Any]", listed)] if isinstance(listed, Iterable) else [None]
+    if None in sizes:
+        raise ShardingError(where, f"{str(name)!r} is {told(given)}, which has no shape", "Pass model.state_dict(), or shapes by name.")
+    return tuple(size for size in sizes if size is not None)
 
 
 def _styles(where: str, given: Any) -> dict[str, str]:
