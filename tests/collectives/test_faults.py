@@ -16,6 +16,7 @@ TOTAL = r"worker 0 is in all_reduce('sum') of 'total', 32 elements of float32, o
 HARD = {
     "killed": [],
     "raises": ["worker 1 failed with ValueError: no such row", TOTAL],
+    "memory": ["worker 1 failed with ", "Unable to allocate 1.00 EiB", TOTAL],
     "late": ["worker 0 waited 3 seconds:", TOTAL, "worker 1 runs"],
     "leaves": ["worker 1 left while worker 0 waits for it:", "worker 0 is at the start of 'main'"],
     "script": ["KeyError: 'lr'", "worker 1 failed with KeyError: 'lr'"],
