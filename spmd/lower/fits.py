@@ -87,7 +87,7 @@ def _check_steps(function: Function, plan: Plan) -> None:
     where, steps = f"plan for {function.name!r}", plan.steps[function.name]
     runs = {n: Strategy(s.splits, s.inputs, s.outputs, s.partial_through) for n, s in zip(function.nodes, computes(steps), strict=True)}
     ends = [End(leaf.sharding) for leaf in leaves(plan.functions[function.name].outputs)]
-    kept = {v: kept_by(plan, v) for v in function.named().values()}
+    kept = {v: kept_by(plan, v) for v in function.named.values()}
 
     planned = _planned_ways(plan, function, where)
 
@@ -102,7 +102,7 @@ def _check_steps(function: Function, plan: Plan) -> None:
     decided = Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends, ways)
     expected = realize(function, decided)
     bundled = {_conversion(t) for step in steps if isinstance(step, Bundle) for t in step.transfers}
-    for member in (v for v in function.named().values() if v.memory and any(v.path == name for name, *_ in bundled)):
+    for member in (v for v in function.named.values() if v.memory and any(v.path == name for name, *_ in bundled)):
         raise ShardingError(f"{where}: {member.name!r}", "it is written in place, and waits in a bundle", WAY_OUT)
     found, wanted = ([_identity(step) for step in of if not _is_in(step, bundled)] for of in (steps, expected))
     for ours, theirs in zip_longest(wanted, found, fillvalue="nothing"):
@@ -116,7 +116,7 @@ def _check_steps(function: Function, plan: Plan) -> None:
 def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str, Sharding, Sharding], list[Move]]:
     """By which moves the steps take a value from one sharding to another, each of them one that there is."""
     found: dict[tuple[str, Sharding, Sharding], list[Move]] = {}
-    values = function.named()
+    values = function.named
     for parts in conversions(plan.steps[function.name]):
         way = list(dict.fromkeys(part.move for part in parts))
         name = parts[0].value

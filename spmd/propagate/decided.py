@@ -27,4 +27,5 @@ def decided_by(problem: Problem, choice: Mapping[int, int]) -> Decided:
         return problem.cost.steps(value, source, target, gather)
 
     kept = {value: problem.sharding(value, choice) for value in problem.values}
-    return Decided(problem.cost.mesh, kept, lambda node: problem.strategy(node, choice), returned, ways)
+    runs = {node: problem.strategy(node, choice) for function in problem.graph.functions.values() for node in function.nodes}
+    return Decided(problem.cost.mesh, kept, runs.__getitem__, returned, ways)

@@ -50,7 +50,7 @@ class Problem:
         self._numbers: dict[tuple[Any, ...], int] = {}
         """What tables hang on, numbered, so that their keys are short: layers repeat, and so do tables."""
         self._types = {v: self._numbered(cost.shape(v), v.dtype) for v in self.values}
-        self._kinds = {v: self._numbered(self._types[v], _may_gather(v), *map(id, candidates.shardings[v])) for v in self.values}
+        self._kinds = {v: self._numbered(self._types[v], _may_gather(v), id(candidates.shardings[v])) for v in self.values}
         self._tables: dict[tuple[Any, ...], Table] = {}
         self._by_tables: dict[tuple[Any, ...], _Joint | list[Factor]] = {}
         """What operators add, by the tables that it is made from."""
@@ -128,7 +128,7 @@ class Problem:
         for v in [self.number[value] for value in operands]:
             # What can be held in one way only is no variable: place -1.
             places.append(-1 if self.sizes[v] == 1 else variables.setdefault(v, len(variables)))
-        number = self._numbered(*map(id, strategies))
+        number = id(strategies)
         alike = (node.call_class, number, *[self._kinds[value] for value in operands], *places, *node.stays)
         made = self._alike.get(alike)
         if made is None:
@@ -159,7 +159,7 @@ class Problem:
         return self._by_tables[key]
 
     def _tables_of(self, node: Node, strategies: Sequence[Strategy], number: int) -> list[Table]:
-        """The times of an operator, and of converting each of its operands; `number` is that of its strategies."""
+        """The times of an operator, and of converting each of its operands; `number` is that of its list of strategies."""
         times = self._times(node, strategies, number)
         if not all(map(_may_gather, node.inputs)):
             times = times + np.array([INFEASIBLE * self._gathered_inside(node, s) for s in strategies])

@@ -23,7 +23,7 @@ RESIDENT = ("weight", "constant")
 """Roles of values that are held all the time."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Held:
     """A buffer, from one operator to another."""
 
@@ -36,7 +36,8 @@ class Held:
 
     def until(self, at: int) -> None:
         """Hold it for operator `at`, too."""
-        self.last = max(self.last, at)
+        if at > self.last:
+            self.last = at
         for held in self.made_of:
             held.until(at)
 
@@ -108,7 +109,7 @@ class Timeline:
         return {v: span for v, span in spans.items() if v.is_tensor and v.role not in RESIDENT}
 
     def _read_steps(self, steps: Sequence[Step]) -> None:
-        named = self.function.named()
+        named = self.function.named
         at = 0
         for step in steps:
             if isinstance(step, Compute):
@@ -140,7 +141,9 @@ class Timeline:
 
     def _read(self, value: Value, sharding: Sharding, at: int) -> Held:
         """A value is read by operator `at`; a weight as it lies there is in no buffer of these."""
-        own = self._own.get((value, sharding)) or Held(value, self._bytes(value, sharding), at, at)
+        own = self._own.get((value, sharding))
+        if own is None:
+            return Held(value, self._bytes(value, sharding), at, at)
         own.until(at)
         return own
 

@@ -86,7 +86,7 @@ class _Writer:
         self._padded: dict[int, bool] = {}
         self._names: dict[Value, str] = {}
         self._as_kept = self._taken_as_kept()
-        """What some operator or the return takes in another sharding than the one in which it is made."""
+        """Of what is made otherwise than it is kept, what some operator or the return takes otherwise than it is made."""
 
     def run(self) -> list[Step]:
         """All steps, the return last."""
@@ -100,12 +100,16 @@ class _Writer:
         return bundled(self.steps, self._singles, self._starts, self.function.nodes, self.prices)
 
     def _taken_as_kept(self) -> set[Value]:
-        made = {v: s for node in self.function.nodes for v, s in zip(node.outputs, self.decided.runs(node).outputs, strict=True)}
-        taken = [pair for node in self.function.nodes for pair in zip(node.inputs, self.decided.runs(node).inputs, strict=True)]
+        kept, nodes = self.decided.kept, [(node, self.decided.runs(node)) for node in self.function.nodes]
+        # Of what is made as it is kept nobody asks.
+        made = {v: s for node, runs in nodes for v, s in zip(node.outputs, runs.outputs, strict=True) if s is not kept[v]}
+        if not made:
+            return set()
+        taken = [(v, s) for node, runs in nodes for v, s in zip(node.inputs, runs.inputs, strict=True) if v in made]
         assert self.function.result is not None
         ends = zip(leaves(self.function.result), self.decided.returned(self.function), strict=True)
-        taken += [(v, end.sharding or self.decided.kept[v]) for v, end in ends if v.is_tensor]
-        return {value for value, sharding in taken if made.get(value) != sharding}
+        taken += [(v, end.sharding or kept[v]) for v, end in ends if v.is_tensor and v in made]
+        return {value for value, sharding in taken if made[value] != sharding}
 
     def _operator(self, node: Node, at: int) -> None:
         runs, kept = self.decided.runs(node), self.decided.kept
