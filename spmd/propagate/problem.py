@@ -60,6 +60,7 @@ class Problem:
         """Tables of single operators; alive, as their ids are in keys."""
         self._alone: dict[Node, int] = {}
         self._joint_of: dict[Node, tuple[tuple[int, ...], _Joint]] = {}
+        self._expect()
         for function in graph.functions.values():
             for node in function.nodes:
                 self._node(node)
@@ -117,6 +118,21 @@ class Problem:
         if key not in self._tables:
             self._tables[key] = np.array([self._returned(value, s, wanted)[0] for s in self.candidates.shardings[value]])
         return self._tables[key]
+
+    def _expect(self) -> None:
+        """Say what will be converted, so that conversions of equal shapes are searched together."""
+        transfers, told = self.cost.transfers, set[tuple[object, ...]]()
+        for value in self.values:
+            found = self.candidates.shardings[value]
+            if value.is_tensor and (key := (self._types[value], id(found))) not in told:
+                told.add(key)
+                transfers.expect(self.cost.shape(value), found)
+        for node in (node for function in self.graph.functions.values() for node in function.nodes):
+            strategies = self.candidates.strategies[node]
+            for i, value in enumerate(node.outputs):
+                if value.is_tensor and (key := (self._types[value], id(strategies), i)) not in told:
+                    told.add(key)
+                    transfers.expect(self.cost.shape(value), [strategy.outputs[i] for strategy in strategies])
 
     def _numbered(self, *parts: Any) -> int:
         return self._numbers.setdefault(parts, len(self._numbers))

@@ -33,23 +33,29 @@ class Graph:
         found = States(kind)
         self.kind, self.states, self.number = kind, found.states, found.number
         moves = sorted(found.moves, key=lambda move: move[0])
-        self.moves: list[Move] = [move for _, move in moves]
-        self.before: Ints = np.array([before for before, _ in moves], np.int64)
-        self.after: Ints = np.array([self.number[move.after] for move in self.moves], np.int64)
+        self.before: Ints = np.array([before for before, _, _ in moves], np.int64)
+        self.after: Ints = np.array([after for _, _, after in moves], np.int64)
         alike: dict[tuple[str, tuple[int, ...]], int] = {}
-        self._called: Ints = np.array([alike.setdefault((m.kind, m.atoms), len(alike)) for m in self.moves], np.int64)
+        self._called: Ints = np.array([alike.setdefault((m.kind, m.atoms), len(alike)) for _, m, _ in moves], np.int64)
         self._calls = list(alike)
-        ends = [_Ends(kind, self.states[before], move) for before, move in moves]
+        self._dims = np.array([(move.dim, move.to_dim) for _, move, _ in moves], np.int8).reshape(-1, 2)
+        known: dict[tuple[object, ...], _Ends] = {}
+        ends = [_ends(kind, self.states[before], move, known) for before, move, _ in moves]
         self._padding: Ints = np.array([end.padding for end in ends], np.int64).reshape(-1, 2)
         self._packed, self._unpacked = np.array([end.is_packed for end in ends], bool), np.array([end.is_unpacked for end in ends], bool)
         self._tiling: Ints = np.array([end.tiling for end in ends], np.int64)
-        self._into: Ints = np.array([move.into for move in self.moves], np.int64)
+        self._into: Ints = np.array([move.into for _, move, _ in moves], np.int64)
         shares = [[_share(kind, dim, held) for dim, held in enumerate(state.dims)] for state in self.states]
         numbers = [self.tilings(state) for state in range(len(self.states))]
         self._tilings: Ints = np.array(numbers, np.int64).reshape(len(numbers), len(kind.tilings))
         self._shares: Ints = np.array(shares, np.int64).reshape(len(shares), len(kind.tilings), 2)
-        self._gathers = np.array([move.kind == "all_gather" for move in self.moves], bool)
-        self._between: dict[tuple[object, ...], Ints] = {}
+        self._gathers = np.array([move.kind == "all_gather" for _, move, _ in moves], bool)
+
+    def move(self, number: int) -> Move:
+        """The move of this number. Graphs have many moves and paths few, so that they are objects when somebody asks."""
+        kind, atoms = self._calls[self._called[number]]
+        dim, to_dim = self._dims[number].tolist()
+        return Move(kind, atoms, dim, to_dim, self.states[self.after[number]])
 
     def held(self, shape: Sequence[int], item: int, measured: Measured) -> Ints:
         """The bytes that a worker holds in each state of a tensor of this shape, of which an element takes `item` bytes."""
@@ -90,12 +96,9 @@ class Graph:
 
         Without `gather`, none gathers.
         """
-        key = (*zip(source, target, strict=True), gather)
-        if key not in self._between:
-            ends = np.array([(*source, -1), (*target, -1)], np.int64)  # a move into no dimension takes the last of these
-            allowed = (ends[0, self._into] == self._tiling) | (ends[1, self._into] == self._tiling)
-            self._between[key] = np.flatnonzero(allowed & (gather | ~self._gathers))
-        return self._between[key]
+        ends = np.array([(*source, -1), (*target, -1)], np.int64)  # a move into no dimension takes the last of these
+        allowed = (ends[0, self._into] == self._tiling) | (ends[1, self._into] == self._tiling)
+        return np.flatnonzero(allowed & (gather | ~self._gathers))
 
 
 class Paths:
@@ -145,7 +148,7 @@ class Paths:
             mine = moves[graph.before[moves] == source]
             total = self.times[mine] + levels[last][graph.after[mine]]
             best = mine[np.flatnonzero(total <= total.min() * (1 + _ALIKE))[0]]
-            found.append(graph.moves[best])
+            found.append(graph.move(int(best)))
             source = int(graph.after[best])
         return found
 
@@ -169,6 +172,15 @@ class Paths:
             now[places] = np.where(better, best, now[places])
             levels.append(now)
         return levels
+
+
+def _ends(kind: Kind, before: State, move: Move, known: dict[tuple[object, ...], _Ends]) -> _Ends:
+    """Those of a move, from those that are `known`: they hang on the dimensions that it changes alone."""
+    changed = [(before.dims[dim], move.after.dims[dim]) for dim in (move.dim, move.to_dim) if dim >= 0]
+    key = (move.kind, move.dim, move.to_dim, *changed)
+    if key not in known:
+        known[key] = _Ends(kind, before, move)
+    return known[key]
 
 
 class _Ends:

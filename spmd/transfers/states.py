@@ -88,21 +88,23 @@ class States:
     kind: Kind
     states: list[State] = field(default_factory=list[State])
     number: dict[State, int] = field(default_factory=dict[State, int])
-    moves: list[tuple[int, Move]] = field(default_factory=list[tuple[int, Move]])
-    """With the number of the state before; in the order of these."""
+    moves: list[tuple[int, Move, int]] = field(default_factory=list[tuple[int, Move, int]])
+    """With the numbers of the state before, in the order of these, and of the state after."""
 
     def __post_init__(self) -> None:
+        self._known: dict[tuple[object, ...], bool] = {}
         self._add(self.kind.start)
-        for state in self.states:
+        for number, state in enumerate(self.states):
             for move in self._moves(state):
-                self._add(move.after)
-                self.moves.append((self.number[state], move))
+                self.moves.append((number, move, self._add(move.after)))
         if self.kind.ends is None:
             self._exchange_all()
 
-    def _add(self, state: State) -> None:
-        if self.number.setdefault(state, len(self.states)) == len(self.states):
+    def _add(self, state: State) -> int:
+        number = self.number.setdefault(state, len(self.states))
+        if number == len(self.states):
             self.states.append(state)
+        return number
 
     def workers(self, atoms: Iterable[int]) -> int:
         """How many workers there are along these atoms."""
@@ -191,10 +193,14 @@ class States:
 
     def _fitting(self, dim: int, held: Held) -> Iterator[Held]:
         """`held` itself, if workers can hold equal parts of it, and if it leads to where this goes."""
-        tiling = self.kind.tilings[dim][held.tiling]
-        fits = tiling.fits(held.cuts * self.workers(held.atoms))
-        if tiling.workers:
-            fits = fits and all(pair in self.kind.continued for pair in pairwise(held.atoms))
+        key = (dim, held)
+        fits = self._known.get(key)
+        if fits is None:
+            tiling = self.kind.tilings[dim][held.tiling]
+            fits = tiling.fits(held.cuts * self.workers(held.atoms))
+            if tiling.workers:
+                fits = fits and all(pair in self.kind.continued for pair in pairwise(held.atoms))
+            self._known[key] = fits
         if fits and (self.kind.ends is None or self._leads(dim, held, *self.kind.ends)):
             yield held
 
@@ -218,7 +224,7 @@ class States:
             alike.setdefault((shards, state.partial), []).append(state)
         for states in alike.values():
             for before, after in permutations(states, 2):
-                self.moves += [(self.number[before], move) for move in self._exchanged(before, after)]
+                self.moves += [(self.number[before], move, self.number[after]) for move in self._exchanged(before, after)]
 
     def _exchanged(self, before: State, after: State) -> Iterator[Move]:
         pairs = [(a, b) for a, b in zip(before.dims, after.dims, strict=True) if a and b and a != b]
