@@ -1,5 +1,5 @@
 """``python -m spmd explain module.py --mesh tp=4``: the plan of a module, from the shell; ``verify`` proves its program, ``run``
-starts a script on workers, ``doctor`` says what works here.
+starts a script on workers, ``weights`` cuts a checkpoint for them, ``doctor`` says what works here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .placement.spec import P
 from .run.doctor import examine
 from .run.launch import run
 from .verify import verify
+from .weights import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = commands.add_parser("run", help="start a script once for each worker, for spmd.workers(..., backend='mpi')")
     start.add_argument("-n", "--workers", type=int, required=True, metavar="N", help="how many processes")
     start.add_argument("--hosts", metavar="FILE", help="the hosts they run on, in a file of the MPI that is installed")
+    weights = commands.add_parser("weights", help="cut a checkpoint for the workers of a plan: each gets its own files")
+    command.add_options(weights)
     doctor = commands.add_parser("doctor", help="what works on this machine, and what mends the rest")
     doctor.add_argument("--quick", action="store_true", help="start no processes")
     start.usage = "python -m spmd run -n N [--hosts FILE] (script.py | -m module) [arguments ...]"
@@ -49,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "run":
             _run(options, program)
+        elif options.command == "weights":
+            print(command.run(options))
         elif options.command == "doctor":
             print("\n".join(map(str, examine(self_test=not options.quick))))
         elif options.command == "verify":
@@ -61,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted" + (f": {command.GO_ON}" if options.command == "weights" else ""), file=sys.stderr)
+        return 130
     return 0
 
 
