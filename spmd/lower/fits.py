@@ -17,8 +17,7 @@ from spmd.program.graph import Branch, Function, Graph, Value
 from spmd.realize.write import Decided, End, realize
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, strategy_of
-from spmd.transfers.conversion import Step as Move
-from spmd.transfers.conversion import step_between
+from spmd.transfers.conversion import Move, move_between
 
 from .kept import WAY_OUT, check_held, kept_by
 from .symbols import sizes_passed
@@ -124,7 +123,7 @@ def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str,
             raise ShardingError(where, f"its steps move {name!r}, which the function does not have", WAY_OUT)
         for move in way:
             check_held(move.target, values[name], plan.mesh, f"{where}: {name!r}")
-            if step_between(move.source, move.target, plan.mesh) != move:
+            if move_between(move.source, move.target, plan.mesh) != move:
                 raise ShardingError(f"{where}: {name!r}", f"there is no {move.kind} from {move.source} to {move.target}", WAY_OUT)
         found[name, way[0].source, way[-1].target] = way
     return found

@@ -15,7 +15,7 @@ from spmd.placement.sharding import Sharding
 from spmd.plan.steps import MADE, RETURNED, TAKEN, Cause, Compute, Exchange, Mask, Reorder, Return, Step, Transfer
 from spmd.program.graph import Branch, Function, Node, Value
 from spmd.rules.strategy import Strategy
-from spmd.transfers.conversion import Step as Move
+from spmd.transfers.conversion import Move
 from spmd.transfers.local import brings_zeros, is_packed, is_unpacked
 
 from .bundles import Single, bundled

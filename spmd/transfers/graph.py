@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .states import Held, Kind, Move, State, States
+from .states import Edge, Held, Kind, State, States
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -51,11 +51,11 @@ class Graph:
         self._shares: Ints = np.array(shares, np.int64).reshape(len(shares), len(kind.tilings), 2)
         self._gathers = np.array([move.kind == "all_gather" for _, move, _ in moves], bool)
 
-    def move(self, number: int) -> Move:
+    def move(self, number: int) -> Edge:
         """The move of this number. Graphs have many moves and paths few, so that they are objects when somebody asks."""
         kind, atoms = self._calls[self._called[number]]
         dim, to_dim = self._dims[number].tolist()
-        return Move(kind, atoms, dim, to_dim, self.states[self.after[number]])
+        return Edge(kind, atoms, dim, to_dim, self.states[self.after[number]])
 
     def held(self, shape: Sequence[int], item: int, measured: Measured) -> Ints:
         """The bytes that a worker holds in each state of a tensor of this shape, of which an element takes `item` bytes."""
@@ -132,14 +132,14 @@ class Paths:
             self._known.update(((either, end), found[:, i]) for i, end in enumerate(missing))
         return np.stack([self._known[either, end] for end in ends], axis=1)
 
-    def path(self, source: int, target: int) -> list[Move] | None:
+    def path(self, source: int, target: int) -> list[Edge] | None:
         """The moves of the fastest path, or None where there is no way."""
         graph = self.graph
         moves = graph.between(graph.tilings(source), graph.tilings(target), self._gather)
         levels = [level[:, 0] for level in self._levels(moves, [target])]
         if np.isinf(levels[-1][source]):
             return None
-        found: list[Move] = []
+        found: list[Edge] = []
         last = len(levels) - 1
         while source != target:
             while levels[last - 1][source] == levels[last][source]:
@@ -174,7 +174,7 @@ class Paths:
         return levels
 
 
-def _ends(kind: Kind, before: State, move: Move, known: dict[tuple[object, ...], _Ends]) -> _Ends:
+def _ends(kind: Kind, before: State, move: Edge, known: dict[tuple[object, ...], _Ends]) -> _Ends:
     """Those of a move, from those that are `known`: they hang on the dimensions that it changes alone."""
     changed = [(before.dims[dim], move.after.dims[dim]) for dim in (move.dim, move.to_dim) if dim >= 0]
     key = (move.kind, move.dim, move.to_dim, *changed)
@@ -186,7 +186,7 @@ def _ends(kind: Kind, before: State, move: Move, known: dict[tuple[object, ...],
 class _Ends:
     """What a move finds and leaves of the dimensions that it changes."""
 
-    def __init__(self, kind: Kind, before: State, move: Move) -> None:
+    def __init__(self, kind: Kind, before: State, move: Edge) -> None:
         self.tiling, self.padding, self.is_packed, self.is_unpacked = -1, (1, 1), False, False
         if move.into >= 0:
             held = move.after.dims[move.into]

@@ -41,8 +41,8 @@ class State(NamedTuple):
         return State((*self.dims[:dim], held, *self.dims[dim + 1 :]), self.partial)
 
 
-class Move(NamedTuple):
-    """One step. `kind` is that of `conversion.Step`; `dim` and `to_dim` are -1 where it has none."""
+class Edge(NamedTuple):
+    """A move from one state of a graph to another. `kind` is that of `conversion.Move`; `dim` and `to_dim` are -1 where it has none."""
 
     kind: str
     atoms: Atoms
@@ -88,7 +88,7 @@ class States:
     kind: Kind
     states: list[State] = field(default_factory=list[State])
     number: dict[State, int] = field(default_factory=dict[State, int])
-    moves: list[tuple[int, Move, int]] = field(default_factory=list[tuple[int, Move, int]])
+    moves: list[tuple[int, Edge, int]] = field(default_factory=list[tuple[int, Edge, int]])
     """With the numbers of the state before, in the order of these, and of the state after."""
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class States:
         """How many workers there are along these atoms."""
         return prod([self.kind.sizes[atom] for atom in atoms])
 
-    def _moves(self, state: State) -> Iterator[Move]:
+    def _moves(self, state: State) -> Iterator[Edge]:
         used = state.used()
         free = [atom for atom in range(len(self.kind.sizes)) if atom not in used and not self._in_conflict(atom, used)]
         kinds = dict(self.kind.reductions)
@@ -118,23 +118,23 @@ class States:
             alike = [atom for atom in sorted(state.partial) if kinds[atom] == kind]
             for count in range(1, len(alike) + 1):
                 for atoms in combinations(alike, count):
-                    yield Move("all_reduce", atoms, -1, -1, State(state.dims, state.partial - set(atoms)))
+                    yield Edge("all_reduce", atoms, -1, -1, State(state.dims, state.partial - set(atoms)))
         sums = [atom for atom in sorted(state.partial) if kinds[atom] == "sum"]
         for dim in range(len(state.dims)):
             for atoms in self._orders(free):
                 for held in self._onto(state, dim, atoms):
-                    yield Move("slice", atoms, dim, -1, state.with_dim(dim, held))
+                    yield Edge("slice", atoms, dim, -1, state.with_dim(dim, held))
             for atoms in self._orders(sums):
                 for held in self._onto(state, dim, atoms):
                     after = state.with_dim(dim, held)
-                    yield Move("reduce_scatter", atoms, dim, -1, State(after.dims, state.partial - set(atoms)))
+                    yield Edge("reduce_scatter", atoms, dim, -1, State(after.dims, state.partial - set(atoms)))
             for atoms, held in self._off(state, dim):
                 after = state.with_dim(dim, held)
-                yield Move("all_gather", atoms, dim, -1, after)
+                yield Edge("all_gather", atoms, dim, -1, after)
                 for to_dim in range(len(state.dims)):
                     if to_dim != dim:
                         for onto in self._onto(after, to_dim, atoms):
-                            yield Move("all_to_all", atoms, dim, to_dim, after.with_dim(to_dim, onto))
+                            yield Edge("all_to_all", atoms, dim, to_dim, after.with_dim(to_dim, onto))
         if self.kind.ends is not None:
             yield from self._exchange(state, self.kind.ends[1])
 
@@ -226,13 +226,13 @@ class States:
             for before, after in permutations(states, 2):
                 self.moves += [(self.number[before], move, self.number[after]) for move in self._exchanged(before, after)]
 
-    def _exchanged(self, before: State, after: State) -> Iterator[Move]:
+    def _exchanged(self, before: State, after: State) -> Iterator[Edge]:
         pairs = [(a, b) for a, b in zip(before.dims, after.dims, strict=True) if a and b and a != b]
         atoms = sorted({atom for a, b in pairs for atom in (*a.atoms, *b.atoms)})
         if pairs and not any(self._in_conflict(atom, atoms) for atom in atoms):
-            yield Move("permute", tuple(atoms), -1, -1, after)
+            yield Edge("permute", tuple(atoms), -1, -1, after)
 
-    def _exchange(self, state: State, wanted: State) -> Iterator[Move]:
+    def _exchange(self, state: State, wanted: State) -> Iterator[Edge]:
         """The exchange of shards that leads to `wanted` in all dimensions: its atoms first, and then those that must still go."""
         dims: list[Held | None] = []
         ends = [atom for held in wanted.dims if held for atom in held.atoms]

@@ -12,7 +12,7 @@ from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
 
 from .atoms import MOST, atoms_of
-from .conversion import Step, steps_through
+from .conversion import Move, moves_through
 from .family import Family, Tilings, View, tilings_of, view_of
 from .graph import Floats, Paths
 
@@ -74,7 +74,7 @@ class Transfers:
         self._expected: dict[tuple[int, ...], _Expected] = {}
         self._families: dict[tuple[object, ...], Family] = {}
         self._paths: dict[tuple[object, ...], Paths] = {}
-        self._found: dict[tuple[object, ...], tuple[Step, ...] | None] = {}
+        self._found: dict[tuple[object, ...], tuple[Move, ...] | None] = {}
 
     def expect(self, shape: tuple[int, ...], shardings: Iterable[Sharding]) -> None:
         """Tensors of this planning shape will be moved between these shardings: all of them are searched together, where they can be."""
@@ -111,7 +111,7 @@ class Transfers:
 
     def steps(
         self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, *, gather: bool = True
-    ) -> tuple[Step, ...] | None:
+    ) -> tuple[Move, ...] | None:
         """The moves of the fastest way, or None where there is none (nothing becomes partial)."""
         if source == target:
             return ()
@@ -120,12 +120,12 @@ class Transfers:
             self._found[key] = self._steps(shape, item, source, target, gather)
         return self._found[key]
 
-    def _steps(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, gather: bool) -> tuple[Step, ...] | None:
+    def _steps(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, gather: bool) -> tuple[Move, ...] | None:
         before, after = view_of(source, self.mesh), view_of(target, self.mesh)
         family = self._family([before], [after])
         start, end = family.numbers([before, after])
         moves = None if end < 0 else self._of(family, shape, item, gather).path(start, end)
-        steps = None if moves is None else steps_through(family.shardings(source, moves, target), self.mesh)
+        steps = None if moves is None else moves_through(family.shardings(source, moves, target), self.mesh)
         return None if steps is None else tuple(steps)
 
     def _block(
