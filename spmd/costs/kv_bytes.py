@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tvm
@@ -29,7 +30,7 @@ class _Asked(NamedTuple):
     """How many sequences, tokens, tokens at a time and tokens of a page, and whether windows slide."""
     heads: list[Any]
     """How many key-value heads, the size of a query or key, and that of a value."""
-    kinds: list[int | None]
+    kinds: Sequence[int | None]
     """Of attention, for each layer; None where nobody knows."""
     dtype: str
 
