@@ -199,16 +199,22 @@ def _planned(
     return graph, decided
 
 
+_MANY = 1 << 16
+"""New objects after which they are looked through for garbage while plans are made, of which little is garbage."""
+
+
 class _Frozen:
     """What there is already is left out of garbage collection while plans are made: looking through it takes a third of the time.
 
-    What is made meanwhile, by this thread or others, is collected as ever. Where somebody has frozen objects, nothing is done.
+    What is made meanwhile, by this thread or others, is collected as ever, in larger lots. Where somebody has frozen objects, nothing is
+    done.
     """
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._inside = 0
         self._ours = False
+        self._lots = gc.get_threshold()
 
     @contextmanager
     def __call__(self) -> Generator[None]:
@@ -217,6 +223,9 @@ class _Frozen:
             if not self._inside and not gc.get_freeze_count():
                 gc.freeze()
                 self._ours = True
+                self._lots = gc.get_threshold()
+                if self._lots[0]:  # zero: somebody wants no collection
+                    gc.set_threshold(max(self._lots[0], _MANY), *self._lots[1:])
             self._inside += 1
         try:
             yield
@@ -225,6 +234,7 @@ class _Frozen:
                 self._inside -= 1
                 if self._ours and not self._inside:
                     gc.unfreeze()
+                    gc.set_threshold(*self._lots)
                     self._ours = False
 
 

@@ -114,7 +114,7 @@ class _Names:
 
     def matching(self, pattern: str) -> tuple[list[str], list[str]]:
         """The names of values and of results."""
-        hits, ending = _hits(pattern, self.values), _hits(pattern, self.results, pattern in self.values)
+        hits, ending = _hits(pattern, self.values, pattern in self.results), _hits(pattern, self.results, pattern in self.values)
         if not hits and not ending:
             hits = [name for key in _hits(pattern.replace(".", "_"), self.spelled) for name in self.spelled[key]]
         if not hits and not ending:

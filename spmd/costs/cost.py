@@ -14,7 +14,7 @@ from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.program.graph import Node, Value
 from spmd.rules.strategy import Strategy
-from spmd.transfers.conversion import Step, moved_split
+from spmd.transfers.conversion import Move, moved_split
 from spmd.transfers.graph import Floats
 from spmd.transfers.transfers import Transfers
 
@@ -67,12 +67,12 @@ class Cost(Works):
         """What the times come from: the profile, and the class where it is not this one."""
         return self.profile.name if type(self) is Cost else f"{self.profile.name} ({type(self).__name__})"
 
-    def step_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
+    def step_bytes(self, step: Move, shape: tuple[int, ...], item: int) -> int:
         """Bytes of the tensor that each worker brings to a collective; what is scattered is padded first."""
         held = self.local_bytes(shape, item, step.source)
         return held if step.into < 0 else self._padded_bytes(step, step.into, shape, item)
 
-    def _padded_bytes(self, step: Step, into: int, shape: tuple[int, ...], item: int) -> int:
+    def _padded_bytes(self, step: Move, into: int, shape: tuple[int, ...], item: int) -> int:
         """What a worker holds before a step that cuts dimension `into`, with the padding that this takes."""
         held, split = self.local_bytes(shape, item, step.source), moved_split(step, into, self.mesh)
         if split.uneven:
@@ -104,7 +104,7 @@ class Cost(Works):
             raise self._wrong(self._no_time, f"{sources[i]} -> {targets[j]}")
         return np.minimum(found, INFEASIBLE)
 
-    def steps(self, value: Value, source: Sharding, target: Sharding, gather: bool = True) -> tuple[Step, ...] | None:
+    def steps(self, value: Value, source: Sharding, target: Sharding, gather: bool = True) -> tuple[Move, ...] | None:
         """The moves that take a value from one sharding to another the fastest, or None where there is no way.
 
         None of them gathers where `gather` or what is asked of the value forbids that.
@@ -112,11 +112,11 @@ class Cost(Works):
         gather = gather and (value.wanted is None or value.wanted.gather)
         return self.transfers.steps(self.shape(value), self.item_bytes(value), source, target, gather=gather)
 
-    def step_time(self, step: Step, shape: tuple[int, ...], item: int) -> float:
+    def step_time(self, step: Move, shape: tuple[int, ...], item: int) -> float:
         """The time of one move of a tensor of the planning `shape`."""
         return self.move_time(step.kind, step.axis, self.step_bytes(step, shape, item), self.reorder_bytes(step, shape, item))
 
-    def step_times(self, step: Step, shape: tuple[int, ...], item: int) -> tuple[float, float, float]:
+    def step_times(self, step: Move, shape: tuple[int, ...], item: int) -> tuple[float, float, float]:
         """The parts of `step_time`: putting elements in order before the move, the move itself, putting them in order after it."""
         moved = self.move_time(step.kind, step.axis, self.step_bytes(step, shape, item), 0)
         bandwidth = self.profile.memory_bandwidth
@@ -134,19 +134,19 @@ class Cost(Works):
             return math.inf
         return local + seconds
 
-    def reorder_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
+    def reorder_bytes(self, step: Move, shape: tuple[int, ...], item: int) -> int:
         """Bytes that a worker reads and writes to put a dimension in the order of shards, padded, or back in its own."""
         return self._pack_bytes(step, shape, item) + self._unpack_bytes(step, shape, item)
 
-    def _pack_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
+    def _pack_bytes(self, step: Move, shape: tuple[int, ...], item: int) -> int:
         if step.into < 0 or not self._is_reordered(step, step.into):
             return 0
         return self.local_bytes(shape, item, step.source) + self._padded_bytes(step, step.into, shape, item)
 
-    def _unpack_bytes(self, step: Step, shape: tuple[int, ...], item: int) -> int:
+    def _unpack_bytes(self, step: Move, shape: tuple[int, ...], item: int) -> int:
         return 2 * self.local_bytes(shape, item, step.target) if step.off >= 0 and self._is_reordered(step, step.off) else 0
 
-    def _is_reordered(self, step: Step, dim: int) -> bool:
+    def _is_reordered(self, step: Move, dim: int) -> bool:
         split = moved_split(step, dim, self.mesh)
         return not split.symbolic and (len(split.segments) > 1 or split.is_padded(self.mesh))
 

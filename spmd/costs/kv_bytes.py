@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tvm
 from tvm import relax, tirx
@@ -20,6 +21,18 @@ READS_CACHE = tuple(
 """The calls that attend to what a cache holds."""
 _MLA, _LINEAR = 1, 2
 """Kinds of attention by their numbers in TVM's runtime: one compressed vector for all heads, a state for each sequence."""
+
+
+class _Asked(NamedTuple):
+    """The arguments of a call that makes a cache."""
+
+    sizes: Any
+    """How many sequences, tokens, tokens at a time and tokens of a page, and whether windows slide."""
+    heads: list[Any]
+    """How many key-value heads, the size of a query or key, and that of a value."""
+    kinds: Sequence[int | None]
+    """Of attention, for each layer; None where nobody knows."""
+    dtype: str
 
 
 def create_bytes(node: Node, known: PlanningSizes) -> int | None:
@@ -42,29 +55,32 @@ def _layers(node: Node, known: PlanningSizes) -> list[int] | None:
 
     TVM's runtime allocates whole pages for all tokens and one more, and two for each sequence where windows slide.
     """
-    call = node.binding.value
-    args: list[Any] = call.args[:] if isinstance(call, tvm.ir.Call) else []
-    if node.op == _OF_RUNTIME:
-        sizes, (kv_heads, qk_dim, v_dim) = args[1], args[4:7]
-        kinds = [_size(kind, known) for kind in args[7].values] if isinstance(args[7], relax.ShapeExpr) else [None]
-        dtype = next((v.dtype for v in node.inputs if v.is_tensor and not v.shape), "")
-    elif node.op == _OF_MLC:
-        sizes, (kv_heads, qk_dim, v_dim) = args[2], args[6:9]
-        kinds = [_MLA if getattr(args[1], "value", "") == "mla" else 0] * (_size(args[4], known) or 0)
-        dtype = str(getattr(args[-1], "value", ""))
-    else:
+    asked = _asked(node, known)
+    if asked is None or not isinstance(asked.sizes, relax.ShapeExpr) or len(asked.sizes.values) < 5 or not asked.dtype or not asked.kinds:
         return None
-    if not isinstance(sizes, relax.ShapeExpr) or len(sizes.values) < 5 or not dtype or not kinds:
-        return None
-    sequences, tokens, _, page, slides = (_size(s, known) for s in sizes.values[:5])
-    heads, dim, out = _size(kv_heads, known), _size(qk_dim, known), _size(v_dim, known)
+    sequences, tokens, _, page, slides = (_size(s, known) for s in asked.sizes.values[:5])
+    heads, dim, out = (_size(s, known) for s in asked.heads)
+    kinds = asked.kinds
     if tokens is None or not page or heads is None or dim is None or out is None or slides is None or None in kinds:
         return None
     if sequences is None and (slides or _LINEAR in kinds):
         return None
     pages = -(-tokens // page) + 1 + (2 * (sequences or 0) if slides else 0)
     of_kind = {_MLA: pages * page * dim, _LINEAR: (sequences or 0) * heads * dim * out}
-    return [of_kind.get(kind or 0, 2 * pages * page * heads * dim) * tvm.DataType(dtype).bits // 8 for kind in kinds]
+    return [of_kind.get(kind or 0, 2 * pages * page * heads * dim) * tvm.DataType(asked.dtype).bits // 8 for kind in kinds]
+
+
+def _asked(node: Node, known: PlanningSizes) -> _Asked | None:
+    """What a call that makes a cache asks for, None of any other."""
+    call = node.binding.value
+    args: list[Any] = call.args[:] if isinstance(call, tvm.ir.Call) else []
+    if node.op == _OF_RUNTIME:
+        kinds = [_size(kind, known) for kind in args[7].values] if isinstance(args[7], relax.ShapeExpr) else [None]
+        return _Asked(args[1], args[4:7], kinds, next((v.dtype for v in node.inputs if v.is_tensor and not v.shape), ""))
+    if node.op == _OF_MLC:
+        kinds = [_MLA if getattr(args[1], "value", "") == "mla" else 0] * (_size(args[4], known) or 0)
+        return _Asked(args[2], args[6:9], kinds, str(getattr(args[-1], "value", "")))
+    return None
 
 
 def _size(expr: Any, known: PlanningSizes) -> int | None:

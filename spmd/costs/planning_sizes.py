@@ -68,7 +68,8 @@ class PlanningSizes:
         """The planning shape of a value."""
         found = self._shapes.get(value)
         if found is None:
-            found = self._shapes[value] = tuple(self.size(d) for d in value.dims)
+            known = value.shape if None not in value.shape else None
+            found = self._shapes[value] = tuple([self.size(d) for d in (value.dims if known is None else known)])
         return found
 
     def size(self, dim: Any) -> int:

@@ -49,6 +49,17 @@ class CallLowering:
         self.templates: dict[tuple[object, ...], _Template] = {}
         self.checked: set[tuple[object, ...]] = set()
         """Results whose shapes were found to be what the plan says."""
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._by_identity: dict[tuple[int, ...], int] = {}
+        """Steps share what they have in common, and live as long as their plan."""
+
+    def number(self, step: Compute) -> int:
+        """The number of all steps with these splits and shardings."""
+        key = (id(step.splits), id(step.inputs), id(step.outputs))
+        found = self._by_identity.get(key)
+        if found is None:
+            found = self._by_identity[key] = self._numbers.setdefault((step.splits, step.inputs, step.outputs), len(self._numbers))
+        return found
 
     def emit(self, scope: Scope, node: Node, step: Compute, taken: list[Any]) -> Any:
         """The local result of an operator on what a worker has of its operands."""
@@ -59,7 +70,7 @@ class CallLowering:
         call = node.binding.value
         if not isinstance(call, tvm.ir.Call):
             return scope.emit(self._carried_expr(scope, call, iter(taken)))
-        key = (node.call_class, step.splits, step.inputs, step.outputs)
+        key = (node.call_class, self.number(step))
         template = self.templates.get(key)
         if template is None:
             template = self.templates[key] = self._template(node, step, call, dict(step.splits))

@@ -17,8 +17,7 @@ from spmd.program.graph import Branch, Function, Graph, Value
 from spmd.realize.write import Decided, End, realize
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, strategy_of
-from spmd.transfers.conversion import Step as Move
-from spmd.transfers.conversion import step_between
+from spmd.transfers.conversion import Move, move_between
 
 from .kept import WAY_OUT, check_held, kept_by
 from .symbols import sizes_passed
@@ -87,7 +86,7 @@ def _check_steps(function: Function, plan: Plan) -> None:
     where, steps = f"plan for {function.name!r}", plan.steps[function.name]
     runs = {n: Strategy(s.splits, s.inputs, s.outputs, s.partial_through) for n, s in zip(function.nodes, computes(steps), strict=True)}
     ends = [End(leaf.sharding) for leaf in leaves(plan.functions[function.name].outputs)]
-    kept = {v: kept_by(plan, v) for v in function.named().values()}
+    kept = {v: kept_by(plan, v) for v in function.named.values()}
 
     planned = _planned_ways(plan, function, where)
 
@@ -102,7 +101,7 @@ def _check_steps(function: Function, plan: Plan) -> None:
     decided = Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends, ways)
     expected = realize(function, decided)
     bundled = {_conversion(t) for step in steps if isinstance(step, Bundle) for t in step.transfers}
-    for member in (v for v in function.named().values() if v.memory and any(v.path == name for name, *_ in bundled)):
+    for member in (v for v in function.named.values() if v.memory and any(v.path == name for name, *_ in bundled)):
         raise ShardingError(f"{where}: {member.name!r}", "it is written in place, and waits in a bundle", WAY_OUT)
     found, wanted = ([_identity(step) for step in of if not _is_in(step, bundled)] for of in (steps, expected))
     for ours, theirs in zip_longest(wanted, found, fillvalue="nothing"):
@@ -116,7 +115,7 @@ def _check_steps(function: Function, plan: Plan) -> None:
 def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str, Sharding, Sharding], list[Move]]:
     """By which moves the steps take a value from one sharding to another, each of them one that there is."""
     found: dict[tuple[str, Sharding, Sharding], list[Move]] = {}
-    values = function.named()
+    values = function.named
     for parts in conversions(plan.steps[function.name]):
         way = list(dict.fromkeys(part.move for part in parts))
         name = parts[0].value
@@ -124,7 +123,7 @@ def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str,
             raise ShardingError(where, f"its steps move {name!r}, which the function does not have", WAY_OUT)
         for move in way:
             check_held(move.target, values[name], plan.mesh, f"{where}: {name!r}")
-            if step_between(move.source, move.target, plan.mesh) != move:
+            if move_between(move.source, move.target, plan.mesh) != move:
                 raise ShardingError(f"{where}: {name!r}", f"there is no {move.kind} from {move.source} to {move.target}", WAY_OUT)
         found[name, way[0].source, way[-1].target] = way
     return found

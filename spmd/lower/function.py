@@ -29,7 +29,7 @@ class FunctionLowering:
     def __init__(self, builder: relax.BlockBuilder, function: Function, source: relax.Function, plan: Plan, calls: CallLowering) -> None:
         self.bb, self.function, self.source, self.plan, self.calls = builder, function, source, plan, calls
         self.scope = Scope(builder, function.name, source, plan.mesh, calls.carried)
-        self._values = function.named()
+        self._values = function.named
         self._kept: dict[Value, Sharding] = {}
         self._moves = Moves(self.scope, self._values)
         self._nodes = deque(function.nodes)
@@ -131,20 +131,20 @@ class FunctionLowering:
             raise ShardingError(where, what, WAY_OUT)
         result = self.calls.emit(self.scope, node, step, taken)
         made = list(self.scope.parts(result, node.binding.var))
-        for value, sharding, expr in zip(node.outputs, step.outputs, made, strict=True):
+        for i, (value, sharding, expr) in enumerate(zip(node.outputs, step.outputs, made, strict=True)):
             if value.is_tensor:
                 expr = self._moves.cast(expr, value, sharding)
                 if step.splits or not sharding.is_replicated:
-                    self._check(node, step, value, sharding, expr)
+                    self._check(node, step, i, expr)
             self.scope.hold(value, sharding, expr)
 
-    def _check(self, node: Node, step: Compute, value: Value, sharding: Sharding, expr: Any) -> None:
-        """The local call must have the local shape that the plan says: a wrong rule is found here, not in a wrong number."""
-        key = (node.call_class, step.splits, step.inputs, sharding, node.outputs.index(value))
+    def _check(self, node: Node, step: Compute, i: int, expr: Any) -> None:
+        """Result number `i` of the local call must have the shape that the plan says: a wrong rule is found here, not in a wrong number."""
+        key = (node.call_class, self.calls.number(step), i)
         if key in self.calls.checked:
             return
         self.calls.checked.add(key)
-        wanted = local_dims(value.dims, sharding, self.plan.mesh)
+        wanted = local_dims(node.outputs[i].dims, step.outputs[i], self.plan.mesh)
         shape = expr.ty.shape
         if shape is None or (wanted and not tvm_ffi.structural_equal(relax.ShapeExpr(wanted), shape)):
             raise ShardingError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import tvm
 
 from spmd.ir.builder import Builder
 from spmd.ir.per_worker import WORKERS, sign_of
 from spmd.ir.trees import leaves
-from spmd.placement.sharding import Sharding
 from spmd.plan.model import Plan
 from spmd.plan.steps import Bundle, Compute, Transfer, computes
 from spmd.program.graph import Graph
@@ -39,7 +40,7 @@ def _sends(plan: Plan, function: str) -> bool:
 
 def _is_split(plan: Plan, function: str) -> bool:
     """Whether a worker holds less of anything in a function than there is."""
-    shardings: list[Sharding] = [s for step in computes(plan.steps[function]) for s in (*step.inputs, *step.outputs)]
     signature = plan.functions[function]
-    shardings += [leaf.sharding for leaf in leaves((*signature.params, signature.outputs)) if leaf.sharding is not None]
-    return any(not s.is_replicated for s in shardings)
+    ends = [leaf.sharding for leaf in leaves((*signature.params, signature.outputs)) if leaf.sharding is not None]
+    within = (s for step in computes(plan.steps[function]) for s in (*step.inputs, *step.outputs))
+    return any(not s.is_replicated for s in chain(ends, within))

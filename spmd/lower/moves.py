@@ -12,7 +12,7 @@ from spmd.errors import ShardingError
 from spmd.placement.sharding import Sharding
 from spmd.plan.steps import Bundle, Mask, Reorder, Transfer
 from spmd.program.graph import Value
-from spmd.transfers.conversion import Step as Move
+from spmd.transfers.conversion import Move
 from spmd.transfers.local import is_packed, is_unpacked
 
 from .kept import WAY_OUT

@@ -15,7 +15,7 @@ from spmd.placement.dtypes import ends, numpy_dtype
 from spmd.placement.layout import pieces
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
-from spmd.transfers.conversion import Step, moved_split
+from spmd.transfers.conversion import Move, moved_split
 
 from .reorder import Emit, folded, local_dim, local_dims, reshaped, shard_order, whole_order
 
@@ -25,17 +25,17 @@ class Sent:
     """What a collective moves: a tensor as it is sent, the move that it makes, and its name for traces."""
 
     x: Any
-    move: Step
+    move: Move
     value: str
 
 
-def pack(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
+def pack(emit: Emit, x: Any, move: Move, dims: Sequence[Any], mesh: Mesh) -> Any:
     """`x`, held in ``move.source``, with the dimension that is scattered in the order of the shards, padded. `dims` is the global shape."""
     into = move.into
     return shard_order(emit, x, into, local_dims(dims, move.source, mesh), moved_split(move, into, mesh), mesh)
 
 
-def unpack(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
+def unpack(emit: Emit, x: Any, move: Move, dims: Sequence[Any], mesh: Mesh) -> Any:
     """`x`, that a collective has gathered, with the gathered dimension in its own order and without padding."""
     here, off, into = local_dims(dims, move.source, mesh), move.off, move.into
     if into >= 0:
@@ -43,7 +43,7 @@ def unpack(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> A
     return whole_order(emit, x, off, here, moved_split(move, off, mesh), mesh, dims[off])
 
 
-def keep_own(emit: Emit, x: Any, move: Step, dims: Sequence[Any], mesh: Mesh) -> Any:
+def keep_own(emit: Emit, x: Any, move: Move, dims: Sequence[Any], mesh: Mesh) -> Any:
     """The part of `x`, packed, that a slice leaves to this worker."""
     here, into = local_dims(dims, move.source, mesh), move.dim
     size = local_dim(here[into], moved_split(move, into, mesh), mesh)
@@ -66,7 +66,7 @@ def emit_collective(emit: Emit, sent: Sequence[Sent], mesh: Mesh) -> list[Any]:
     return [made] if len(sent) == 1 else [emit(relax.TupleGetItem(made, i)) for i in range(len(sent))]
 
 
-def _attributes(move: Step, mesh: Mesh) -> dict[str, Any]:
+def _attributes(move: Move, mesh: Mesh) -> dict[str, Any]:
     """Those of the operator of the dialect that makes the move."""
     if move.kind == "all_reduce":
         return {"axis": move.axis, "kind": move.reduce}
@@ -79,7 +79,7 @@ def _attributes(move: Step, mesh: Mesh) -> dict[str, Any]:
     return {"axis": move.axis, "split_dim": move.to_dim, "concat_dim": move.dim}
 
 
-def _exchange(step: Step, mesh: Mesh) -> list[tuple[int, int]]:
+def _exchange(step: Move, mesh: Mesh) -> list[tuple[int, int]]:
     """Who sends its whole shard to whom: every worker one that `step.target` wants there, itself where it can."""
     (group, *_) = mesh.groups(step.axis)
 

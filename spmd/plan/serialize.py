@@ -55,34 +55,44 @@ def _decode(kind: Any, raw: Any, names: Mapping[str, Any]) -> Any:
     if kind is Mesh:
         return Mesh(**_of_type(dict, raw, "a mesh"))
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        known = _fields(kind)
-        if not isinstance(raw, dict) or not {"@", *known} >= raw.keys():
-            unknown = ", ".join(repr(key) for key in raw if key not in ("@", *known)) if isinstance(raw, dict) else repr(raw)
-            raise ShardingError(kind.__name__, f"the text has {unknown}, which it does not know", _WAY_OUT)
-        missing = [name for name, (_, needed) in known.items() if needed and name not in raw]
-        if missing:
-            raise ShardingError(kind.__name__, f"the text has no {missing[0]!r}", _WAY_OUT)
-        names = vars(sys.modules[kind.__module__])
-        made = kind(**{name: _decode(hint, raw[name], names) for name, (hint, _) in known.items() if name in raw})
-        if wrong := getattr(made, "wrong", ""):
-            raise ShardingError(kind.__name__, f"the text has {made!r}: {wrong}", _WAY_OUT)
-        return made
+        return _decode_dataclass(kind, raw)
     if origin in (Union, types.UnionType):
         return None if raw is None and type(None) in args else _decode(_member(args, raw), raw, names)
     if origin is tuple:
-        if args[0] is Segment and isinstance(raw, str):
-            return segments_of(raw)
-        _of_type(list, raw, "a list")
-        if len(args) == 2 and args[1] is ...:
-            return tuple(_decode(args[0], r, names) for r in raw)
-        if len(args) != len(raw):
-            raise ShardingError("JSON", f"{raw!r} stands where {len(args)} values go", _WAY_OUT)
-        return tuple(_decode(a, r, names) for a, r in zip(args, raw, strict=True))
+        return _decode_tuple(args, raw, names)
     if origin is dict:
         return {k: _decode(args[1], v, names) for k, v in _of_type(dict, raw, "an object").items()}
     if origin is list:
         return [_decode(args[0], r, names) for r in _of_type(list, raw, "a list")]
     return _of_type(kind, raw, kind.__name__) if kind in (int, str, bool, float) else raw
+
+
+def _decode_dataclass(kind: type[Any], raw: Any) -> Any:
+    """`raw`, an object, as a dataclass: it has no field that this one lacks, and all that it needs."""
+    known = _fields(kind)
+    if not isinstance(raw, dict) or not {"@", *known} >= raw.keys():
+        unknown = ", ".join(repr(key) for key in raw if key not in ("@", *known)) if isinstance(raw, dict) else repr(raw)
+        raise ShardingError(kind.__name__, f"the text has {unknown}, which it does not know", _WAY_OUT)
+    missing = [name for name, (_, needed) in known.items() if needed and name not in raw]
+    if missing:
+        raise ShardingError(kind.__name__, f"the text has no {missing[0]!r}", _WAY_OUT)
+    names = vars(sys.modules[kind.__module__])
+    made = kind(**{name: _decode(hint, raw[name], names) for name, (hint, _) in known.items() if name in raw})
+    if wrong := getattr(made, "wrong", ""):
+        raise ShardingError(kind.__name__, f"the text has {made!r}: {wrong}", _WAY_OUT)
+    return made
+
+
+def _decode_tuple(members: tuple[Any, ...], raw: Any, names: Mapping[str, Any]) -> tuple[Any, ...]:
+    """`raw`, a list, as a tuple of these members, or of any number of the first; segments are written as one text."""
+    if members[0] is Segment and isinstance(raw, str):
+        return segments_of(raw)
+    _of_type(list, raw, "a list")
+    if len(members) == 2 and members[1] is ...:
+        return tuple(_decode(members[0], r, names) for r in raw)
+    if len(members) != len(raw):
+        raise ShardingError("JSON", f"{raw!r} stands where {len(members)} values go", _WAY_OUT)
+    return tuple(_decode(member, r, names) for member, r in zip(members, raw, strict=True))
 
 
 def _of_type(kind: type[Any], raw: Any, what: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from spmd.placement.sharding import Sharding, Split
-from spmd.transfers.conversion import Step as Move
+from spmd.transfers.conversion import Move
 
 Branch = tuple[tuple[str, bool], ...]
 """Where a step stands: the Ifs around it by name, outermost first, and whether in the branch for true."""

@@ -122,8 +122,9 @@ class Function:
     unwritten: frozenset[Value] | None = field(default=None, init=False)
     """What need not be written to memory, once somebody has asked (`fusion.fused`)."""
 
+    @cached_property
     def named(self) -> dict[str, Value]:
-        """Every value of the function, by its name in plans."""
+        """Every value of the function, by its name in plans, as they are when somebody asks first."""
         given = [*leaves(tuple(self.params)), *(leaves(self.result) if self.result is not None else ())]
         return {v.path: v for v in (*given, *(v for node in self.nodes for v in (*node.inputs, *node.outputs)))}
 

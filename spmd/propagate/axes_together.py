@@ -48,6 +48,7 @@ class _Together:
         self._interned: dict[Strategy, Strategy] = {}
         self._options: dict[tuple[Any, ...], _Options] = {}
         self._unions: dict[tuple[Any, ...], list[Sharding]] = {}
+        self._lists: dict[tuple[int, ...], list[Sharding]] = {}
         self._cut_short: dict[str, None] = {}
 
     def candidates(self) -> Candidates:
@@ -71,7 +72,7 @@ class _Together:
 
     def _shardings(self, value: Value, columns: Mapping[tuple[int, bool, int], list[Sharding]]) -> list[Sharding]:
         if value.wanted is not None and value.wanted.is_exact:
-            return [self._one(value.wanted.first)]
+            return self._list([self._one(value.wanted.first)])
         key = (value.is_tensor, len(value.shape), *columns)
         if key not in self._unions:
             first = [self._one(Sharding.replicated(len(value.shape)))] if value.is_tensor else []
@@ -83,7 +84,11 @@ class _Together:
             found = [self._one(s) for s in value.wanted.among(found)]
         if len(found) > MOST_SHARDINGS:
             self._cut_short[f"{value.function}: {value.name}"] = None
-        return found[:MOST_SHARDINGS] if len(found) > MOST_SHARDINGS else found
+        return self._list(found[:MOST_SHARDINGS])
+
+    def _list(self, found: list[Sharding]) -> list[Sharding]:
+        """The one list of these."""
+        return self._lists.setdefault(tuple(map(id, found)), found)
 
     def _column(self, strategies: list[Strategy], is_output: bool, at: int) -> list[Sharding]:
         key = ("column", id(strategies), is_output, at)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import tvm
 
@@ -29,8 +30,21 @@ class Candidates:
 
     shardings: dict[Value, list[Sharding]]
     strategies: dict[Node, list[Strategy]]
+    """Of the same things in the same order there is one list, so that equal lists are mostly one object."""
     cut_short: list[str] = field(default_factory=list[str])
     """Names of values that had more candidates than are considered."""
+
+
+class _Use(NamedTuple):
+    """Operand number `at` of a node, with what is known of it while candidates are found."""
+
+    node: Node
+    is_output: bool
+    at: int
+    known: dict[int, Strategy]
+    """The strategies of the node."""
+    offers: dict[int, Strategy | None]
+    """The strategy that a sharding of the operand asks for, by identity; one table for all equal rules."""
 
 
 class AxisSearch:
@@ -45,7 +59,7 @@ class AxisSearch:
         self.within: dict[Value, Constraint] = {}
         """What is asked of values that have a choice."""
         self.strategies: dict[Node, dict[int, Strategy]] = {}
-        self.uses: dict[Value, list[tuple[Node, bool, int]]] = {v: [] for v in graph.values}
+        self.uses: dict[Value, list[_Use]] = {v: [] for v in graph.values}
         self.queue: deque[tuple[Value, Sharding]] = deque()
         self.cut_short: dict[str, None] = {}
         # Layers repeat: equal rules are one object here, and what follows from a rule is worked out once.
@@ -55,7 +69,8 @@ class AxisSearch:
         self.same: dict[Sharding, Sharding] = {}
         self.strategy: dict[tuple[object, ...], Strategy] = {}
         self.made: dict[tuple[object, ...], Strategy | None] = {}
-        self.offers: dict[tuple[object, ...], Strategy | None] = {}
+        self.offers: dict[tuple[object, ...], dict[int, Strategy | None]] = {}
+        """Rule and operand -> identity of a sharding -> the strategy that it asks for."""
         self.units: dict[tuple[object, ...], Sharding | None] = {}
         self.seeds: dict[int, list[Strategy]] = {}
 
@@ -81,16 +96,22 @@ class AxisSearch:
                 self._consider(node, strategy)
         while self.queue:
             value, sharding = self.queue.popleft()
-            for node, is_output, at in self.uses[value]:
-                strategy = self._offer(node, is_output, at, sharding)
-                if strategy is not None:
-                    self._consider(node, strategy)
-                elif (larger := self._larger(node, is_output, at, sharding)) is not None:
-                    self._propose(value, larger)
+            number = id(sharding)
+            for use in self.uses[value]:
+                if number not in use.offers:
+                    use.offers[number] = self._asked(self.canonical[use.node], use.is_output, use.at, sharding)
+                strategy = use.offers[number]
+                if strategy is None:
+                    if (larger := self._larger(use.node, use.is_output, use.at, sharding)) is not None:
+                        self._propose(value, larger)
+                elif id(strategy) not in use.known:
+                    self._consider(use.node, strategy)
         self._obey_hints(nodes)
+        shardings: dict[tuple[int, ...], list[Sharding]] = {}
+        strategies: dict[tuple[int, ...], list[Strategy]] = {}
         return Candidates(
-            {v: list(s.values()) for v, s in self.shardings.items()},
-            {n: list(s.values()) for n, s in self.strategies.items()},
+            {v: shardings.setdefault(tuple(s), list(s.values())) for v, s in self.shardings.items()},
+            {n: strategies.setdefault(tuple(s), list(s.values())) for n, s in self.strategies.items()},
             list(self.cut_short),
         )
 
@@ -108,11 +129,11 @@ class AxisSearch:
         return value not in self.within or self.within[value].allows(sharding)
 
     def _register(self, node: Node) -> None:
-        self.canonical[node] = self._canonical(node)
-        self.strategies[node] = {}
+        rule = self.canonical[node] = self._canonical(node)
+        known = self.strategies[node] = {}
         for operands, is_output in ((node.inputs, False), (node.outputs, True)):
             for i, value in enumerate(operands):
-                self.uses[value].append((node, is_output, i))
+                self.uses[value].append(_Use(node, is_output, i, known, self.offers.setdefault((id(rule), is_output, i), {})))
 
     def _canonical(self, node: Node) -> Rule:
         if node.call_class in self.of_class:
@@ -159,14 +180,6 @@ class AxisSearch:
             self.made[key] = self._interned(made) if made is not None else None
         return self.made[key]
 
-    def _offer(self, node: Node, is_output: bool, at: int, sharding: Sharding) -> Strategy | None:
-        """The strategy that a sharding of one operand asks for."""
-        rule = self.canonical[node]
-        key = (id(rule), is_output, at, id(sharding))
-        if key not in self.offers:
-            self.offers[key] = self._asked(rule, is_output, at, sharding)
-        return self.offers[key]
-
     def _larger(self, node: Node, is_output: bool, at: int, sharding: Sharding) -> Sharding | None:
         """The sharding to propose where this operand cannot be held by its units."""
         rule = self.canonical[node]
@@ -177,6 +190,7 @@ class AxisSearch:
         return self.units[key]
 
     def _asked(self, rule: Rule, is_output: bool, at: int, sharding: Sharding) -> Strategy | None:
+        """The strategy that a sharding of one operand asks for."""
         if sharding.partial:
             terms = next((t for t in rule.linear if at in t), None)
             if is_output or terms is None or any(kind != "sum" for _, kind in sharding.partial) or any(sharding.dims):
@@ -196,7 +210,8 @@ class AxisSearch:
             return
         known[id(strategy)] = strategy
         for value, sharding in zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True):
-            self._propose(value, sharding)
+            if id(sharding) not in self.shardings[value]:
+                self._propose(value, sharding)
 
     def _propose(self, value: Value, sharding: Sharding) -> None:
         known = self.shardings[value]

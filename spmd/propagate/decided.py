@@ -8,7 +8,7 @@ from spmd.ir.trees import leaves
 from spmd.placement.sharding import Sharding
 from spmd.program.graph import Function, Value
 from spmd.realize.write import Decided, End
-from spmd.transfers.conversion import Step
+from spmd.transfers.conversion import Move
 
 from .problem import Problem
 
@@ -23,8 +23,9 @@ def decided_by(problem: Problem, choice: Mapping[int, int]) -> Decided:
             End() if wanted is None else End(problem.at_end(v, wanted, choice), why, wanted.gather) for v, wanted, why in function.at_end
         ]
 
-    def ways(value: Value, source: Sharding, target: Sharding, gather: bool) -> Sequence[Step] | None:
+    def ways(value: Value, source: Sharding, target: Sharding, gather: bool) -> Sequence[Move] | None:
         return problem.cost.steps(value, source, target, gather)
 
     kept = {value: problem.sharding(value, choice) for value in problem.values}
-    return Decided(problem.cost.mesh, kept, lambda node: problem.strategy(node, choice), returned, ways)
+    runs = {node: problem.strategy(node, choice) for function in problem.graph.functions.values() for node in function.nodes}
+    return Decided(problem.cost.mesh, kept, runs.__getitem__, returned, ways)

@@ -61,15 +61,20 @@ def lost_splits(function: Function, kept: Callable[[Value], Sharding], strategy:
     for node in function.nodes:
         chosen = strategy(node)
         for i, (value, taken) in enumerate(zip(node.inputs, chosen.inputs, strict=True)):
-            for source in dict.fromkeys((kept(value), made.get(value, taken))):
+            for source in _others(taken, kept(value), made.get(value, taken)):
                 for loss in _gone(node, False, i, value, source, taken):
                     notes.update(dict.fromkeys(_blamed(loss, readers, makers, mesh)))
         made.update(zip(node.outputs, chosen.outputs, strict=True))
         for i, value in enumerate(node.outputs):
-            for end in dict.fromkeys((kept(value), wanted.get(value, made[value]))):
+            for end in _others(made[value], kept(value), wanted.get(value, made[value])):
                 for loss in _gone(node, True, i, value, end, made[value]):
                     notes.update(dict.fromkeys(_blamed(loss, readers, makers, mesh)))
     return list(notes)
+
+
+def _others(found: Sharding, *wanted: Sharding) -> list[Sharding]:
+    """Of what is wanted, what is not found: where all is as it should be, and that is mostly one object, nothing is lost."""
+    return [] if all(one is found for one in wanted) else list(dict.fromkeys(wanted))
 
 
 def _gone(node: Node, is_output: bool, at: int, value: Value, wanted: Sharding, found: Sharding) -> Iterator[Lost]:

@@ -14,7 +14,7 @@ from spmd.plan.steps import Step
 from spmd.program.graph import Value
 from spmd.realize.prices import MovePrices
 from spmd.realize.timeline import RESIDENT, Timeline
-from spmd.realize.write import realize
+from spmd.realize.write import Decided, realize
 
 from .decided import decided_by
 from .problem import Problem
@@ -23,10 +23,16 @@ from .problem import Problem
 class Usage:
     """The memory of a worker under a solution. Weights and caches of all functions stay; activations are those of the one that runs."""
 
-    def __init__(self, problem: Problem, choice: Mapping[int, int], steps: Mapping[str, Sequence[Step]] | None = None) -> None:
-        """`steps` are those of each function, where they are known."""
+    def __init__(
+        self,
+        problem: Problem,
+        choice: Mapping[int, int],
+        decided: Decided | None = None,
+        steps: Mapping[str, Sequence[Step]] | None = None,
+    ) -> None:
+        """`decided` is what the choice decides, and `steps` are those of each function, where they are known."""
         self.problem, self._steps = problem, steps
-        self._decided = decided_by(problem, choice)
+        self._decided = decided or decided_by(problem, choice)
         self.caches, self.unknown = cache_sizes(problem)
         kept = self._decided.kept
         self.residents = {

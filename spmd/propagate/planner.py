@@ -36,7 +36,7 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
     decided = decided_by(decision.problem, decision.solution.choice)
     prices = CostPrices(cost)
     steps = {name: realize(function, decided, prices) for name, function in graph.functions.items()}
-    usage = Usage(decision.problem, decision.solution.choice, steps)
+    usage = Usage(decision.problem, decision.solution.choice, decided, steps)
     signatures = {name: _signature(function, decided, graph) for name, function in graph.functions.items()}
     returned = _returned(graph, signatures)
     ends = {name: function.at_end[i] for name, (function, i) in returned.items()}

@@ -50,7 +50,7 @@ class Problem:
         self._numbers: dict[tuple[Any, ...], int] = {}
         """What tables hang on, numbered, so that their keys are short: layers repeat, and so do tables."""
         self._types = {v: self._numbered(cost.shape(v), v.dtype) for v in self.values}
-        self._kinds = {v: self._numbered(self._types[v], _may_gather(v), *map(id, candidates.shardings[v])) for v in self.values}
+        self._kinds = {v: self._numbered(self._types[v], _may_gather(v), id(candidates.shardings[v])) for v in self.values}
         self._tables: dict[tuple[Any, ...], Table] = {}
         self._by_tables: dict[tuple[Any, ...], _Joint | list[Factor]] = {}
         """What operators add, by the tables that it is made from."""
@@ -60,6 +60,7 @@ class Problem:
         """Tables of single operators; alive, as their ids are in keys."""
         self._alone: dict[Node, int] = {}
         self._joint_of: dict[Node, tuple[tuple[int, ...], _Joint]] = {}
+        self._expect()
         for function in graph.functions.values():
             for node in function.nodes:
                 self._node(node)
@@ -118,6 +119,21 @@ class Problem:
             self._tables[key] = np.array([self._returned(value, s, wanted)[0] for s in self.candidates.shardings[value]])
         return self._tables[key]
 
+    def _expect(self) -> None:
+        """Say what will be converted, so that conversions of equal shapes are searched together."""
+        transfers, told = self.cost.transfers, set[tuple[object, ...]]()
+        for value in self.values:
+            found = self.candidates.shardings[value]
+            if value.is_tensor and (key := (self._types[value], id(found))) not in told:
+                told.add(key)
+                transfers.expect(self.cost.shape(value), found)
+        for node in (node for function in self.graph.functions.values() for node in function.nodes):
+            strategies = self.candidates.strategies[node]
+            for i, value in enumerate(node.outputs):
+                if value.is_tensor and (key := (self._types[value], id(strategies), i)) not in told:
+                    told.add(key)
+                    transfers.expect(self.cost.shape(value), [strategy.outputs[i] for strategy in strategies])
+
     def _numbered(self, *parts: Any) -> int:
         return self._numbers.setdefault(parts, len(self._numbers))
 
@@ -128,7 +144,7 @@ class Problem:
         for v in [self.number[value] for value in operands]:
             # What can be held in one way only is no variable: place -1.
             places.append(-1 if self.sizes[v] == 1 else variables.setdefault(v, len(variables)))
-        number = self._numbered(*map(id, strategies))
+        number = id(strategies)
         alike = (node.call_class, number, *[self._kinds[value] for value in operands], *places, *node.stays)
         made = self._alike.get(alike)
         if made is None:
@@ -159,7 +175,7 @@ class Problem:
         return self._by_tables[key]
 
     def _tables_of(self, node: Node, strategies: Sequence[Strategy], number: int) -> list[Table]:
-        """The times of an operator, and of converting each of its operands; `number` is that of its strategies."""
+        """The times of an operator, and of converting each of its operands; `number` is that of its list of strategies."""
         times = self._times(node, strategies, number)
         if not all(map(_may_gather, node.inputs)):
             times = times + np.array([INFEASIBLE * self._gathered_inside(node, s) for s in strategies])

@@ -61,6 +61,8 @@ class Search:
         width = max((solved.width for solved in alone), default=0)
         voted = None if any(solved.core for solved in alone) else self._voted(alone, fixed)
         if voted is None:
+            for tables in (alone, self._cache, self._sums):  # large, and of no more use: what is not solved alone is solved together
+                tables.clear()
             return self._joint(fixed, dict.fromkeys(self._order, 0), 0, {}, width)
         choice, cost = voted
         bound = sum(solved.cost for solved in alone)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from spmd.plan.steps import MADE, Bundle, Cause, Step, Transfer
 from spmd.program.graph import Node, Value
-from spmd.transfers.conversion import Step as Move
+from spmd.transfers.conversion import Move
 
 FULL = 8.0
 """What a bundle sends takes at most so many latencies: company saves more than that nothing, and what waits for it takes memory."""

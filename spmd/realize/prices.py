@@ -8,7 +8,7 @@ from spmd.costs.cost import Cost
 from spmd.plan.steps import Exchange
 from spmd.program.graph import Node, Value
 from spmd.rules.strategy import Strategy
-from spmd.transfers.conversion import Step as Move
+from spmd.transfers.conversion import Move
 
 
 class CostPrices:

@@ -23,20 +23,21 @@ RESIDENT = ("weight", "constant")
 """Roles of values that are held all the time."""
 
 
-@dataclass
-class Held:
+@dataclass(slots=True)
+class Buffer:
     """A buffer, from one operator to another."""
 
     value: Value
     bytes: int
     first: int
     last: int
-    made_of: tuple[Held, ...] = ()
+    made_of: tuple[Buffer, ...] = ()
     """Of what is never written: what it is made of whenever it is read."""
 
     def until(self, at: int) -> None:
         """Hold it for operator `at`, too."""
-        self.last = max(self.last, at)
+        if at > self.last:
+            self.last = at
         for held in self.made_of:
             held.until(at)
 
@@ -47,13 +48,13 @@ class Timeline:
     def __init__(self, cost: Cost, function: Function, steps: Sequence[Step], kept: Mapping[Value, Sharding]) -> None:
         self.cost, self.function = cost, function
         self._end, self._kept = len(function.nodes), kept
-        self._own: dict[tuple[Value, Sharding], Held] = {}
+        self._own: dict[tuple[Value, Sharding], Buffer] = {}
         self._views: dict[Value, Value] = {}
         self._runs = dict(zip(function.nodes, computes(steps), strict=True))
         self._fused = fused(function, self._as_kept)
         self._joined = {v for node in function.nodes if node.joined is not None for v in node.outputs}
         """What both branches of an If make."""
-        self.buffers: list[Held] = []
+        self.buffers: list[Buffer] = []
         for value in (v for tree in function.params for v in leaves(tree)):
             if value.is_tensor and value.role not in RESIDENT:
                 self._own[value, kept[value]] = held = self._hold(value, kept[value], 0)
@@ -78,7 +79,7 @@ class Timeline:
         """The most bytes at any time."""
         return max(self.totals)
 
-    def live(self) -> list[Held]:
+    def live(self) -> list[Buffer]:
         """What is held at the peak, the largest first."""
         at = self.totals.index(self.peak)
         return sorted((h for h in self.buffers if h.bytes and h.first <= at <= h.last), key=lambda h: -h.bytes)
@@ -108,7 +109,7 @@ class Timeline:
         return {v: span for v, span in spans.items() if v.is_tensor and v.role not in RESIDENT}
 
     def _read_steps(self, steps: Sequence[Step]) -> None:
-        named = self.function.named()
+        named = self.function.named
         at = 0
         for step in steps:
             if isinstance(step, Compute):
@@ -132,15 +133,17 @@ class Timeline:
             if (value, made) in self._own:  # the other branch made it, too
                 self._own[value, made].until(at)
             elif value in self._fused:
-                self._own[value, made] = Held(value, 0, at, at, tuple(read))
+                self._own[value, made] = Buffer(value, 0, at, at, tuple(read))
             elif read and node.op in VIEWS and not read[-1].made_of and read[-1].bytes == self._bytes(value, made):
                 self._own[value, made] = read[-1]
             else:
                 self._own[value, made] = self._hold(value, made, at)
 
-    def _read(self, value: Value, sharding: Sharding, at: int) -> Held:
+    def _read(self, value: Value, sharding: Sharding, at: int) -> Buffer:
         """A value is read by operator `at`; a weight as it lies there is in no buffer of these."""
-        own = self._own.get((value, sharding)) or Held(value, self._bytes(value, sharding), at, at)
+        own = self._own.get((value, sharding))
+        if own is None:
+            return Buffer(value, self._bytes(value, sharding), at, at)
         own.until(at)
         return own
 
@@ -151,8 +154,8 @@ class Timeline:
         else:
             self._own[value, target] = self._hold(value, target, at)
 
-    def _hold(self, value: Value, sharding: Sharding, at: int) -> Held:
-        held = Held(value, self._bytes(value, sharding), at, at)
+    def _hold(self, value: Value, sharding: Sharding, at: int) -> Buffer:
+        held = Buffer(value, self._bytes(value, sharding), at, at)
         self.buffers.append(held)
         return held
 

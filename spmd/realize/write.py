@@ -15,7 +15,7 @@ from spmd.placement.sharding import Sharding
 from spmd.plan.steps import MADE, RETURNED, TAKEN, Cause, Compute, Exchange, Mask, Reorder, Return, Step, Transfer
 from spmd.program.graph import Branch, Function, Node, Value
 from spmd.rules.strategy import Strategy
-from spmd.transfers.conversion import Step as Move
+from spmd.transfers.conversion import Move
 from spmd.transfers.local import brings_zeros, is_packed, is_unpacked
 
 from .bundles import Single, bundled
@@ -89,7 +89,7 @@ class _Writer:
         self._padded: dict[int, bool] = {}
         self._names: dict[Value, str] = {}
         self._as_kept = self._taken_as_kept()
-        """What some operator or the return takes in another sharding than the one in which it is made."""
+        """Of what is made otherwise than it is kept, what some operator or the return takes otherwise than it is made."""
         self._kept: dict[Value, Sequence[Move]] = {}
         """How what operators make becomes what is kept, and in which shardings it is taken then."""
         self._taken: set[tuple[Value, Sharding]] = set()
@@ -111,12 +111,16 @@ class _Writer:
         return {value: count for value, count in found.items() if count < len(self._kept[value])}
 
     def _taken_as_kept(self) -> set[Value]:
-        made = {v: s for node in self.function.nodes for v, s in zip(node.outputs, self.decided.runs(node).outputs, strict=True)}
-        taken = [pair for node in self.function.nodes for pair in zip(node.inputs, self.decided.runs(node).inputs, strict=True)]
+        kept, nodes = self.decided.kept, [(node, self.decided.runs(node)) for node in self.function.nodes]
+        # Of what is made as it is kept nobody asks.
+        made = {v: s for node, runs in nodes for v, s in zip(node.outputs, runs.outputs, strict=True) if s is not kept[v]}
+        if not made:
+            return set()
+        taken = [(v, s) for node, runs in nodes for v, s in zip(node.inputs, runs.inputs, strict=True) if v in made]
         assert self.function.result is not None
         ends = zip(leaves(self.function.result), self.decided.returned(self.function), strict=True)
-        taken += [(v, end.sharding or self.decided.kept[v]) for v, end in ends if v.is_tensor]
-        return {value for value, sharding in taken if made.get(value) != sharding}
+        taken += [(v, end.sharding or kept[v]) for v, end in ends if v.is_tensor and v in made]
+        return {value for value, sharding in taken if made[value] != sharding}
 
     def _operator(self, node: Node, at: int) -> None:
         runs, kept = self.decided.runs(node), self.decided.kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 
@@ -37,8 +37,22 @@ def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh, terms: Term
     terms = terms or {}
     if any(f in rule.whole or not fits(rule, f, split, mesh) for f, split in splits.items()) or not _apart(rule, splits, terms, mesh):
         return None
-    kinds: dict[str, str] = dict.fromkeys(terms, "sum")
+    kinds = _kinds(rule, splits, terms, mesh)
     formed = next((f for f in splits if f in rule.forms), None)
+    if kinds is None or (formed is not None and not _beside_form(rule, formed, splits)):
+        return None
+    sums = [_partial({axis: "sum" for axis, given in terms.items() if i in given}, mesh) for i in range(len(rule.inputs))]
+    inputs = _shardings(rule.inputs, sums, rule, splits, mesh)
+    outputs = _shardings(rule.outputs, [_partial(kinds, mesh)] * len(rule.outputs), rule, splits, mesh)
+    if inputs is None or outputs is None:
+        return None
+    through = tuple(sorted({i for given in terms.values() for i in given}))
+    return Strategy(tuple(sorted(splits.items())), inputs, outputs, through)
+
+
+def _kinds(rule: Rule, splits: Mapping[str, Split], terms: Terms, mesh: Mesh) -> dict[str, str] | None:
+    """Mesh axis -> how what an operator makes is to be reduced over it; None where a factor cannot be split so."""
+    kinds: dict[str, str] = dict.fromkeys(terms, "sum")
     for f, split in splits.items():
         form = rule.forms.get(f)
         if form is not None:
@@ -53,23 +67,20 @@ def strategy_of(rule: Rule, splits: Mapping[str, Split], mesh: Mesh, terms: Term
             continue
         if kind is not None:
             kinds.update(dict.fromkeys(split.axes, kind))
-    if formed is not None and not _beside_form(rule, formed, splits):
-        return None
-    inputs = [_place(spec, rule, splits, mesh) for spec in rule.inputs]
-    outputs = [_place(spec, rule, splits, mesh) for spec in rule.outputs]
-    partial = _partial(kinds, mesh)
-    found_in: list[Sharding] = []
-    for i, dims in enumerate(inputs):
+    return kinds
+
+
+def _shardings(
+    specs: Sequence[Spec], partial: Sequence[tuple[tuple[str, str], ...]], rule: Rule, splits: Mapping[str, Split], mesh: Mesh
+) -> tuple[Sharding, ...] | None:
+    """Those of the tensors of these specs, each partial as said; None where one of them cannot be split so."""
+    found: list[Sharding] = []
+    for spec, reduced in zip(specs, partial, strict=True):
+        dims = _place(spec, rule, splits, mesh)
         if dims is None:
             return None
-        found_in.append(Sharding(dims, _partial({axis: "sum" for axis, given in terms.items() if i in given}, mesh)))
-    found_out: list[Sharding] = []
-    for dims in outputs:
-        if dims is None:
-            return None
-        found_out.append(Sharding(dims, partial))
-    through = tuple(sorted({i for given in terms.values() for i in given}))
-    return Strategy(tuple(sorted(splits.items())), tuple(found_in), tuple(found_out), through)
+        found.append(Sharding(dims, reduced))
+    return tuple(found)
 
 
 def partial_strategy(rule: Rule, inputs: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> Strategy:

@@ -37,7 +37,7 @@ from spmd.realize.write import Decided, End, realize
 from spmd.rules.strategy import Strategy, complete, partial_strategy, splits_from, strategy_of
 from spmd.run.arguments import Handle
 from spmd.run.workers import Workers, workers
-from spmd.transfers.conversion import steps_through
+from spmd.transfers.conversion import moves_through
 
 from .alone import operators_alone
 from .equivalence import difference, random_arguments
@@ -248,7 +248,7 @@ def _plan(name: str, function: Function, strategy: Strategy, mesh: Mesh) -> Plan
     plan.values = {f"{v.function}.{v.name}": s for v, s in kept.items()}
     plan.params = {v.name: s for v, s in kept.items()}
     ends = [End()] * len(leaves(function.result or ()))
-    decided = Decided(mesh, kept, lambda _: strategy, lambda _: ends, lambda _, source, target, __: steps_through((source, target), mesh))
+    decided = Decided(mesh, kept, lambda _: strategy, lambda _: ends, lambda _, source, target, __: moves_through((source, target), mesh))
     plan.steps = {name: realize(function, decided)}
     return plan
 

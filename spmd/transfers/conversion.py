@@ -14,7 +14,7 @@ from .tiling import Tiling
 
 
 @dataclass(frozen=True)
-class Step:
+class Move:
     """One move. `source` and `target` are the shardings before and after it.
 
     `kind` is "slice" (each worker keeps its part, nothing is sent), "all_gather", "all_reduce", "reduce_scatter", "all_to_all" or
@@ -42,14 +42,14 @@ class Step:
 
 
 @lru_cache(maxsize=1 << 15)
-def step_between(source: Sharding, target: Sharding, mesh: Mesh) -> Step | None:
+def move_between(source: Sharding, target: Sharding, mesh: Mesh) -> Move | None:
     """The one move from a sharding to another, or None where it takes none, or more."""
     return _Between(source, target, mesh).step()
 
 
-def steps_through(path: tuple[Sharding, ...], mesh: Mesh) -> list[Step] | None:
+def moves_through(path: tuple[Sharding, ...], mesh: Mesh) -> list[Move] | None:
     """The moves from each sharding of a path to the next; None where some pair of them is more than one move apart."""
-    steps = [step_between(a, b, mesh) for a, b in pairwise(path) if not same_placement(a, b, mesh)]
+    steps = [move_between(a, b, mesh) for a, b in pairwise(path) if not same_placement(a, b, mesh)]
     found = [step for step in steps if step is not None]
     return found if len(found) == len(steps) else None
 
@@ -63,7 +63,7 @@ def same_placement(source: Sharding, target: Sharding, mesh: Mesh) -> bool:
     return len(source.dims) == len(target.dims) and dict(source.partial) == dict(target.partial) and not between.changed()
 
 
-def moved_split(step: Step, dim: int, mesh: Mesh) -> Split:
+def moved_split(step: Move, dim: int, mesh: Mesh) -> Split:
     """How the workers that meet in `step` hold dimension `dim` among them, on the side where they split it."""
     source, target = step.source.dims[dim], step.target.dims[dim]
     if source is None or target is None:
@@ -109,14 +109,14 @@ class _Between:
         """The dimensions that are split otherwise."""
         return [dim for dim, (a, b) in enumerate(zip(self.before, self.after, strict=True)) if a != b]
 
-    def step(self) -> Step | None:
+    def step(self) -> Move | None:
         """The one move that makes the difference."""
         if len(self.before) != len(self.after) or not self.left.items() <= self.sums.items():
             return None
         gone = {atom: kind for atom, kind in self.sums.items() if atom not in self.left}
         return self._reduced(gone) if gone else self._moved()
 
-    def _reduced(self, gone: dict[int, str]) -> Step | None:
+    def _reduced(self, gone: dict[int, str]) -> Move | None:
         changed, (kind, *others) = self.changed(), dict.fromkeys(gone.values())
         if others or len(changed) > 1:
             return None
@@ -127,7 +127,7 @@ class _Between:
             return None
         return self._made("reduce_scatter", put, changed[0], reduce=kind)
 
-    def _moved(self) -> Step | None:
+    def _moved(self) -> Move | None:
         changed = self.changed()
         put = {dim: self._taken_off(dim, back=True) for dim in changed}
         taken = {dim: self._taken_off(dim) for dim in changed}
@@ -145,7 +145,7 @@ class _Between:
                     return self._made("all_to_all", removed, dim, to_dim)
         return self._exchanged(changed)
 
-    def _exchanged(self, changed: list[int]) -> Step | None:
+    def _exchanged(self, changed: list[int]) -> Move | None:
         """Whole shards can change hands where the same ones are held before and after, by whomever."""
         atoms: set[int] = set()
         for a, b in ((self.before[dim], self.after[dim]) for dim in changed):
@@ -181,6 +181,6 @@ class _Between:
         cuts = self.mesh.axis_size(*split.axes) // self.mesh.axis_size(*fewer.axes)
         return Tiling.by(most[0].split(fewer.axes, cuts, self.mesh), self.mesh)
 
-    def _made(self, kind: str, atoms: tuple[int, ...], dim: int = -1, to_dim: int = -1, reduce: str = "") -> Step:
+    def _made(self, kind: str, atoms: tuple[int, ...], dim: int = -1, to_dim: int = -1, reduce: str = "") -> Move:
         axis = "+".join(names_of([self.atoms[i] for i in atoms], self.mesh))
-        return Step(kind, axis, self.source, self.target, dim, to_dim, reduce)
+        return Move(kind, axis, self.source, self.target, dim, to_dim, reduce)

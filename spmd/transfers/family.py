@@ -12,7 +12,7 @@ from spmd.placement.sharding import Sharding, Split
 
 from .atoms import atoms_of, conflicts, continued, names_of, numbers_of
 from .graph import Graph
-from .states import Held, Kind, Move, State
+from .states import Edge, Held, Kind, State
 from .tiling import Tiling, in_proportion
 
 Tilings = tuple[tuple[Tiling, ...], ...]
@@ -85,7 +85,7 @@ class Family:
         """The name of the axis over which a move of these atoms runs."""
         return "+".join(names_of([self.atoms[atom] for atom in atoms], self.mesh))
 
-    def shardings(self, source: Sharding, moves: Sequence[Move], target: Sharding) -> tuple[Sharding, ...]:
+    def shardings(self, source: Sharding, moves: Sequence[Edge], target: Sharding) -> tuple[Sharding, ...]:
         """What a value goes through, both ends among it."""
         return (source, *[self._sharding(source, move.after) for move in moves[:-1]], *([target] if moves else []))
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .states import Held, Kind, Move, State, States
+from .states import Edge, Held, Kind, State, States
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -33,23 +33,29 @@ class Graph:
         found = States(kind)
         self.kind, self.states, self.number = kind, found.states, found.number
         moves = sorted(found.moves, key=lambda move: move[0])
-        self.moves: list[Move] = [move for _, move in moves]
-        self.before: Ints = np.array([before for before, _ in moves], np.int64)
-        self.after: Ints = np.array([self.number[move.after] for move in self.moves], np.int64)
+        self.before: Ints = np.array([before for before, _, _ in moves], np.int64)
+        self.after: Ints = np.array([after for _, _, after in moves], np.int64)
         alike: dict[tuple[str, tuple[int, ...]], int] = {}
-        self._called: Ints = np.array([alike.setdefault((m.kind, m.atoms), len(alike)) for m in self.moves], np.int64)
+        self._called: Ints = np.array([alike.setdefault((m.kind, m.atoms), len(alike)) for _, m, _ in moves], np.int64)
         self._calls = list(alike)
-        ends = [_Ends(kind, self.states[before], move) for before, move in moves]
+        self._dims = np.array([(move.dim, move.to_dim) for _, move, _ in moves], np.int8).reshape(-1, 2)
+        known: dict[tuple[object, ...], _Ends] = {}
+        ends = [_ends(kind, self.states[before], move, known) for before, move, _ in moves]
         self._padding: Ints = np.array([end.padding for end in ends], np.int64).reshape(-1, 2)
         self._packed, self._unpacked = np.array([end.is_packed for end in ends], bool), np.array([end.is_unpacked for end in ends], bool)
         self._tiling: Ints = np.array([end.tiling for end in ends], np.int64)
-        self._into: Ints = np.array([move.into for move in self.moves], np.int64)
+        self._into: Ints = np.array([move.into for _, move, _ in moves], np.int64)
         shares = [[_share(kind, dim, held) for dim, held in enumerate(state.dims)] for state in self.states]
         numbers = [self.tilings(state) for state in range(len(self.states))]
         self._tilings: Ints = np.array(numbers, np.int64).reshape(len(numbers), len(kind.tilings))
         self._shares: Ints = np.array(shares, np.int64).reshape(len(shares), len(kind.tilings), 2)
-        self._gathers = np.array([move.kind == "all_gather" for move in self.moves], bool)
-        self._between: dict[tuple[object, ...], Ints] = {}
+        self._gathers = np.array([move.kind == "all_gather" for _, move, _ in moves], bool)
+
+    def move(self, number: int) -> Edge:
+        """The move of this number. Graphs have many moves and paths few, so that they are objects when somebody asks."""
+        kind, atoms = self._calls[self._called[number]]
+        dim, to_dim = self._dims[number].tolist()
+        return Edge(kind, atoms, dim, to_dim, self.states[self.after[number]])
 
     def held(self, shape: Sequence[int], item: int, measured: Measured) -> Ints:
         """The bytes that a worker holds in each state of a tensor of this shape, of which an element takes `item` bytes."""
@@ -90,12 +96,9 @@ class Graph:
 
         Without `gather`, none gathers.
         """
-        key = (*zip(source, target, strict=True), gather)
-        if key not in self._between:
-            ends = np.array([(*source, -1), (*target, -1)], np.int64)  # a move into no dimension takes the last of these
-            allowed = (ends[0, self._into] == self._tiling) | (ends[1, self._into] == self._tiling)
-            self._between[key] = np.flatnonzero(allowed & (gather | ~self._gathers))
-        return self._between[key]
+        ends = np.array([(*source, -1), (*target, -1)], np.int64)  # a move into no dimension takes the last of these
+        allowed = (ends[0, self._into] == self._tiling) | (ends[1, self._into] == self._tiling)
+        return np.flatnonzero(allowed & (gather | ~self._gathers))
 
 
 class Paths:
@@ -129,14 +132,14 @@ class Paths:
             self._known.update(((either, end), found[:, i]) for i, end in enumerate(missing))
         return np.stack([self._known[either, end] for end in ends], axis=1)
 
-    def path(self, source: int, target: int) -> list[Move] | None:
+    def path(self, source: int, target: int) -> list[Edge] | None:
         """The moves of the fastest path, or None where there is no way."""
         graph = self.graph
         moves = graph.between(graph.tilings(source), graph.tilings(target), self._gather)
         levels = [level[:, 0] for level in self._levels(moves, [target])]
         if np.isinf(levels[-1][source]):
             return None
-        found: list[Move] = []
+        found: list[Edge] = []
         last = len(levels) - 1
         while source != target:
             while levels[last - 1][source] == levels[last][source]:
@@ -145,7 +148,7 @@ class Paths:
             mine = moves[graph.before[moves] == source]
             total = self.times[mine] + levels[last][graph.after[mine]]
             best = mine[np.flatnonzero(total <= total.min() * (1 + _ALIKE))[0]]
-            found.append(graph.moves[best])
+            found.append(graph.move(int(best)))
             source = int(graph.after[best])
         return found
 
@@ -171,10 +174,19 @@ class Paths:
         return levels
 
 
+def _ends(kind: Kind, before: State, move: Edge, known: dict[tuple[object, ...], _Ends]) -> _Ends:
+    """Those of a move, from those that are `known`: they hang on the dimensions that it changes alone."""
+    changed = [(before.dims[dim], move.after.dims[dim]) for dim in (move.dim, move.to_dim) if dim >= 0]
+    key = (move.kind, move.dim, move.to_dim, *changed)
+    if key not in known:
+        known[key] = _Ends(kind, before, move)
+    return known[key]
+
+
 class _Ends:
     """What a move finds and leaves of the dimensions that it changes."""
 
-    def __init__(self, kind: Kind, before: State, move: Move) -> None:
+    def __init__(self, kind: Kind, before: State, move: Edge) -> None:
         self.tiling, self.padding, self.is_packed, self.is_unpacked = -1, (1, 1), False, False
         if move.into >= 0:
             held = move.after.dims[move.into]

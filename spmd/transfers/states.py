@@ -41,8 +41,8 @@ class State(NamedTuple):
         return State((*self.dims[:dim], held, *self.dims[dim + 1 :]), self.partial)
 
 
-class Move(NamedTuple):
-    """One step. `kind` is that of `conversion.Step`; `dim` and `to_dim` are -1 where it has none."""
+class Edge(NamedTuple):
+    """A move from one state of a graph to another. `kind` is that of `conversion.Move`; `dim` and `to_dim` are -1 where it has none."""
 
     kind: str
     atoms: Atoms
@@ -88,27 +88,29 @@ class States:
     kind: Kind
     states: list[State] = field(default_factory=list[State])
     number: dict[State, int] = field(default_factory=dict[State, int])
-    moves: list[tuple[int, Move]] = field(default_factory=list[tuple[int, Move]])
-    """With the number of the state before; in the order of these."""
+    moves: list[tuple[int, Edge, int]] = field(default_factory=list[tuple[int, Edge, int]])
+    """With the numbers of the state before, in the order of these, and of the state after."""
 
     def __post_init__(self) -> None:
+        self._known: dict[tuple[object, ...], bool] = {}
         self._add(self.kind.start)
-        for state in self.states:
+        for number, state in enumerate(self.states):
             for move in self._moves(state):
-                self._add(move.after)
-                self.moves.append((self.number[state], move))
+                self.moves.append((number, move, self._add(move.after)))
         if self.kind.ends is None:
             self._exchange_all()
 
-    def _add(self, state: State) -> None:
-        if self.number.setdefault(state, len(self.states)) == len(self.states):
+    def _add(self, state: State) -> int:
+        number = self.number.setdefault(state, len(self.states))
+        if number == len(self.states):
             self.states.append(state)
+        return number
 
     def workers(self, atoms: Iterable[int]) -> int:
         """How many workers there are along these atoms."""
         return prod([self.kind.sizes[atom] for atom in atoms])
 
-    def _moves(self, state: State) -> Iterator[Move]:
+    def _moves(self, state: State) -> Iterator[Edge]:
         used = state.used()
         free = [atom for atom in range(len(self.kind.sizes)) if atom not in used and not self._in_conflict(atom, used)]
         kinds = dict(self.kind.reductions)
@@ -116,23 +118,23 @@ class States:
             alike = [atom for atom in sorted(state.partial) if kinds[atom] == kind]
             for count in range(1, len(alike) + 1):
                 for atoms in combinations(alike, count):
-                    yield Move("all_reduce", atoms, -1, -1, State(state.dims, state.partial - set(atoms)))
+                    yield Edge("all_reduce", atoms, -1, -1, State(state.dims, state.partial - set(atoms)))
         sums = [atom for atom in sorted(state.partial) if kinds[atom] == "sum"]
         for dim in range(len(state.dims)):
             for atoms in self._orders(free):
                 for held in self._onto(state, dim, atoms):
-                    yield Move("slice", atoms, dim, -1, state.with_dim(dim, held))
+                    yield Edge("slice", atoms, dim, -1, state.with_dim(dim, held))
             for atoms in self._orders(sums):
                 for held in self._onto(state, dim, atoms):
                     after = state.with_dim(dim, held)
-                    yield Move("reduce_scatter", atoms, dim, -1, State(after.dims, state.partial - set(atoms)))
+                    yield Edge("reduce_scatter", atoms, dim, -1, State(after.dims, state.partial - set(atoms)))
             for atoms, held in self._off(state, dim):
                 after = state.with_dim(dim, held)
-                yield Move("all_gather", atoms, dim, -1, after)
+                yield Edge("all_gather", atoms, dim, -1, after)
                 for to_dim in range(len(state.dims)):
                     if to_dim != dim:
                         for onto in self._onto(after, to_dim, atoms):
-                            yield Move("all_to_all", atoms, dim, to_dim, after.with_dim(to_dim, onto))
+                            yield Edge("all_to_all", atoms, dim, to_dim, after.with_dim(to_dim, onto))
         if self.kind.ends is not None:
             yield from self._exchange(state, self.kind.ends[1])
 
@@ -191,10 +193,14 @@ class States:
 
     def _fitting(self, dim: int, held: Held) -> Iterator[Held]:
         """`held` itself, if workers can hold equal parts of it, and if it leads to where this goes."""
-        tiling = self.kind.tilings[dim][held.tiling]
-        fits = tiling.fits(held.cuts * self.workers(held.atoms))
-        if tiling.workers:
-            fits = fits and all(pair in self.kind.continued for pair in pairwise(held.atoms))
+        key = (dim, held)
+        fits = self._known.get(key)
+        if fits is None:
+            tiling = self.kind.tilings[dim][held.tiling]
+            fits = tiling.fits(held.cuts * self.workers(held.atoms))
+            if tiling.workers:
+                fits = fits and all(pair in self.kind.continued for pair in pairwise(held.atoms))
+            self._known[key] = fits
         if fits and (self.kind.ends is None or self._leads(dim, held, *self.kind.ends)):
             yield held
 
@@ -218,15 +224,15 @@ class States:
             alike.setdefault((shards, state.partial), []).append(state)
         for states in alike.values():
             for before, after in permutations(states, 2):
-                self.moves += [(self.number[before], move) for move in self._exchanged(before, after)]
+                self.moves += [(self.number[before], move, self.number[after]) for move in self._exchanged(before, after)]
 
-    def _exchanged(self, before: State, after: State) -> Iterator[Move]:
+    def _exchanged(self, before: State, after: State) -> Iterator[Edge]:
         pairs = [(a, b) for a, b in zip(before.dims, after.dims, strict=True) if a and b and a != b]
         atoms = sorted({atom for a, b in pairs for atom in (*a.atoms, *b.atoms)})
         if pairs and not any(self._in_conflict(atom, atoms) for atom in atoms):
-            yield Move("permute", tuple(atoms), -1, -1, after)
+            yield Edge("permute", tuple(atoms), -1, -1, after)
 
-    def _exchange(self, state: State, wanted: State) -> Iterator[Move]:
+    def _exchange(self, state: State, wanted: State) -> Iterator[Edge]:
         """The exchange of shards that leads to `wanted` in all dimensions: its atoms first, and then those that must still go."""
         dims: list[Held | None] = []
         ends = [atom for held in wanted.dims if held for atom in held.atoms]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from math import prod
 
@@ -12,16 +12,52 @@ from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
 
 from .atoms import MOST, atoms_of
-from .conversion import Step, steps_through
-from .family import Family, View, tilings_of, view_of
+from .conversion import Move, moves_through
+from .family import Family, Tilings, View, tilings_of, view_of
 from .graph import Floats, Paths
 
 Time = Callable[[str, str, int, int], float]
 """The time of one move from its kind, the axis that it runs over, the bytes that each worker brings, and those that it puts in order."""
 HeldSize = Callable[[int, Split], int]
 """What a worker holds of a dimension of a planning size."""
+Partial = tuple[tuple[str, str], ...]
+"""Axes over which a value is partial, and how it is reduced."""
 _MANY = 64
 """Ways to tile a tensor in one search; where there are more, shardings are searched with those that are tiled like them."""
+
+
+class _Expected:
+    """The shardings of tensors of one shape that will be asked for: one search for all is less work than one for each two lists of them."""
+
+    def __init__(self) -> None:
+        self._views: dict[View, None] = {}
+        self._tilings: Tilings = ()
+        self._partial: dict[str, str] = {}
+
+    def add(self, views: Iterable[View]) -> None:
+        """Expect these, too."""
+        self._views.update(dict.fromkeys(views))
+        self._tilings = tilings_of(self._views)
+        for view in self._views:
+            self._partial.update(view.partial)
+
+    def tilings(self, own: Tilings) -> Tilings:
+        """All that are expected where `own` are among them and they are not too many, else `own`."""
+        expected = self._tilings
+        among = len(own) == len(expected) and all(set(one) <= set(all_) for one, all_ in zip(own, expected, strict=True))
+        return expected if among and _count(expected) <= _MANY else own
+
+    def partial(self, own: Sequence[Partial]) -> Partial:
+        """All axes over which a value is partial, with those that are expected; none where one is to be reduced in two ways."""
+        found = dict(pair for pairs in own for pair in pairs)
+        if any(found[name] != kind for pairs in own for name, kind in pairs):
+            return ()
+        return tuple(sorted((self._partial if self._partial.items() >= found.items() else found).items()))
+
+
+def _count(tilings: Tilings) -> int:
+    """In how many ways a tensor can be tiled."""
+    return prod([len(of_dim) for of_dim in tilings if of_dim])
 
 
 class Transfers:
@@ -35,9 +71,14 @@ class Transfers:
         axes = frozenset(name for name, size in mesh.axes.items() if size > 1)
         self._all = axes if len(axes) <= MOST else frozenset[str]()
         """The axes that every search may use, whether the value is split over them or not."""
+        self._expected: dict[tuple[int, ...], _Expected] = {}
         self._families: dict[tuple[object, ...], Family] = {}
         self._paths: dict[tuple[object, ...], Paths] = {}
-        self._found: dict[tuple[object, ...], tuple[Step, ...] | None] = {}
+        self._found: dict[tuple[object, ...], tuple[Move, ...] | None] = {}
+
+    def expect(self, shape: tuple[int, ...], shardings: Iterable[Sharding]) -> None:
+        """Tensors of this planning shape will be moved between these shardings: all of them are searched together, where they can be."""
+        self._expected.setdefault(shape, _Expected()).add([view_of(sharding, self.mesh) for sharding in shardings])
 
     def seconds(
         self, shape: tuple[int, ...], item: int, sources: Sequence[Sharding], targets: Sequence[Sharding], *, gather: bool = True
@@ -48,8 +89,11 @@ class Transfers:
         """
         found = np.full((len(sources), len(targets)), np.inf)
         views = [view_of(s, self.mesh) for s in sources], [view_of(s, self.mesh) for s in targets]
-        many = prod(map(len, filter(None, tilings_of((*views[0], *views[1]))))) > _MANY
-        partial = _together([view.partial for view in views[0]])
+        expected = self._expected.get(shape, _Expected())
+        tilings = expected.tilings(tilings_of((*views[0], *views[1])))
+        many = _count(tilings) > _MANY
+        partial = expected.partial([view.partial for view in views[0]])
+        together = partial, None if many else tilings
         rows: dict[object, list[int]] = {}
         columns: dict[object, list[int]] = {}
         for i, view in enumerate(views[0]):
@@ -59,7 +103,7 @@ class Transfers:
         for some, others in product(rows.values(), columns.values()):
             befores, afters = [views[0][i] for i in some], [views[1][j] for j in others]
             if self._is_shared(befores[0], afters[0]):
-                found[np.ix_(some, others)] = self._block(shape, item, befores, afters, gather)
+                found[np.ix_(some, others)] = self._block(shape, item, befores, afters, gather, *together)
             else:
                 for (i, before), (j, after) in product(zip(some, befores, strict=True), zip(others, afters, strict=True)):
                     found[i, j] = self._block(shape, item, [before], [after], gather)[0, 0]
@@ -67,7 +111,7 @@ class Transfers:
 
     def steps(
         self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, *, gather: bool = True
-    ) -> tuple[Step, ...] | None:
+    ) -> tuple[Move, ...] | None:
         """The moves of the fastest way, or None where there is none (nothing becomes partial)."""
         if source == target:
             return ()
@@ -76,17 +120,26 @@ class Transfers:
             self._found[key] = self._steps(shape, item, source, target, gather)
         return self._found[key]
 
-    def _steps(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, gather: bool) -> tuple[Step, ...] | None:
+    def _steps(self, shape: tuple[int, ...], item: int, source: Sharding, target: Sharding, gather: bool) -> tuple[Move, ...] | None:
         before, after = view_of(source, self.mesh), view_of(target, self.mesh)
         family = self._family([before], [after])
         start, end = family.numbers([before, after])
         moves = None if end < 0 else self._of(family, shape, item, gather).path(start, end)
-        steps = None if moves is None else steps_through(family.shardings(source, moves, target), self.mesh)
+        steps = None if moves is None else moves_through(family.shardings(source, moves, target), self.mesh)
         return None if steps is None else tuple(steps)
 
-    def _block(self, shape: tuple[int, ...], item: int, befores: Sequence[View], afters: Sequence[View], gather: bool) -> Floats:
-        """The times between shardings that are searched together."""
-        family = self._family(befores, afters)
+    def _block(
+        self,
+        shape: tuple[int, ...],
+        item: int,
+        befores: Sequence[View],
+        afters: Sequence[View],
+        gather: bool,
+        partial: Partial = (),
+        tilings: Tilings | None = None,
+    ) -> Floats:
+        """The times between shardings that are searched together, with others that are `partial` and tiled so where that can be."""
+        family = self._family(befores, afters, partial, tilings)
         starts, ends = family.numbers(befores), family.numbers(afters)
         known = [j for j, end in enumerate(ends) if end >= 0]
         found = np.full((len(befores), len(afters)), np.inf)
@@ -115,18 +168,16 @@ class Transfers:
         common = before.names | after.names | self._all
         return len(atoms_of(common, self.mesh)) <= MOST
 
-    def _family(self, befores: Sequence[View], afters: Sequence[View]) -> Family:
-        names, tilings = self._names(befores[0], afters[0]), tilings_of((*befores, *afters))
-        partial = _together([view.partial for view in befores]) or befores[0].partial
+    def _family(self, befores: Sequence[View], afters: Sequence[View], partial: Partial = (), tilings: Tilings | None = None) -> Family:
+        names = self._names(befores[0], afters[0])
         alone = len(atoms_of(names, self.mesh)) > MOST
         ends = (befores[0], afters[0]) if alone else None
+        own = dict(pair for view in befores for pair in view.partial)
+        if alone or not names.issuperset(name for name, _ in partial) or not own.items() <= set(partial):
+            partial = tuple(sorted(own.items()))
+        if alone or tilings is None:
+            tilings = tilings_of((*befores, *afters))
         key: tuple[object, ...] = (names, tilings, partial, ends)
         if key not in self._families:
             self._families[key] = Family(self.mesh, names, tilings, partial, ends)
         return self._families[key]
-
-
-def _together(partial: Sequence[tuple[tuple[str, str], ...]]) -> tuple[tuple[str, str], ...]:
-    """All axes over which some of the values are partial; none where one axis is to be reduced in two ways."""
-    found = dict(pair for pairs in partial for pair in pairs)
-    return tuple(sorted(found.items())) if all(found[name] == kind for pairs in partial for name, kind in pairs) else ()

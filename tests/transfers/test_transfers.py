@@ -13,7 +13,7 @@ from spmd.costs.cost import INFEASIBLE, Cost
 from spmd.costs.profile import profile_of
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
-from spmd.transfers.conversion import step_between, steps_through
+from spmd.transfers.conversion import move_between, moves_through
 
 from .ways import BYTES, bytes_of, conversion
 
@@ -64,7 +64,7 @@ def by_trying_all(cost, shardings, shape):
     count = len(shardings)
     once = np.full((count, count), np.inf)
     for i, j in product(range(count), repeat=2):
-        step = step_between(shardings[i], shardings[j], cost.mesh)
+        step = move_between(shardings[i], shardings[j], cost.mesh)
         once[i, j] = 0.0 if i == j else np.inf if step is None else cost.step_time(step, shape, 4)
     found = np.empty((count, count))
     for some in product([False, True], repeat=len(shape)):
@@ -135,7 +135,18 @@ def test_a_table_has_the_times_of_the_moves(sources, targets, mesh, profile, gat
         assert sum(cost.step_time(step, shape, 4) for step in steps) == pytest.approx(times[i, j], rel=1e-6)
         assert gather or all(step.kind != "all_gather" for step in steps)
         if steps:
-            assert steps_through((a, *[step.target for step in steps]), mesh) == list(steps)
+            assert moves_through((a, *[step.target for step in steps]), mesh) == list(steps)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_what_is_expected_changes_no_time(mesh):
+    """Lists of shardings that are searched with others have the times that they have alone."""
+    shape, alone, together = (6, 8), Cost(mesh, FAST), Cost(mesh, FAST)
+    shardings = [Sharding.parse(text, shape).normalized(mesh) for text in UNEVEN + SUMS]
+    together.transfers.expect(shape, shardings)
+    for sources, targets in (([shardings[0]], shardings[:4]), (shardings[5:9], shardings[2:6]), (shardings[11:14], shardings[:7])):
+        times = [cost.transfers.seconds(shape, 4, sources, targets) for cost in (alone, together)]
+        np.testing.assert_array_equal(*times)
 
 
 def test_tensors_that_are_split_alike_are_searched_once():
@@ -160,8 +171,8 @@ def test_the_way_hangs_on_the_bytes():
 def test_what_is_more_than_one_move_apart_is_no_step():
     mesh = TWO_BY_FOUR
     a, b, c = (Sharding.parse(text, (16, 8)) for text in ("[y, -]", "[y+x, -]", "[x+y, -]"))
-    assert step_between(a, c, mesh) is None
-    assert [s.kind for s in steps_through((a, b, c), mesh)] == ["slice", "permute"]
-    assert steps_through((a, c), mesh) is None
-    assert step_between(Sharding.parse("[-, -] sum@x", (16, 8)), Sharding.parse("[x, y]", (16, 8)), mesh) is None
-    assert step_between(Sharding.parse("[-, -] sum@x", (16, 8)), Sharding.parse("[-, -] max@x", (16, 8)), mesh) is None
+    assert move_between(a, c, mesh) is None
+    assert [s.kind for s in moves_through((a, b, c), mesh)] == ["slice", "permute"]
+    assert moves_through((a, c), mesh) is None
+    assert move_between(Sharding.parse("[-, -] sum@x", (16, 8)), Sharding.parse("[x, y]", (16, 8)), mesh) is None
+    assert move_between(Sharding.parse("[-, -] sum@x", (16, 8)), Sharding.parse("[-, -] max@x", (16, 8)), mesh) is None
