@@ -62,7 +62,7 @@ fuzz: $(READY) ## 10,000 new random programs, 1,000 for GPUs, and the property t
 	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## every figure of the README, measured here
+bench: $(READY) ## every figure of the README and docs/measured.md, measured here
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: clean

@@ -1,1 +1,3 @@
-"""Every figure that the README gives, as a command: ``python -m benchmarks``, or one of them, ``python -m benchmarks.import_time``."""
+"""Every figure that the README and docs/measured.md give, as a command: ``python -m benchmarks``, or one of them,
+``python -m benchmarks.import_time``.
+"""

@@ -15,6 +15,7 @@ NAMES = (
     "scaling",
     "decode",
     "cpu_kernels",
+    "weights",
     "shardy",
     "shardy_reshard",
 )

@@ -1,11 +1,16 @@
 """spmd: the SPMD compiler for Apache TVM Relax."""
 
-from . import collectives, presets, testing, transform
+from importlib.metadata import version
+
+from . import collectives, presets, testing, transform, weights
 from .annotate import hint
+from .collectives import CollectiveError
+from .collectives.pool import WorkerError
 from .costs.cost import Cost, Work
 from .costs.profile import Link, Profile
 from .errors import ShardingError
 from .explain import Plan
+from .frontends import from_jax, from_onnx, from_torch
 from .pipeline import ShardedModule, lower, plan, shard
 from .placement.mesh import Mesh
 from .placement.sharding import Sharding
@@ -16,7 +21,10 @@ from .run.measure import measure
 from .run.workers import workers
 from .verify import Proof, verify
 
+__version__ = version("spmd")
+
 __all__ = [
+    "CollectiveError",
     "Cost",
     "Library",
     "Link",
@@ -29,8 +37,13 @@ __all__ = [
     "Sharding",
     "ShardingError",
     "Work",
+    "WorkerError",
+    "__version__",
     "build",
     "collectives",
+    "from_jax",
+    "from_onnx",
+    "from_torch",
     "hint",
     "load",
     "lower",
@@ -42,5 +55,6 @@ __all__ = [
     "testing",
     "transform",
     "verify",
+    "weights",
     "workers",
 ]

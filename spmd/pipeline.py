@@ -34,8 +34,8 @@ from .program.build import build_graph
 from .program.graph import Graph
 from .propagate.planner import make_plan
 from .run.constants import constants_by_name
-from .run.partition import partition
 from .verify import verify as proven
+from .weights.partition import partition
 
 _LOG = logging.getLogger("spmd")
 
@@ -69,6 +69,13 @@ class ShardedModule:
 
     mod: tvm.IRModule
     plan: Plan
+
+    def __repr__(self) -> str:
+        return f"<ShardedModule of {self.plan!r}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report of its plan."""
+        return self.plan.report().html()
 
     @property
     def mesh(self) -> Mesh:

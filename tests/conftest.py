@@ -37,8 +37,8 @@ def leaves_logging_alone():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--programs", type=int, default=500, help="how many random programs test_programs.py runs")
-    parser.addoption("--gpu-programs", type=int, default=100, help="how many testing/test_pocl.py compiles for GPUs")
+    parser.addoption("--programs", type=int, default=250, help="how many random programs test_programs.py runs")
+    parser.addoption("--gpu-programs", type=int, default=50, help="how many testing/test_pocl.py compiles for GPUs")
     parser.addoption("--programs-seed", type=int, default=0, help="the first seed of their slices")
 
 

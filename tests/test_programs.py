@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spmd.testing import Case, assert_all_equivalent
 from spmd.testing.programs import DIVISIBLE, SIZES, meshes, programs, specs
 
-ONE_SLICE = 500
+ONE_SLICE = 250
 LIFT = 16
 """The tensors of these programs are small."""
 

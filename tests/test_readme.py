@@ -1,5 +1,5 @@
-"""Every Python block of the README and of docs/extending.md runs, one after another, and prints what the text block after it says; so do
-the examples in docs/ that are written as at a prompt.
+"""Every Python block of the README, of docs/tour.md and of docs/extending.md runs, one after another, and prints what the text
+block after it says; so do the examples in docs/ that are written as at a prompt.
 """
 
 import doctest
@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+DOCS = README.parent / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PREDICTED = re.compile(r"[\d.]+ us\b")
 """The cost model may change; the decisions shown may not."""
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [(README, 7), (README.parent / "docs" / "extending.md", 5)], ids=lambda p: getattr(p, "name", "")
+    ("page", "least"), [(README, 5), (DOCS / "tour.md", 4), (DOCS / "extending.md", 5)], ids=lambda p: getattr(p, "name", "")
 )
 def test_python_blocks_print_what_the_text_says(page, least):
     names: dict[str, object] = {"__name__": page.stem}
@@ -40,13 +41,13 @@ def test_python_blocks_print_what_the_text_says(page, least):
 
 def test_linked_files_exist():
     root = README.parent
-    pages = [README, root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+    pages = [README, root / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
     for page in pages:
         for link in re.findall(r"\]\(([^)#:\s]+)\)", BLOCK.sub("", page.read_text(encoding="utf-8"))):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-@pytest.mark.parametrize("page", sorted((README.parent / "docs").glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_examples_in_docs(page):
     failed, _ = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert not failed

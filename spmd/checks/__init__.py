@@ -2,6 +2,7 @@
 
 from .door import Check, arguments, door, told
 from .kinds import (
+    bytes_of,
     divisible,
     either,
     flag,
@@ -27,6 +28,7 @@ from .kinds import (
 __all__ = [
     "Check",
     "arguments",
+    "bytes_of",
     "divisible",
     "door",
     "either",

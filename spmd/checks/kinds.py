@@ -22,6 +22,7 @@ from spmd.errors import ShardingError
 from .door import Check, told
 
 _EXPORT = "mod, params = network.export_tvm({...})"
+_BYTES = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?i?)(?:b|bytes)?\s*")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -159,10 +160,21 @@ def number(least: float = 0.0, above: bool = False, way_out: str = "") -> Check:
     return check
 
 
+def bytes_of(text: str) -> float | None:
+    """The number of bytes that a text says, such as "24GB", "512 MiB" or "24e9"; None where it says none."""
+    match = _BYTES.fullmatch(text.lower())
+    if match is not None and match[2] in _UNITS:
+        return float(match[1]) * _UNITS[match[2]]
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def memory(where: str, given: Any) -> float:
     """A number of bytes; a text such as "24GB" is told which number it means."""
     if isinstance(given, str):
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?i?)(?:b|bytes)?\s*", given.lower())
+        match = _BYTES.fullmatch(given.lower())
         plain = "24e9"
         if match is not None and match[2] in _UNITS:
             size, unit = match[1], _UNITS[match[2]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 import tvm_ffi
@@ -96,9 +97,9 @@ def register_backend(name: str, factory: str | Factory) -> None:
 @door(name=checks.text, mesh=checks.instance(Mesh, "Write Mesh(tp=2)."), timeout=checks.number(above=True))
 def make_backend(name: str, mesh: Mesh, timeout: float) -> Backend:
     """The backend `name` for the workers of `mesh`."""
-    factory = _FACTORIES.get(name)
+    factory = _FACTORIES.get(name) or _of_packages().get(name)
     if factory is None:
-        known = ", ".join(map(repr, _FACTORIES))
+        known = ", ".join(map(repr, {**_FACTORIES, **_of_packages()}))
         raise ShardingError("workers", f"there is no backend {name!r}", f"Known are {known}; spmd.collectives.register_backend adds one.")
     if isinstance(factory, str):
         module, _, attribute = factory.partition(":")
@@ -109,3 +110,8 @@ def make_backend(name: str, mesh: Mesh, timeout: float) -> Backend:
                 raise
             raise ShardingError(f"backend {name!r}", f"there is no {error.name}", f"pip install 'spmd[{name}]'.") from None
     return factory(mesh, timeout)
+
+
+def _of_packages() -> dict[str, str]:
+    """The backends that other installed packages name as entry points ``spmd.backends``."""
+    return {point.name: point.value for point in entry_points(group="spmd.backends")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,6 +100,13 @@ class Report:
 
     def __str__(self) -> str:
         return "\n\n".join([self.title, *map(str, self.tables)])
+
+    def html(self) -> str:
+        """The tables as HTML, which notebooks show."""
+        return "".join([f"<p>{html.escape(self.title)}</p>", *(table.html() for table in self.tables)])
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         yield self.title

@@ -15,7 +15,9 @@ from spmd.plan.decisions import Alternative
 from .difference import Difference, difference
 from .listing import listing
 from .page import write_page
+from .picture import picture
 from .report import Report, report
+from .tables import time_text
 from .text import explanation, known_name, summary
 
 
@@ -26,9 +28,17 @@ def _named(where: str, given: Any) -> str:
     return given
 
 
-@dataclass
+@dataclass(repr=False)
 class Plan(model.Plan):
     """The plan of a module: `model.Plan`, with what is to be said of it."""
+
+    def __repr__(self) -> str:
+        predicted = ", ".join(f"{name} {time_text(seconds)}" for name, seconds in self.predicted.items())
+        return f"<Plan of {len(self.params)} weights over {self.mesh}, predicted: {predicted}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report."""
+        return self.report().html()
 
     @classmethod
     def of(cls, plan: model.Plan) -> Plan:
@@ -55,6 +65,15 @@ class Plan(model.Plan):
         if self.searched is None:
             raise ShardingError(f"Plan.alternatives({name!r})", "it is known only where the plan was made", "Plan the module again.")
         return self.searched.of(name)
+
+    @door(name=_named)
+    def visualize(self, name: str) -> str:
+        """A picture of text: which workers hold which part of a value, at the sizes that were planned for.
+
+        Raises `ShardingError` for a name that the plan does not have.
+        """
+        sharding = known_name(self, name)
+        return picture(sharding, self.tensors[name].sizes if name in self.tensors else (), self.mesh)
 
     @door(function=checks.text)
     def listing(self, function: str) -> str:

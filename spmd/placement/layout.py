@@ -60,10 +60,16 @@ def cut(array: Array, sharding: Sharding, mesh: Mesh, rank: int) -> Array:
                 part = np.pad(part, [(0, size - valid if d == dim else 0) for d in range(array.ndim)])
             parts.append(part)
         array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=dim)
-    for axis, kind in reversed(sharding.partial):  # `join` reduces the first one first
-        if kind in _IDENTITY and mesh.index(rank, (axis,)) > 0:
-            array = np.full_like(array, _IDENTITY[kind])
+    neutral = identity(sharding, mesh, rank)
+    if neutral is not None:
+        array = np.full_like(array, neutral)
     return np.ascontiguousarray(array).reshape(array.shape)  # NumPy makes one dimension of none
+
+
+def identity(sharding: Sharding, mesh: Mesh, rank: int) -> float | None:
+    """What a shard of a partial value is full of on all workers but the first of each partial axis; None where it is the value itself."""
+    kinds = (kind for axis, kind in sharding.partial if mesh.index(rank, (axis,)) > 0)
+    return next((_IDENTITY[kind] for kind in kinds if kind in _IDENTITY), None)  # `join` reduces the first one first
 
 
 def join(shards: Sequence[Array], sharding: Sharding, mesh: Mesh, shape: tuple[int, ...]) -> Array:

@@ -295,6 +295,9 @@ class Sharding:
     def __reduce__(self) -> tuple[Any, ...]:
         return Sharding, (self.dims, self.partial)
 
+    def __repr__(self) -> str:
+        return f"<Sharding {self}>"
+
     @classmethod
     def replicated(cls, rank: int) -> Sharding:
         """Every worker holds the whole value."""

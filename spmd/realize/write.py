@@ -69,14 +69,17 @@ _FREE = (0, (0.0, 0.0, 0.0))
 
 def realize(function: Function, decided: Decided, prices: Prices | None = None) -> list[Step]:
     """The steps of a function. Without `prices` nothing takes any time, and each collective goes in a call of its own."""
-    return _Writer(function, decided, prices).run()
+    writer = _Writer(function, decided, prices, {})
+    steps = writer.run()
+    needed = writer.needed()
+    return _Writer(function, decided, prices, needed).run() if needed else steps
 
 
 class _Writer:
     """Walks the operators in order, and knows what is held where: a conversion is made once, and what a branch converts stays in it."""
 
-    def __init__(self, function: Function, decided: Decided, prices: Prices | None) -> None:
-        self.function, self.decided, self.prices, self.mesh = function, decided, prices, decided.mesh
+    def __init__(self, function: Function, decided: Decided, prices: Prices | None, needed: Mapping[Value, int]) -> None:
+        self.function, self.decided, self.prices, self.mesh, self._needed = function, decided, prices, decided.mesh, needed
         self.steps: list[Step] = []
         self._starts: list[int] = []
         """Where the steps of each operator begin, and those of the return."""
@@ -87,6 +90,9 @@ class _Writer:
         self._names: dict[Value, str] = {}
         self._as_kept = self._taken_as_kept()
         """What some operator or the return takes in another sharding than the one in which it is made."""
+        self._kept: dict[Value, Sequence[Move]] = {}
+        """How what operators make becomes what is kept, and in which shardings it is taken then."""
+        self._taken: set[tuple[Value, Sharding]] = set()
 
     def run(self) -> list[Step]:
         """All steps, the return last."""
@@ -98,6 +104,11 @@ class _Writer:
         if self.prices is None or any(node.branch for node in self.function.nodes):
             return self.steps
         return bundled(self.steps, self._singles, self._starts, self.function.nodes, self.prices)
+
+    def needed(self) -> dict[Value, int]:
+        """Of the moves to where a value is kept, how many something goes on from, where not all: what takes it may start nearer."""
+        found = {v: max((i for i, m in enumerate(way, 1) if (v, m.target) in self._taken), default=0) for v, way in self._kept.items()}
+        return {value: count for value, count in found.items() if count < len(self._kept[value])}
 
     def _taken_as_kept(self) -> set[Value]:
         made = {v: s for node in self.function.nodes for v, s in zip(node.outputs, self.decided.runs(node).outputs, strict=True)}
@@ -114,6 +125,7 @@ class _Writer:
         for value, sharding in dict.fromkeys(taken):
             if value.memory or self._is_zero(value, sharding, node.branch) is None:  # what is written is another value each time
                 self._convert(value, kept[value], sharding, node.branch, Cause(TAKEN, at))
+        self._taken.update((v, s) for v, s in zip(node.inputs, runs.inputs, strict=True) if v in self._kept)
         zero = self._masked(node, runs) if self._is_padded(runs) else True
         self._compute(node, runs, bool(taken or made))
         for value, sharding in zip(node.outputs, runs.outputs, strict=True):
@@ -154,6 +166,7 @@ class _Writer:
             if sharding != kept[value] and (fresh or self._is_zero(value, sharding, ()) is None):
                 converted.add((value, sharding))
                 self._convert(value, kept[value], sharding, (), Cause(RETURNED, why=end.why), end.gather)
+            self._taken.add((value, sharding))
             # A result that stays on the workers may come back as an argument, whose padding counts as zero.
             if value.is_tensor and sharding.is_padded(self.mesh) and not self._is_zero(value, sharding, ()):
                 masks.append(Mask(self._name(value), sharding, len(operands)))
@@ -179,7 +192,12 @@ class _Writer:
             raise ShardingError(where, f"there is no way from {source} to {target}", "Make a new plan with spmd.plan().")
         # What is just made is nowhere yet, and what is written in place is another value each time.
         done = 0 if cause.role == MADE or value.memory else self._done(value, found, branch)
-        zero = bool(self._is_zero(value, found[done - 1].target if done else source, branch))
+        if cause.role == MADE and not branch and not value.memory:
+            self._kept[value] = found = found[: self._needed.get(value, len(found))]
+            target = found[-1].target if found else source
+        origin = found[done - 1].target if done else source
+        self._taken.add((value, origin))
+        zero = bool(self._is_zero(value, origin, branch))
         start, sent = len(self.steps), 0
         for move in found[done:]:
             for step in self._parts(value, move, branch, cause):

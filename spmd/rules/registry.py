@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 import tvm
@@ -80,7 +82,19 @@ def rule(*names: str, expression: str | None = None) -> Callable[[RuleFunction],
 
 def function_of(name: str) -> RuleFunction | None:
     """The rule function of an operator or packed function, where one is registered."""
+    _load_packages()
     return _RULES.get(name)
+
+
+@functools.cache
+def _load_packages() -> None:
+    """Import what other installed packages name as entry points ``spmd.rules``: modules that register rules."""
+    for point in entry_points(group="spmd.rules"):
+        try:
+            point.load()
+        except Exception as error:
+            what = f"the rules of package {point.dist.name if point.dist else '?'!r} cannot be imported: {type(error).__name__}: {error}"
+            raise ShardingError(f"entry point {point.name!r} of 'spmd.rules'", what, "Mend that package, or uninstall it.") from error
 
 
 def rule_of(op: OpCall) -> Rule | None:

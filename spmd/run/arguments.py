@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -220,18 +220,24 @@ def place(array: Array, sharding: Sharding | None, backend: Backend, share: bool
 
     With `share`, workers on one device hold one copy of what is replicated.
     """
-    placed: list[Any] = []
-    whole = sharding is None or sharding.is_replicated
+    if sharding is None or sharding.is_replicated:
+        return placed(lambda rank: array, backend, share)
+    return placed(lambda rank: layout.cut(array, sharding, backend.mesh, rank), backend)
+
+
+def placed(shard: Callable[[int], Array], backend: Backend, share: bool = False) -> list[Any]:
+    """What `shard` gives for each worker of this process, on its device; with `share`, workers on one device hold that of the first."""
+    found: list[Any] = []
     kept: dict[str, Any] = {}
     for rank in backend.ranks:
         device = backend.device(rank)
-        if whole and share and str(device) in kept:
-            placed.append(kept[str(device)])
+        if share and str(device) in kept:
+            found.append(kept[str(device)])
             continue
-        part = array if whole or sharding is None else layout.cut(array, sharding, backend.mesh, rank)
-        placed.append(tvm.runtime.tensor(np.ascontiguousarray(part).reshape(part.shape), device))
-        kept[str(device)] = placed[-1]
-    return placed
+        part = shard(rank)
+        found.append(tvm.runtime.tensor(np.ascontiguousarray(part).reshape(part.shape), device))
+        kept[str(device)] = found[-1]
+    return found
 
 
 def returned(tree: LeafTree, values: Sequence[Any], binder: Binder, keep: bool) -> Any:

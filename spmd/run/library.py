@@ -30,6 +30,7 @@ from spmd.plan.model import Plan
 from spmd.plan.serialize import dumps, loads
 from spmd.schedules import build as compile_module
 from spmd.schedules import resolve
+from spmd.weights.folder import HEADER as WEIGHTS
 
 from .constants import Stored, constants_by_name, read_constants, write_constants
 from .signatures import signatures
@@ -167,7 +168,8 @@ def load(folder: str | Path) -> Library:
     """Read what `Library.export` wrote. Raises `ShardingError` for what is missing, changed, or of other versions."""
     place = Path(folder)
     if not (place / HEADER).is_file():
-        raise ShardingError(f"spmd.load({str(folder)!r})", f"there is no {HEADER} in it", "Give the folder that Library.export wrote.")
+        way_out = "Its weights are for w.load(folder)." if (place / WEIGHTS).is_file() else "Give the folder that Library.export wrote."
+        raise ShardingError(f"spmd.load({str(folder)!r})", f"there is no {HEADER} in it", way_out)
     header = loads(Header, checks.read("spmd.load", place / HEADER))
     if header.versions != _versions():
         said = [", ".join(f"{name} {number}" for name, number in found.items()) for found in (header.versions, _versions())]

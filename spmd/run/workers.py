@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +20,9 @@ from spmd.placement.arrays import weights_of
 from spmd.placement.mesh import Mesh
 from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.schedules import build
+from spmd.weights import Folder, Source
+from spmd.weights.checkpoint import Shards
+from spmd.weights.opened import opened
 
 from . import arguments
 from .arguments import Binder, Handle
@@ -80,9 +85,13 @@ class Workers:
             for name, data in constants.items()
         }
 
-    def load(self, weights: Mapping[str, Any] | Sequence[Any], function: str | None = None) -> tuple[Handle, ...]:
+    def load(
+        self, weights: Mapping[str, Any] | Sequence[Any] | str | Path | Source | Folder | Callable[[str], Any], function: str | None = None
+    ) -> tuple[Handle, ...]:
         """Cut and place weights, by name or in order: one handle for each parameter after `num_input`.
 
+        They may be in files, in a folder that ``python -m spmd weights`` wrote or in a checkpoint, of which each worker reads its own part;
+        or what `spmd.weights.source` gives; or a function from names to arrays.
         `function` is whose weights they are; without it, the first function that has any (those after its attribute `num_input`).
         Parameters that are a packed tuple take, and give, one handle for all of it.
         """
@@ -94,12 +103,16 @@ class Workers:
         signature = self[function].signature
         trees = signature.params[signature.num_input or 0 :]
         leaves = [leaf for tree in trees for leaf in arguments.leaves(tree)]
-        weights = weights_of(f"{function}(), weights", weights, "load")
-        values = _in_order(weights, leaves, function) if isinstance(weights, Mapping) else weights
+        binder = Binder(function, signature, self.backend, self.divisible)
+        if (stored := opened(weights)) is not None:
+            read = functools.partial(_read, stored, binder=binder)
+            return tuple(_load(tree, read, binder) for tree in trees)
+        given = weights_of(f"{function}(), weights", weights, "load")
+        values = _in_order(given, leaves, function) if isinstance(given, Mapping) else given
         if len(values) != len(leaves):
             raise ShardingError(f"{function}(), weights", f"it takes {len(leaves)} weights, and got {len(values)}")
         left = iter(values)
-        return tuple(_load(tree, left, Binder(function, signature, self.backend, self.divisible)) for tree in trees)
+        return tuple(_load(tree, lambda leaf: _given(next(left), leaf, binder), binder) for tree in trees)
 
     def call_packed(self, name: str, *args: Any) -> Any:
         """Call the TVM function registered as `name` on every worker, handles replaced by the worker's own object.
@@ -168,19 +181,40 @@ def _accepted(library: Library, backend: Backend, target: Any) -> Library:
     return library
 
 
-def _load(tree: LeafTree, weights: Iterator[Any], binder: Binder) -> Handle:
-    """The next weight, or a packed tuple of the next ones, checked by `binder`, cut and placed."""
-    backend = binder.backend
+def _load(tree: LeafTree, place: Callable[[Leaf], Handle], binder: Binder) -> Handle:
+    """A weight, or a packed tuple of weights, each of which is placed by `place`."""
     if isinstance(tree, tuple):
-        parts = [_load(part, weights, binder) for part in tree]
-        packed = [tvm_ffi.convert([p.objects[i] for p in parts]) for i in range(len(backend.ranks))]
-        return Handle(tuple(packed), backend, tree, parts=tuple(parts))
-    weight = next(weights)
-    if tree.sharding is None:
-        what = f"it takes {arguments.described(tree)}, which is no tensor, and got {told(weight)}"
-        raise ShardingError(f"{binder.function}(), weight {tree.name!r}", what, "Pass it to the function itself.")
-    array = binder.array(tree, weight, "weight")
-    return Handle(tuple(arguments.place(array, tree.sharding, backend, share=not tree.written)), backend, tree, array.shape)
+        parts = [_load(part, place, binder) for part in tree]
+        packed = [tvm_ffi.convert([p.objects[i] for p in parts]) for i in range(len(binder.backend.ranks))]
+        return Handle(tuple(packed), binder.backend, tree, parts=tuple(parts))
+    return place(tree)
+
+
+def _given(weight: Any, leaf: Leaf, binder: Binder) -> Handle:
+    """A whole array, checked, cut and placed."""
+    _check_tensor(leaf, binder, f", and got {told(weight)}")
+    array = binder.array(leaf, weight, "weight")
+    return Handle(tuple(arguments.place(array, leaf.sharding, binder.backend, not leaf.written)), binder.backend, leaf, array.shape)
+
+
+def _read(stored: Shards, leaf: Leaf, binder: Binder) -> Handle:
+    """The shards of the workers of this process, read and placed."""
+    _check_tensor(leaf, binder)
+    shape = stored.shape(leaf)
+    binder.check(leaf, shape, leaf.dtype)
+
+    def read(rank: int) -> arguments.Array:
+        return stored.shard(leaf, binder.backend.mesh, rank)
+
+    whole = leaf.sharding is not None and leaf.sharding.is_replicated
+    placed = arguments.placed(read, binder.backend, whole and not leaf.written)
+    return Handle(tuple(placed), binder.backend, leaf, shape)
+
+
+def _check_tensor(leaf: Leaf, binder: Binder, got: str = "") -> None:
+    if leaf.sharding is None:
+        what = f"it takes {arguments.described(leaf)}, which is no tensor{got}"
+        raise ShardingError(f"{binder.function}(), weight {leaf.name!r}", what, "Pass it to the function itself.")
 
 
 def _in_order(weights: Mapping[str, Any], leaves: Sequence[Leaf], function: str) -> list[Any]:

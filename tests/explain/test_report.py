@@ -103,3 +103,14 @@ def test_small_texts():
     assert folded("model.layers.3.mlp.w2") == "model.layers.*.mlp.w2" and folded("layer1.w") == "layer1.w"
     assert folded("p_model_layers_13_mlp_w2") == "p_model_layers_*_mlp_w2"
     assert str(Table("t", ("name", "n"), (("a", "1"), ("bb", "10")))) == "t\nname   n\n----  --\na      1\nbb    10"
+
+
+def test_what_a_notebook_shows():
+    sharded = spmd.shard(Mlp, 2, {"w1": P(None, "tp")})
+    assert repr(sharded.plan).startswith("<Plan of 2 weights over Mesh(tp=2), predicted: main ")
+    assert repr(sharded) == f"<ShardedModule of {sharded.plan!r}>"
+    assert repr(sharded.plan.params["w1"]) == "<Sharding [-, tp]>"
+    html = sharded._repr_html_()
+    assert html == sharded.plan._repr_html_() == sharded.plan.report()._repr_html_()
+    assert '<td style="text-align: left">w1</td>' in html and "<caption>memory of a worker</caption>" in html
+    assert Table("<a>", ("b",), (("c & d",),)).html().count("<a>") == 0

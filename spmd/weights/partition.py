@@ -10,8 +10,11 @@ from spmd.errors import ShardingError, nearest
 from spmd.ir.trees import leaves
 from spmd.placement.arrays import array_of, weights_of
 from spmd.placement.layout import Array, cut
+from spmd.placement.mesh import Mesh
 from spmd.plan.decisions import Leaf
 from spmd.plan.model import Plan
+
+from .opened import opened
 
 
 def weight_leaves(plan: Plan) -> dict[str, Leaf]:
@@ -31,9 +34,28 @@ def partition(
 ) -> Any:
     """The shards of `weights`, by name or all in parameter order: a list of dicts, one a worker, or the dict of worker `rank`.
 
+    Weights may be in files, or given by a function from names to arrays, too (see `spmd.weights.source`): shards are read, and no more.
     Those of `constants`, which nobody gives, are added. Raises `ShardingError` for a missing, unknown or misshapen weight. Padding is zero.
     """
-    wanted, weights = weight_leaves(plan), weights_of("partition", weights, "partition")
+    wanted, ranks = weight_leaves(plan), range(plan.mesh.size) if rank is None else [_worker(rank, plan)]
+    stored = opened(weights)
+    if stored is not None:
+        shards = [{name: stored.shard(leaf, plan.mesh, r) for name, leaf in wanted.items()} for r in ranks]
+    else:
+        arrays = _arrays(wanted, weights_of("partition", weights, "partition"), constants or {})
+        shards = [_cut(arrays, wanted, plan.mesh, r) for r in ranks]
+    lifted = {leaf.name: leaf for signature in plan.functions.values() for leaf in signature.constants if leaf.name in (constants or {})}
+    for r, shard in zip(ranks, shards, strict=True):
+        shard.update(_cut(constants or {}, lifted, plan.mesh, r))
+    return shards if rank is None else shards[0]
+
+
+def _cut(arrays: Mapping[str, Array], leaves: Mapping[str, Leaf], mesh: Mesh, rank: int) -> dict[str, Array]:
+    return {name: cut(arrays[name], leaf.sharding, mesh, rank) for name, leaf in leaves.items() if leaf.sharding is not None}
+
+
+def _arrays(wanted: Mapping[str, Leaf], weights: Mapping[str, Any] | Sequence[Any], constants: Mapping[str, Any]) -> dict[str, Array]:
+    """Whole weights by name, each checked."""
     if not isinstance(weights, Mapping):
         if len(weights) != len(wanted):
             raise ShardingError(
@@ -41,18 +63,14 @@ def partition(
             )
         weights = dict(zip(wanted, weights, strict=True))
     for name in weights:
-        if name in (constants or {}):
+        if name in constants:
             raise ShardingError("partition", f"weight {name!r} is a constant of the program", "Leave it out: its value is known.")
         if name not in wanted:
             raise ShardingError("partition", f"the module has no weight {name!r}", nearest(name, wanted))
     for name in wanted:
         if name not in weights:
             raise ShardingError("partition", f"weight {name!r} is missing", nearest(name, weights))
-    arrays = {**{name: _checked(leaf, weights[name]) for name, leaf in wanted.items()}, **(constants or {})}
-    wanted |= {leaf.name: leaf for signature in plan.functions.values() for leaf in signature.constants if leaf.name in arrays}
-    ranks = range(plan.mesh.size) if rank is None else [_worker(rank, plan)]
-    shards = [{n: cut(arrays[n], leaf.sharding, plan.mesh, r) for n, leaf in wanted.items() if leaf.sharding is not None} for r in ranks]
-    return shards if rank is None else shards[0]
+    return {name: _checked(leaf, weights[name]) for name, leaf in wanted.items()}
 
 
 def _worker(rank: Any, plan: Plan) -> int:

@@ -1,15 +1,19 @@
-"""``python -m spmd explain``."""
+"""The commands of ``python -m spmd`` that plan, explain and write."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tvm
 
+import spmd
 from spmd import Link, Mesh, Plan, Profile
-from spmd.__main__ import main
+from spmd.command import main
+from tests import programs
 
-PROGRAMS = str(Path(__file__).with_name("programs.py"))
+PROGRAMS = str(Path(__file__).parents[1].joinpath("programs.py"))
 MLP = [PROGRAMS, "--module", "Mlp", "--mesh", "tp=2"]
 
 
@@ -62,11 +66,15 @@ def test_sizes_and_a_number_of_workers(capsys):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["nowhere.py", "--mesh", "2"], "nowhere.py: there is no such file. Give a Python file that defines an IRModule."),
+        (["nowhere.py", "--mesh", "2"], "nowhere.py: there is no such file. Give a Python file that defines an IRModule, a module as JSON"),
         ([PROGRAMS, "--mesh", "2"], "it defines the modules Mlp, Two. Choose one with --module."),
         ([PROGRAMS, "--module", "Mpl", "--mesh", "2"], "it defines no module 'Mpl'. Did you mean 'Mlp'"),
         ([PROGRAMS, "--module", "I", "--mesh", "2"], "'I' is a module, no IRModule."),
         ([__file__, "--mesh", "2"], "it defines no IRModule. Bind one to a name at the top of the file."),
+        (MLP[:3], "--mesh: nothing says how many workers there are. Write --mesh tp=4."),
+        ([*MLP, "--memory", "much"], "--memory much: it is no number of bytes. Write --memory 24GB"),
+        ([*MLP, "--preset", "alpa"], "--preset alpa: there is no preset 'alpa'. There are megatron, "),
+        ([*MLP, "--divisible", "n"], "--divisible n: 'n' is no new NAME=N."),
         ([*MLP[:3], "--mesh", "tp"], "--mesh tp: 'tp' is no new NAME=N. Write --mesh dp=2,tp=4."),
         ([*MLP[:3], "--mesh", "tp=2,tp=2"], "--mesh tp=2,tp=2: 'tp=2' is no new NAME=N."),
         ([*MLP, "--link", "dp=network"], "Mesh: links names 'dp', which is no axis. Its axes are 'tp'."),
@@ -108,7 +116,7 @@ def test_a_file_may_import_its_neighbours(capsys, tmp_path):
 
 def test_from_the_shell():
     command = [sys.executable, "-m", "spmd", "explain", *MLP, "--name", "main"]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=Path(__file__).parents[1])
+    out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=Path(__file__).parents[2])
     assert out.stdout.startswith("main: [-, -]\n") and out.stderr == ""
 
 
@@ -123,3 +131,57 @@ def test_constants_that_are_weights(tmp_path, capsys):
     name = "main.matmul.0.constant"
     assert main(["explain", str(file), "--mesh", "tp=2", "--spec", f"{name}=P(None, 'tp')", "--name", name]) == 0
     assert f"specs['{name}'] asks for P(None, 'tp')" in capsys.readouterr().out
+
+
+def test_what_one_command_writes_the_next_reads(capsys, tmp_path):
+    first, second, folder = tmp_path / "plan.json", tmp_path / "other.json", tmp_path / "sharded"
+    assert main(["plan", *MLP, "--spec", "w1=P(None, 'tp')", "--spec", "w2=P('tp', None)", "-o", str(first)]) == 0
+    assert main(["plan", *MLP, "-o", str(second)]) == 0
+    assert main(["shard", *MLP[:3], "--plan", str(first), "-o", str(folder)]) == 0
+    assert f"wrote {folder / 'module.json'}\nwrote {folder / 'plan.json'}\n" in capsys.readouterr().out
+    made = tvm.ir.load_json((folder / "module.json").read_text())
+    tvm.ir.assert_structural_equal(made, spmd.lower(programs.Mlp, Plan.load(first)))
+    x, w1, w2 = (np.random.default_rng(i).standard_normal(shape, np.float32) for i, shape in enumerate([(4, 16), (16, 32), (32, 16)]))
+    with spmd.workers(spmd.ShardedModule(made, Plan.load(folder / "plan.json"))) as w:
+        np.testing.assert_allclose(w["main"](x, w1, w2), np.maximum(x @ w1, 0) @ w2, rtol=1e-5)
+    assert main(["compare", str(first), str(second)]) == 0
+    assert "w1" in capsys.readouterr().out
+    assert main(["compare", str(first), str(first)]) == 0
+    assert capsys.readouterr().out == "the plans are the same\n"
+    assert main(["explain", str(first), "--name", "w1"]) == 0
+    assert capsys.readouterr().out.startswith("w1: [-, tp]\n")
+
+
+def test_a_plan_is_printed(capsys):
+    assert main(["plan", *MLP]) == 0
+    assert Plan.from_json(capsys.readouterr().out).mesh == Mesh(tp=2)
+
+
+def test_presets_divisible_sizes_and_memory(capsys, tmp_path):
+    two = [
+        PROGRAMS,
+        "--module",
+        "Two",
+        "--mesh",
+        "dp=2",
+        "--preset",
+        "data_parallel",
+        "--divisible",
+        "n=2",
+        "--sizes",
+        "n=8",
+        "--memory",
+        "1 GB",
+    ]
+    saved = tmp_path / "plan.json"
+    assert main(["plan", *two, "-o", str(saved)]) == 0
+    plan = Plan.load(saved)
+    assert plan.divisible == {"n": 2} and any("dp" in str(sharding) for sharding in plan.inputs.values())
+    status, _, err = explain(capsys, *MLP, "--memory", "64 B")
+    assert status == 1 and "no plan fits into 64 bytes" in err
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"spmd {spmd.__version__}\n"

@@ -1,0 +1,181 @@
+"""What each command does."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from spmd.errors import ShardingError
+from spmd.explain import Plan
+from spmd.pipeline import lower, plan, shard
+from spmd.run.doctor import examine
+from spmd.run.launch import run
+from spmd.verify import verify
+from spmd.weights import command as weights
+
+from .modules import module_of
+from .options import add_planning, planned
+
+_EXAMPLES = """examples:
+  python -m spmd explain model.py --mesh tp=4 --profile h100 --html plan.html
+  python -m spmd plan model.onnx --mesh dp=2,tp=2 --divisible batch=2 -o plan.json
+  python -m spmd shard model.onnx --plan plan.json -o sharded/
+  python -m spmd compare plan.json other.json
+  python -m spmd run -n 2 script.py
+
+0 is returned where all went well, 1 after an error, which is one line on stderr, 2 for options that are none, 130 after Ctrl-C."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 where it went well, 1 with a line on stderr where not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m spmd",
+        description="Plans of Relax modules, and programs that run on several processes.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"spmd {version('spmd')}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, does: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        made.set_defaults(does=does)
+        return made
+
+    explain = command("explain", _explain, "plan a module, or read a plan, and say where everything lives and why")
+    add_planning(explain)
+    explain.add_argument("--name", action="append", default=[], help="explain this weight, input, output or value; may be given again")
+    explain.add_argument("--html", metavar="FILE", help="write the plan as a page")
+    explain.add_argument("--save", metavar="FILE", help="write the plan as JSON, for spmd.Plan.load")
+    make = command("plan", _plan, "plan a module, and write the plan as JSON, which every other command reads")
+    add_planning(make)
+    make.add_argument("-o", "--output", metavar="FILE", help="where to; without it, the plan is printed")
+    sharding = command("shard", _shard, "write the program of each worker and its plan")
+    add_planning(sharding)
+    sharding.add_argument("--plan", metavar="FILE", help="lower by this plan, as the command plan wrote it")
+    sharding.add_argument("-o", "--output", required=True, metavar="DIR", help="where to: module.json and plan.json")
+    add_planning(command("verify", _verify, "shard a module, and prove that its workers compute what it computes"))
+    compare = command("compare", _compare, "say what is different in a second plan")
+    compare.add_argument("first", help="a plan as JSON")
+    compare.add_argument("second", help="another one of the same module")
+    weights.add_options(command("weights", _weights, "cut a checkpoint for the workers of a plan: each gets its own files"))
+    start = command(
+        "run", lambda options: _run(options, program), "start a script once for each worker, for spmd.workers(..., backend='mpi')"
+    )
+    start.add_argument("-n", "--workers", type=int, required=True, metavar="N", help="how many processes")
+    start.add_argument("--hosts", metavar="FILE", help="the hosts they run on, in a file of the MPI that is installed")
+    start.usage = "python -m spmd run -n N [--hosts FILE] (script.py | -m module) [arguments ...]"
+    doctor = command("doctor", _doctor, "what works on this machine, and what mends the rest")
+    doctor.add_argument("--quick", action="store_true", help="start no processes")
+    arguments, program = _split(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(arguments)
+    logging.getLogger("spmd").addHandler(logging.NullHandler())  # the notes are a part of what is printed
+    return _done(options)
+
+
+def _done(options: argparse.Namespace) -> int:
+    """Run what was asked for; errors are one line."""
+    try:
+        return options.does(options) or 0
+    except ShardingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted" + (f": {weights.GO_ON}" if options.command == "weights" else ""), file=sys.stderr)
+        return 130
+
+
+def _explain(options: argparse.Namespace) -> None:
+    is_plan = options.file.endswith(".json") and options.mesh is None
+    made = Plan.load(options.file) if is_plan else plan(**planned(options))
+    if options.name:
+        print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
+    else:
+        print(made.explain(), end="\n\n")
+        _print(made.report())
+    if options.html:
+        print(f"wrote {made.show(options.html)}")
+    if options.save:
+        made.save(options.save)
+        print(f"wrote {options.save}")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    made = plan(**planned(options))
+    if options.output is None:
+        print(made.to_json())
+        return
+    made.save(options.output)
+    print("\n".join([f"wrote {options.output}", *(f"note: {note}" for note in made.notes)]))
+
+
+def _shard(options: argparse.Namespace) -> None:
+    if options.plan is None:
+        made = shard(**planned(options))
+        mod, plan_of_it = made.mod, made.plan
+    else:
+        plan_of_it = Plan.load(options.plan)
+        mod = lower(module_of(Path(options.file), options.module), plan_of_it)
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "module.json").write_text(tvm.ir.save_json(mod))
+    plan_of_it.save(folder / "plan.json")
+    print("\n".join([f"wrote {folder / 'module.json'}", f"wrote {folder / 'plan.json'}", *(f"note: {note}" for note in plan_of_it.notes)]))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    asked = planned(options)
+    proof = verify(asked["mod"], shard(**asked))
+    print(proof)
+    return 0 if proof else 1
+
+
+def _compare(options: argparse.Namespace) -> None:
+    difference = Plan.load(options.first).diff(Plan.load(options.second))
+    print(difference if difference else "the plans are the same")
+
+
+def _weights(options: argparse.Namespace) -> None:
+    print(weights.run(options))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    print("\n".join(map(str, examine(self_test=not options.quick))))
+
+
+def _run(options: argparse.Namespace, program: Sequence[str]) -> None:
+    if options.workers < 1 or not program or list(program) == ["-m"]:
+        what = f"{options.workers} workers for {' '.join(program) or 'no script'}"
+        raise ShardingError("run", what, "Write python -m spmd run -n 2 script.py.")
+    run(options.workers, program, options.hosts)
+
+
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Our arguments, and after ``run`` and its options the program to start with its own, which may look like ours."""
+    if list(arguments[:1]) != ["run"]:
+        return arguments, []
+    place = 1
+    while place < len(arguments) and arguments[place].startswith("-") and arguments[place] != "-m":
+        place += 2 if arguments[place] in ("-n", "--workers", "--hosts") else 1
+    return arguments[:place], arguments[place:]
+
+
+def _print(report: Any) -> None:
+    """With tables of `rich` on a terminal that has it, else as text."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        print(report)
+        return
+    console = Console()
+    console.print(report if console.is_terminal else str(report), markup=False, highlight=False, soft_wrap=not console.is_terminal)

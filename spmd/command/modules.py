@@ -1,0 +1,91 @@
+"""The module that a file holds: a script of Python, a module as JSON, or a model of another framework."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import tvm
+
+from spmd.errors import ShardingError, nearest
+from spmd.frontends import from_onnx, from_torch
+
+KINDS = "a Python file that defines an IRModule, a module as JSON, an exported program (.pt2), an ONNX file, or a folder of Hugging Face"
+
+
+def module_of(path: Path, name: str | None) -> Any:
+    """The module in a file or folder; `name` chooses one of several that a Python file defines."""
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.is_file():
+        raise ShardingError(str(path), "there is no such file", f"Give {KINDS}.")
+    if path.suffix == ".onnx":
+        return from_onnx(path).mod
+    if path.suffix == ".pt2":
+        return from_torch(_torch(path).export.load(str(path))).mod
+    return _of_json(path) if path.suffix == ".json" else _of_script(path, name)
+
+
+def _of_json(path: Path) -> Any:
+    text = path.read_text()
+    try:
+        found: Any = tvm.ir.load_json(text)
+    except Exception:
+        found = None
+    if isinstance(found, tvm.IRModule):
+        return found
+    is_plan = text.lstrip().startswith("{") and "params" in cast("dict[str, Any]", json.loads(text))
+    what = "it is a plan, no module" if is_plan else "it holds no IRModule"
+    raise ShardingError(str(path), what, "Give the module; python -m spmd explain takes plans too.")
+
+
+def _of_script(path: Path, name: str | None) -> Any:
+    sys.path.insert(0, str(path.parent))
+    try:
+        defined = runpy.run_path(str(path), run_name=path.stem)
+    except Exception as error:
+        raise ShardingError(str(path), f"it fails with {type(error).__name__}: {error}", "It must run on its own.") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    modules = {key: value for key, value in defined.items() if isinstance(value, tvm.IRModule)}
+    if name is not None:
+        if name in modules:
+            return modules[name]
+        what = f"{name!r} is a {type(defined[name]).__name__}, no IRModule" if name in defined else f"it defines no module {name!r}"
+        raise ShardingError(str(path), what, nearest(name, modules))
+    found = list({id(value): value for value in modules.values()}.values())
+    if len(found) != 1:
+        what = f"it defines the modules {', '.join(modules)}" if found else "it defines no IRModule"
+        raise ShardingError(str(path), what, "Choose one with --module." if found else "Bind one to a name at the top of the file.")
+    return found[0]
+
+
+def _torch(path: Path) -> Any:
+    try:
+        return import_module("torch")
+    except ImportError:
+        raise ShardingError(str(path), "PyTorch is not installed", "pip install torch") from None
+
+
+def _of_folder(path: Path) -> Any:
+    """The language model that a ``config.json`` of transformers describes, without its weights: token numbers in, logits out."""
+    if not (path / "config.json").is_file():
+        raise ShardingError(str(path), "the folder has no config.json", f"Give {KINDS}.")
+    torch = _torch(path)
+    try:
+        transformers: Any = import_module("transformers")
+    except ImportError:
+        raise ShardingError(str(path), "transformers is not installed", "pip install transformers") from None
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, use_cache=False)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    except Exception as error:
+        raise ShardingError(str(path), f"transformers cannot make the model: {type(error).__name__}: {error}") from error
+    batch, tokens = torch.export.Dim("batch", max=1024), torch.export.Dim("tokens", max=config.max_position_embeddings)
+    example = {"input_ids": torch.zeros(2, 8, dtype=torch.long, device="meta")}
+    return from_torch(model, (), kwargs=example, dynamic_shapes={"input_ids": {0: batch, 1: tokens}}).mod

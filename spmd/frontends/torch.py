@@ -1,0 +1,176 @@
+"""Models of PyTorch, through torch.export and TVM's importer. Weights keep their names, and values are named after their modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from spmd.errors import ShardingError
+
+from .imported import Imported
+from .naming import NamingBuilder
+from .torch_ops import CONVERTED, kept_whole
+
+_EXPORT = "Export it yourself with torch.export.export(), and pass the ExportedProgram."
+
+
+def from_torch(
+    model: Any, example_inputs: Sequence[Any] | None = None, *, kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
+) -> Imported:
+    """A PyTorch model as a module for `shard`: an `nn.Module` with example inputs, or what `torch.export.export` made of it.
+
+    `example_inputs`, `kwargs` and `dynamic_shapes` are as of `torch.export.export`; a dimension that is a ``torch.export.Dim("batch")``
+    has that name in `sizes` and `divisible`. The weights have the names of `model.state_dict()`, values inside those of their modules:
+    ``layers_0_mlp_up_linear``. Buffers and constants are weights too.
+    Raises `ShardingError` for operators that TVM's importer does not know, for state that the model writes, and for dropout in training.
+    """
+    program = _exported(model, example_inputs, kwargs, dynamic_shapes)
+    program = _decomposed(program)
+    _check(program)
+    mod, names = _translated(program)
+    return Imported(_with_sizes_named(mod, dynamic_shapes), *_weights(program, names))
+
+
+def _exported(model: Any, inputs: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise ShardingError("from_torch", "PyTorch is not installed", "pip install torch") from None
+    if isinstance(model, torch.export.ExportedProgram):
+        return model
+    if not isinstance(model, torch.nn.Module):
+        what = f"it takes an nn.Module or an ExportedProgram, and got a {type(model).__name__}"
+        raise ShardingError("from_torch", what, "Write spmd.from_torch(model, (x,)).")
+    if inputs is None and kwargs is None:
+        raise ShardingError("from_torch", "a model needs example inputs to be exported", "Write spmd.from_torch(model, (x,)).")
+    if inputs is not None and not isinstance(inputs, (tuple, list)):
+        what = f"example_inputs is a {type(inputs).__name__}, and holds the arguments of the model"
+        raise ShardingError("from_torch", what, "Write spmd.from_torch(model, (x,)).")
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, tuple(inputs or ()), dict(kwargs or {}), dynamic_shapes=dynamic_shapes)
+    except Exception as error:
+        what = f"torch.export cannot export it: {type(error).__name__}: {error}"
+        raise ShardingError(f"from_torch, {type(model).__name__}", what, _EXPORT) from error
+
+
+def _decomposed(program: Any) -> Any:
+    """The program in core operators, and in larger ones that TVM has as they are."""
+    import torch
+
+    table = torch.export.default_decompositions()
+    for op in kept_whole(program):
+        table.pop(op, None)
+    return program.run_decompositions(table)
+
+
+def _check(program: Any) -> None:
+    """Refuse what the importer would drop or change without a word."""
+    for spec in program.graph_signature.output_specs:
+        if "MUTATION" in spec.kind.name:
+            way_out = "Return the new value, and take the old one as an input; model.eval() where training alone writes it."
+            raise ShardingError(f"from_torch, {spec.target!r}", "the model writes it, which would be lost", way_out)
+    for node in program.graph.nodes:
+        name = getattr(node.target, "__name__", "")
+        if name.startswith(("bernoulli", "dropout", "native_dropout")) and (len(node.args) < 3 or node.args[2]):
+            where = f"from_torch, {_name(node)!r}"
+            raise ShardingError(where, f"{name} draws random numbers", "Call model.eval() before.")
+
+
+def _translated(program: Any) -> tuple[tvm.IRModule, dict[str, str]]:
+    """The module, and for each weight, in order, the name of its placeholder and its own."""
+    from torch.export.graph_signature import InputKind
+    from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+    importer = ExportedProgramImporter()
+    importer.update_convert_map({name: _bound(convert, importer) for name, convert in CONVERTED.items()})
+    nodes = list(program.graph.nodes)
+    _check_known(nodes, importer.convert_map)
+    builder = importer.block_builder = NamingBuilder()
+    importer.convert_map = {name: _named(convert, builder) for name, convert in importer.convert_map.items()}
+    weights, inputs, _ = importer.create_input_vars(program)
+    used = {node.name for node in nodes if node.op == "placeholder" and node.users}
+    specs = [s for s in program.graph_signature.input_specs if s.kind is not InputKind.USER_INPUT and s.arg.name in used]
+    own = {spec.arg.name: relax.Var(spec.target, weights[spec.arg.name].ty) for spec in specs}
+    with builder.function("main", [*inputs.values(), *own.values()], attrs={"num_input": len(inputs)}):
+        with builder.dataflow():
+            results = importer._translate_fx_graph(program.graph_module, nodes, {**inputs, **own})
+            output = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(list(results)))
+        builder.emit_func_output(output)
+    return builder.get(), {spec.arg.name: spec.target for spec in specs}
+
+
+def _bound(convert: Callable[[Any, Any], Any], importer: Any) -> Callable[[Any], Any]:
+    return lambda node: convert(node, importer)
+
+
+def _named(convert: Callable[[Any], Any], builder: NamingBuilder) -> Callable[[Any], Any]:
+    """A conversion that names its values, and whose failure names the operator."""
+
+    def named(node: Any) -> Any:
+        builder.hint = _name(node)
+        try:
+            return convert(node)
+        except Exception as error:
+            what = f"TVM's importer fails at {node.target}: {type(error).__name__}: {error}"
+            raise ShardingError(f"from_torch, {builder.hint!r}", what, "Write that part of the model in other operators.") from error
+
+    return named
+
+
+def _name(node: Any) -> str:
+    """``layers.0.mlp.up.linear``: where a node stands in the model, and its operator."""
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    path = stack[-1] if stack and not stack[-1].startswith("_") else ""
+    operator = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+    return f"{path}.{operator}" if path else operator
+
+
+def _check_known(nodes: Sequence[Any], known: Mapping[str, Any]) -> None:
+    missing: dict[str, list[Any]] = {}
+    for node in nodes:
+        if node.op == "call_function" and node.target.__name__ not in known:
+            missing.setdefault(str(node.target), []).append(node)
+    if missing:
+        told = ", ".join(f"{op} (at {_name(found[0])!r})" for op, found in missing.items())
+        raise ShardingError("from_torch", f"TVM's importer does not know {told}", "Write that part of the model in other operators.")
+
+
+def _weights(program: Any, names: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], frozenset[str]]:
+    """The arrays by name, other names of those that are tied, and the names of those that no checkpoint has."""
+    state = dict(program.state_dict)
+    found = {name: state[name] if name in state else program.constants[name] for name in names.values()}
+    of_storage = {_storage(array): name for name, array in found.items()}
+    same = {name: of_storage[_storage(array)] for name, array in state.items() if name not in found and _storage(array) in of_storage}
+    return found, same, frozenset(name for name in found if name not in state)
+
+
+def _storage(array: Any) -> tuple[Any, ...]:
+    return array.data_ptr(), array.dtype, tuple(array.shape), tuple(array.stride())
+
+
+def _with_sizes_named(mod: tvm.IRModule, dynamic_shapes: Any) -> tvm.IRModule:
+    """Symbolic sizes by the names of their `torch.export.Dim`, where they are given so and are the size of an input."""
+    function = mod["main"]
+    inputs: list[Any] = list(function.params)[: int(function.attrs["num_input"])]
+    listed = list(dynamic_shapes.values()) if isinstance(dynamic_shapes, Mapping) else list(dynamic_shapes or ())
+    found: dict[Any, Any] = {}
+    for var, dims in zip(inputs, _leaves(listed), strict=False):
+        for at, dim in dims.items() if isinstance(dims, Mapping) else enumerate(dims or ()):
+            shape: Any = getattr(var.ty, "shape", None)
+            symbol = shape[at] if hasattr(dim, "__name__") and shape is not None else None
+            if isinstance(symbol, tvm.tirx.Var) and symbol not in found:
+                found[symbol] = tvm.tirx.Var(dim.__name__, "int64")
+    return tvm.IRModule({"main": function.bind_symbolic_vars(found)}) if found else mod
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    """What is said of each tensor: a dict of its dimensions, a tuple of them, or None."""
+    for part in tree:
+        if isinstance(part, (list, tuple)) and any(isinstance(p, (list, tuple, Mapping)) for p in part):
+            yield from _leaves(part)
+        else:
+            yield part
