@@ -30,9 +30,9 @@ def plain():
     return build_module(TINY, methods=METHODS)[0]
 
 
-@pytest.mark.parametrize("name", ["q4f32_1", "int8"])
-def test_logits_are_those_of_the_decoded_weights(plain, name):
-    form, weights = FORMATS[name], random_weights(TINY)
+def test_logits_are_those_of_the_decoded_weights(plain):
+    name, weights = "q4f32_1", random_weights(TINY)
+    form = FORMATS[name]
     packed = dict(packed_weights(weights.items(), name))
     decoded = {}
     for weight, array in weights.items():
@@ -63,7 +63,7 @@ def test_no_weight_is_decoded_whole():
     lowered = pipeline(target)(module)
     smallest = min(np.prod(shape) for shape in ((64, 64), (160, 64), (40, 64)))
     for function in lowered.functions.values():
-        if isinstance(function, tirx.PrimFunc):
+        if isinstance(function, tirx.PrimFunc) and function.params:  # those of the virtual machine have none
             written = function.params[-1]
             assert not all(isinstance(s, tirx.IntImm) for s in written.shape) or np.prod([int(s) for s in written.shape]) < smallest
 
