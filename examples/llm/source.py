@@ -57,8 +57,8 @@ class GGUFSource:
         except (ValueError, IndexError, KeyError) as error:
             raise ModelError(path, f"the file is broken ({error})", "Download it again.") from error
         self.metadata: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
-        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self.config = LlamaConfig.from_gguf(self.metadata, self.tensors, str(path))
+        self.stored = {tensor.name: tensor for tensor in reader.tensors}
+        self.config = LlamaConfig.from_gguf(self.metadata, self.stored, str(path))
 
     def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
         """(name, array) one after another as model.build_module orders them, fused, q and k rows in Hugging Face's order."""
@@ -71,7 +71,7 @@ class GGUFSource:
     def _read(self, name: str) -> np.ndarray:
         from gguf.quants import dequantize
 
-        tensor = self.tensors.get(gguf_name(name))
+        tensor = self.stored.get(gguf_name(name))
         if tensor is None:
             raise ModelError(self.path, f"tensor '{gguf_name(name)}' is missing", "Download the file again.")
         try:
