@@ -18,6 +18,7 @@ NAMES = (
     "weights",
     "shardy",
     "shardy_reshard",
+    "collectives",
 )
 
 

@@ -17,6 +17,7 @@ import tvm
 from . import checks
 from .annotate import Specs, annotate, specs_of, unused_hints
 from .checks.door import door, told
+from .collectives.ccl import to_ccl
 from .costs.access import mark_accesses
 from .costs.cost import Cost, CostFactory
 from .costs.planning_sizes import check_symbols, planning_sizes
@@ -46,6 +47,14 @@ def _cost(_: str, given: Any) -> Any:
         raise ShardingError("cost", f"{given!r} is made already, and for one mesh", "Pass the class, cost=MyCost.")
     if not (isinstance(given, type) and issubclass(given, Cost)) and not (inspect.isroutine(given) or isinstance(given, functools.partial)):
         raise ShardingError("cost", f"it takes a subclass of spmd.Cost, and got {told(given)}", "Pass the class, cost=MyCost.")
+    return given
+
+
+def _dialect(where: str, given: Any) -> str:
+    if given not in ("spmd", "ccl"):
+        raise ShardingError(
+            where, f"it takes the name of a dialect, and got {told(given)}", 'Write collectives="spmd" or collectives="ccl".'
+        )
     return given
 
 
@@ -141,13 +150,18 @@ def plan(
         return _planned(mod, mesh, specs, profile, sizes, divisible, memory, lift, cost)[1]
 
 
-@door(mod=checks.module, plan=checks.instance(model.Plan, "Write spmd.lower(mod, spmd.plan(mod, mesh))."))
-def lower(mod: tvm.IRModule, plan: model.Plan) -> tvm.IRModule:
-    """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module."""
+@door(mod=checks.module, plan=checks.instance(model.Plan, "Write spmd.lower(mod, spmd.plan(mod, mesh))."), collectives=_dialect)
+def lower(mod: tvm.IRModule, plan: model.Plan, *, collectives: str = "spmd") -> tvm.IRModule:
+    """The second half of `shard`: the per-worker program of `mod` under `plan`. Raises `ShardingError` for a plan of another module.
+
+    `collectives` is the dialect that they are written in: "spmd", which `workers` and `build` take, or "ccl", `R.ccl.*` alone for runtimes
+    of Disco (see docs/backends.md), of which not every mesh axis can be carried.
+    """
     with _frozen():
         graph = build_graph(lifted(inlined(normalized(mod)), plan.lift), checks.divisible("plan.divisible", plan.divisible))
         check_plan(graph, plan)
-        return _lowered(graph, plan)
+        made = _lowered(graph, plan)
+        return to_ccl(made, plan.mesh) if collectives == "ccl" else made
 
 
 def _lowered(graph: Graph, plan: model.Plan) -> tvm.IRModule:

@@ -84,6 +84,8 @@ Factory = Callable[[Mesh, float], Backend]
 _FACTORIES: dict[str, str | Factory] = {
     "threads": "spmd.collectives.threads:ThreadBackend",
     "mpi": "spmd.collectives.mpi:MPIBackend",
+    "nccl": "spmd.collectives.nccl:NCCLBackend",
+    "rccl": "spmd.collectives.nccl:RCCLBackend",
     "pocl": "spmd.testing.pocl:PoclBackend",
 }
 

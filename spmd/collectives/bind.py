@@ -17,7 +17,7 @@ from spmd import checks
 from spmd.checks import door
 
 from .dialect import OPS, SEPARATOR, inferred
-from .rows import by_rows
+from .rows import Asked, by_rows
 from .slots import Site, Slot, Slots
 
 Expr = Any  # relax.Expr: TVM ships no types
@@ -28,11 +28,11 @@ _PREFIX = "relax.spmd."
 def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]:
     """`mod` with its collectives called by the names of their slots, and these.
 
-    With `rows`, they go along the first dimension, one tensor each, as libraries can (see `rows.py`).
+    With `rows`, they go along the first dimension, as libraries can (see `rows.py`).
     """
     binder = _Binder(mod, rows)
     for variable, function in mod.functions_items():
-        if isinstance(function, relax.Function) and _communicates(function):
+        if isinstance(function, relax.Function) and communicates(function):
             binder.builder_.update_func(variable, binder.visit_expr(function))
     if not binder.slots:
         return mod, Slots()
@@ -41,15 +41,22 @@ def bind(mod: tvm.IRModule, *, rows: bool = False) -> tuple[tvm.IRModule, Slots]
     return made, Slots(tuple(binder.slots), tuple(binder.sites))
 
 
-def _communicates(function: relax.Function) -> bool:
+def communicates(function: relax.Function) -> bool:
+    """Whether it calls a collective of the dialect."""
+    return bool(called(function))
+
+
+def called(function: relax.Function) -> list[Any]:
+    """Its calls of collectives."""
     calls: list[Any] = []
     tvm_ffi.structural_walk(function.body, [((tvm.ir.Call,), calls.append)])
-    return any(map(_is_collective, calls))
+    return [call for call in calls if collective(call)]
 
 
-def _is_collective(call: Any) -> bool:
-    """Whether it calls a collective of the dialect: `R.spmd.hint` is none, and stands in modules that are run unsharded."""
-    return isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX) and call.op.name.removeprefix(_PREFIX) in OPS
+def collective(call: Any) -> str:
+    """The operation of the dialect that it calls, or nothing: `R.spmd.hint` is none, and stands in modules that are run unsharded."""
+    name = call.op.name.removeprefix(_PREFIX) if isinstance(call.op, tvm.ir.Op) and call.op.name.startswith(_PREFIX) else ""
+    return name if name in OPS else ""
 
 
 @mutator
@@ -63,27 +70,41 @@ class _Binder(PyExprMutator):
 
     def visit_call_(self, call: Any) -> Expr:
         call = self.visit_expr_post_order(call)
-        if not _is_collective(call):
+        if not (name := collective(call)):
             return call
-        op = OPS[call.op.name.removeprefix(_PREFIX)]
-        attrs = {name: _plain(call.attrs[name]) for name in op.attrs}
+        op = OPS[name]
+        attrs = {key: plain(call.attrs[key]) for key in op.attrs}
         if not op.has_input:
             slot = self._slot(op.name, attrs, "int64")
             return relax.call_dps_packed(slot.name, relax.Tuple([]), out_ty=call.ty)
-        if not isinstance(call.args[0].ty, relax.TupleType):
-            return self._one(op.name, call.args[0], attrs)
-        xs = self._tensors(call.args[0])
+        bundle = isinstance(call.args[0].ty, relax.TupleType)
+        xs = fields_of(self.builder_, call.args[0]) if bundle else [call.args[0]]
+        values = attrs["value"].split(SEPARATOR) if bundle else [attrs["value"]]
+        dtypes = [str(x.ty.dtype) for x in xs]
         if not self.rows:
-            return self._call(op.name, xs, attrs, attrs["value"].split(SEPARATOR), [str(x.ty.dtype) for x in xs])
+            return self._call(op.name, xs, attrs, values, dtypes)
+
+        def carry(asked: list[Asked]) -> list[Expr]:
+            return self._carried(asked, values, dtypes)
+
+        done = by_rows(self.builder_, op.name, xs, [{**attrs, "value": value} for value in values], carry)
+        return relax.Tuple(done) if bundle else done[0]
+
+    def _carried(self, asked: list[Asked], values: list[str], dtypes: list[str]) -> list[Expr]:
+        """What comes of each: by one call for all that are carried alike, which all are but those of no elements."""
+        alike: dict[str, list[int]] = {}
+        for i, one in enumerate(asked):
+            alike.setdefault(repr((one.operation, {**one.attrs, "value": ""})), []).append(i)
         self.bundles += 1
-        values = attrs["value"].split(SEPARATOR)
-        return relax.Tuple([self._one(op.name, x, {**attrs, "value": v}, self.bundles) for x, v in zip(xs, values, strict=True)])
-
-    def _one(self, operation: str, x: Expr, attrs: dict[str, Any], bundle: int = -1) -> Expr:
-        def carry(name: str, tensor: Expr, how: dict[str, Any]) -> Expr:
-            return self._call(name, [tensor], how, [attrs["value"]], [str(x.ty.dtype)], bundle)
-
-        return by_rows(self.builder_, operation, x, attrs, carry) if self.rows else carry(operation, x, attrs)
+        came: dict[int, Expr] = {}
+        for members in alike.values():
+            first, bundle = asked[members[0]], self.bundles if len(alike) > 1 else -1
+            xs = [asked[i].x for i in members]
+            call = self._call(first.operation, xs, first.attrs, [values[i] for i in members], [dtypes[i] for i in members], bundle)
+            done = self.builder_.emit(call)
+            fields = [done] if len(members) == 1 else [self.builder_.emit(relax.TupleGetItem(done, n)) for n in range(len(members))]
+            came.update(zip(members, fields, strict=True))
+        return [came[i] for i in range(len(asked))]
 
     def _call(self, operation: str, xs: list[Expr], attrs: dict[str, Any], values: list[str], dtypes: list[str], bundle: int = -1) -> Expr:
         slot = self._slot(operation, attrs, "+".join(str(x.ty.dtype) for x in xs))
@@ -99,13 +120,15 @@ class _Binder(PyExprMutator):
         self.slots.setdefault(slot, len(self.slots))
         return slot
 
-    def _tensors(self, operand: Expr) -> list[Expr]:
-        if isinstance(operand, relax.Tuple):
-            return list(operand.fields)
-        return [self.builder_.emit(relax.TupleGetItem(operand, i)) for i in range(len(operand.ty.fields))]
+
+def fields_of(builder: Any, operand: Expr) -> list[Expr]:
+    """The tensors of a bundle."""
+    if isinstance(operand, relax.Tuple):
+        return list(operand.fields)
+    return [builder.emit(relax.TupleGetItem(operand, i)) for i in range(len(operand.ty.fields))]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """An attribute as Python has it."""
     if isinstance(value, str):
         return str(value)

@@ -5,7 +5,8 @@ Libraries such as MPI and NCCL know no dimensions: they move memory, of which ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -15,31 +16,63 @@ from spmd.errors import ShardingError
 
 Expr = Any  # relax.Expr: TVM ships no types
 Attrs = dict[str, Any]
-Carry = Callable[[str, Expr, Attrs], Expr]
-"""Calls what carries an operation, along the first dimension."""
-
-_WIDE = {"float16": "float32", "bfloat16": "float32", "float8_e4m3fn": "float32", "float8_e5m2": "float32"}
-"""Types that are added up in a wider one, and rounded once."""
-_REDUCED = {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
 
-def by_rows(builder: Any, operation: str, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
-    """`operation` on `x`, carried along the first dimension. Of what has no elements, nothing moves, and every dimension is as good."""
-    if any(_is(size, 0) for size in _sizes(x)):
-        return builder.emit(carry(operation, x, attrs))
-    return _FORMS[operation](_Writer(builder), x, attrs, carry)
+@dataclass(frozen=True)
+class Asked:
+    """What is to be carried: an operation on a tensor, along the first dimension."""
+
+    operation: str
+    x: Expr
+    attrs: Attrs
 
 
-class _Writer:
+_Form = Generator[Asked, Expr, Expr]
+"""Writes what goes before, asks once, is sent what came, and returns the value that is wanted."""
+
+_WIDE = {
+    **dict.fromkeys(("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"), "float32"),
+    **{"int16": "int32", "uint16": "uint32"},
+}
+"""Types that are reduced in a wider one, and rounded or cut once: floats for their precision, integers as NCCL has none of 16 bits."""
+_REDUCED = {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 32, 64))}
+
+
+def by_rows(
+    builder: Any, operation: str, xs: Sequence[Expr], each: Sequence[Attrs], carry: Callable[[list[Asked]], list[Expr]]
+) -> list[Expr]:
+    """`operation` on each of `xs`, with the attributes of each, carried along the first dimension: `carry` is asked once, for all."""
+    forms = [_form(builder, operation, x, attrs) for x, attrs in zip(xs, each, strict=True)]
+    came = carry([next(form) for form in forms])
+    return [_ended(form, y) for form, y in zip(forms, came, strict=True)]
+
+
+def _form(builder: Any, operation: str, x: Expr, attrs: Attrs) -> _Form:
+    """Of what has no elements, nothing moves, and every dimension is as good."""
+    empty = any(_is(size, 0) for size in _sizes(x))
+    return (_as_it_is(operation) if empty else _FORMS[operation])(Writer(builder), x, attrs)
+
+
+def _ended(form: _Form, came: Expr) -> Expr:
+    try:
+        form.send(came)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a form asks once")
+
+
+class Writer:
     """Writes moves of dimensions, and none that move nothing."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
 
     def emit(self, expr: Expr) -> Expr:
+        """The variable that holds it."""
         return self.builder.emit(self.builder.normalize(expr))
 
     def reshaped(self, x: Expr, sizes: Sequence[Any]) -> Expr:
+        """`x` in these sizes."""
         same = len(sizes) == len(_sizes(x)) and all(tvm.sym.Analyzer().can_prove_equal(a, b) for a, b in zip(sizes, _sizes(x), strict=True))
         return x if same else self.emit(relax.op.reshape(x, list(sizes)))
 
@@ -68,34 +101,34 @@ class _Writer:
         return self.reshaped(self.moved(apart, 0, dim), _times(part, dim, workers))
 
 
-def _all_reduce(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
-    return _widened(write, "all_reduce", x, attrs, carry)
+def _all_reduce(write: Writer, x: Expr, attrs: Attrs) -> _Form:
+    return (yield from _widened(write, "all_reduce", x, attrs))
 
 
-def _all_gather(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
-    y = write.emit(carry("all_gather", x, {**attrs, "dim": 0}))
+def _all_gather(write: Writer, x: Expr, attrs: Attrs) -> _Form:
+    y = yield Asked("all_gather", x, {**attrs, "dim": 0})
     return write.parts_at(y, _sizes(x), attrs["dim"], attrs["workers"]) if attrs["dim"] else y
 
 
-def _reduce_scatter(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+def _reduce_scatter(write: Writer, x: Expr, attrs: Attrs) -> _Form:
     first = write.parts_first(x, attrs["dim"], attrs["workers"])[0] if attrs["dim"] else x
-    return _widened(write, "reduce_scatter", first, {**attrs, "dim": 0}, carry)
+    return (yield from _widened(write, "reduce_scatter", first, {**attrs, "dim": 0}))
 
 
-def _all_to_all(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+def _all_to_all(write: Writer, x: Expr, attrs: Attrs) -> _Form:
     first, part = write.parts_first(x, attrs["split_dim"], attrs["workers"])
-    y = write.emit(carry("all_to_all", first, {**attrs, "split_dim": 0, "concat_dim": 0}))
+    y = yield Asked("all_to_all", first, {**attrs, "split_dim": 0, "concat_dim": 0})
     return write.parts_at(y, part, attrs["concat_dim"], attrs["workers"])
 
 
-def _as_it_is(operation: str) -> Callable[[_Writer, Expr, Attrs, Carry], Expr]:
-    def form(write: _Writer, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
-        return write.emit(carry(operation, x, attrs))
+def _as_it_is(operation: str) -> Callable[[Writer, Expr, Attrs], _Form]:
+    def form(write: Writer, x: Expr, attrs: Attrs) -> _Form:
+        return (yield Asked(operation, x, attrs))
 
     return form
 
 
-_FORMS: dict[str, Callable[[_Writer, Expr, Attrs, Carry], Expr]] = {
+_FORMS: dict[str, Callable[[Writer, Expr, Attrs], _Form]] = {
     "all_reduce": _all_reduce,
     "all_gather": _all_gather,
     "reduce_scatter": _reduce_scatter,
@@ -105,16 +138,16 @@ _FORMS: dict[str, Callable[[_Writer, Expr, Attrs, Carry], Expr]] = {
 }
 
 
-def _widened(write: _Writer, operation: str, x: Expr, attrs: Attrs, carry: Carry) -> Expr:
+def _widened(write: Writer, operation: str, x: Expr, attrs: Attrs) -> _Form:
     """A reduction, in a type that a library can add up."""
     dtype = str(x.ty.dtype)
     if dtype in _WIDE:
-        y = write.emit(carry(operation, write.emit(relax.op.astype(x, _WIDE[dtype])), attrs))
+        y = yield Asked(operation, write.emit(relax.op.astype(x, _WIDE[dtype])), attrs)
         return write.emit(relax.op.astype(y, dtype))
     if dtype not in _REDUCED:
         what = f"this backend cannot reduce {dtype}"
         raise ShardingError(f"R.spmd.{operation} of {attrs['value']!r}", what, "Reduce it as float32, or run on threads.")
-    return write.emit(carry(operation, x, attrs))
+    return (yield Asked(operation, x, attrs))
 
 
 def _sizes(x: Expr) -> list[Any]:

@@ -70,6 +70,11 @@ class Slot:
         return by_operation.get(self.operation, self.dims)
 
     @property
+    def dtypes(self) -> list[str]:
+        """Of each tensor."""
+        return self.dtype.split("+")
+
+    @property
     def name(self) -> str:
         """The global function that the program calls: ``spmd.all_reduce.tp.sum.float32``."""
         own = ["-".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in self.own]
@@ -85,7 +90,7 @@ class Site:
     dtypes: tuple[str, ...]
     """Of the values; a slot may carry them as wider ones."""
     bundle: int = -1
-    """Sites of one bundle whose tensors go one by one have the same number."""
+    """Sites of one bundle whose tensors go apart have the same number."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,12 @@ class Slots:
         return f"{slot.operation}({', '.join(map(repr, slot.own))}) of {values}, over axis {slot.axis!r}"
 
 
-Call = tuple[Slot, Site, Sequence[Sequence[int]]]
+Call = tuple[Slot, Site, list[Sequence[int]]]
 """A collective as it ran: how, what, and the shape of each tensor that entered."""
 
 
 def records(calls: Iterable[Call]) -> tuple[Record, ...]:
-    """What `trace` gives of the calls of a run; tensors of one bundle that went one by one are of one call."""
+    """What `trace` gives of the calls of a run; tensors of one bundle that went apart are of one call."""
     found: list[Record] = []
     number, bundle = -1, -1
     for slot, site, shapes in calls:

@@ -72,7 +72,7 @@ def _torch(path: Path) -> Any:
 
 
 def _of_folder(path: Path) -> Any:
-    """The language model that a ``config.json`` of transformers describes, without its weights: token numbers in, logits out."""
+    """The language model that a ``config.json`` of transformers describes, without its weights: token numbers and a mask in, logits out."""
     if not (path / "config.json").is_file():
         raise ShardingError(str(path), "the folder has no config.json", f"Give {KINDS}.")
     torch = _torch(path)
@@ -87,5 +87,6 @@ def _of_folder(path: Path) -> Any:
     except Exception as error:
         raise ShardingError(str(path), f"transformers cannot make the model: {type(error).__name__}: {error}") from error
     batch, tokens = torch.export.Dim("batch", max=1024), torch.export.Dim("tokens", max=config.max_position_embeddings)
-    example = {"input_ids": torch.zeros(2, 8, dtype=torch.long, device="meta")}
-    return from_torch(model, (), kwargs=example, dynamic_shapes={"input_ids": {0: batch, 1: tokens}}).mod
+    # Without a mask, transformers looks in the values for sequences that lie one behind another.
+    example = {name: torch.ones(2, 8, dtype=torch.long, device="meta") for name in ("input_ids", "attention_mask")}
+    return from_torch(model, (), kwargs=example, dynamic_shapes={name: {0: batch, 1: tokens} for name in example}).mod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,12 +32,13 @@ def program() -> Any:
     return SimpleNamespace(mod=builder.finalize(), mesh=Mesh(tp=WORKERS), plan=plan)
 
 
-def main() -> None:
+def main(backend: str) -> None:
     """Print "right" if it is."""
+    target = {"nccl": "cuda", "rccl": "rocm"}.get(backend, "llvm")
     x = np.arange(WORKERS * 4, dtype=np.float32).reshape(WORKERS, 4)
-    with workers(program(), backend="mpi") as running:
+    with workers(program(), backend, target) as running:
         print("right" if np.array_equal(running["main"](x), x.sum(0, keepdims=True)) else "wrong", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

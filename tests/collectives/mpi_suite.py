@@ -1,5 +1,9 @@
-"""Run by `test_suite.py` on several processes: the shared suite, then random programs, each with its own words when all is well."""
+"""Run by `test_suite.py` on several processes: the shared suite, then random programs, each with its own words when all is well.
 
+The arguments are the backend, of how many cases one is run, and the number of programs.
+"""
+
+import importlib
 import sys
 
 from hypothesis import strategies as st
@@ -10,11 +14,13 @@ from tests.collectives.suite import MESHES, positions, run
 from tests.test_programs import drawn
 
 if __name__ == "__main__":
-    size, programs = MPI.COMM_WORLD.size, int(sys.argv[1])
+    backend, every, programs, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), MPI.COMM_WORLD.size
+    if backend == "nccl-double":
+        importlib.import_module("tests.collectives.nccl_double")
     for mesh in MESHES:
         if mesh.size == size:
-            positions(mesh, "mpi")
-            print(f"{mesh}: {run(mesh, 'mpi')} collectives", flush=True)
-    if size > 1:
+            positions(mesh, backend)
+            print(f"{mesh}: {run(mesh, backend, every)} collectives", flush=True)
+    if programs and size > 1:
         cases = drawn(size, programs, st.sampled_from([mesh for mesh in MESHES if mesh.size == size]))
-        print(f"{assert_all_equivalent(cases, seed=size, backend='mpi')} functions of {len(cases)} programs", flush=True)
+        print(f"{assert_all_equivalent(cases, seed=size, backend=backend)} functions of {len(cases)} programs", flush=True)

@@ -110,10 +110,10 @@ def _signature(mesh: Mesh, everyone: str, case: Asked, outs: list[tuple[int, ...
     return Signature(params, tuple(leaf(f"y{i}", out[1:]) for i, out in enumerate(outs)), None)
 
 
-def run(mesh: Mesh, backend: str) -> int:
-    """Run every case on a backend; how many there were. Raises AssertionError for a wrong number or a wrong trace."""
-    cases = list(asked(mesh))
-    with spmd.workers(program(mesh, cases), backend=backend, timeout=60.0) as w:
+def run(mesh: Mesh, backend: str, every: int = 1, target: str = "llvm") -> int:
+    """Run every case on a backend, or one of so many; how many there were. Raises AssertionError for a wrong number or a wrong trace."""
+    cases = list(asked(mesh))[::every]
+    with spmd.workers(program(mesh, cases), backend, target, timeout=60.0) as w:
         for number, case in enumerate(cases):
             given = [data(mesh, shape, case.dtype) for shape in case.shapes]
             found = w[f"case_{number}"](*map(np.stack, given))
@@ -129,7 +129,7 @@ def run(mesh: Mesh, backend: str) -> int:
     return len(cases)
 
 
-def positions(mesh: Mesh, backend: str) -> None:
+def positions(mesh: Mesh, backend: str, target: str = "llvm") -> None:
     """`axis_index` of each axis, and of all joined."""
     builder, axes = relax.BlockBuilder(), [*mesh.axes, "+".join(mesh.axes)]
     with builder.function("main", []):
@@ -140,7 +140,7 @@ def positions(mesh: Mesh, backend: str) -> None:
     whole = (mesh.size,)
     leaves = tuple(Leaf(a, whole, "int64", Sharding.parse(f"[{'+'.join(mesh.axes)}]", whole)) for a in axes)
     plan = SimpleNamespace(divisible={}, functions={"main": Signature((), leaves, None)})
-    with spmd.workers(SimpleNamespace(mod=builder.get(), mesh=mesh, plan=plan), backend=backend) as w:
+    with spmd.workers(SimpleNamespace(mod=builder.get(), mesh=mesh, plan=plan), backend, target) as w:
         for axis, column in zip(axes, w["main"](), strict=True):
             assert list(column) == [mesh.index(rank, (axis,)) for rank in range(mesh.size)]
 

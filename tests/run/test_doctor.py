@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spmd.__main__ import main
+from spmd.collectives.native.nccl import NCCL, RCCL
 from spmd.errors import ShardingError
 from spmd.run import doctor
 from spmd.run.doctor import Finding, examine
@@ -17,8 +18,7 @@ from tests.mpi import need_mpi
 def test_every_part_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--quick"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["tvm", "linker", "threads", "pocl", "mpi", "gpus"]
-    assert "there is no backend of several GPUs yet" in lines[-1]
+    assert [line.split()[0] for line in lines] == ["tvm", "linker", "threads", "pocl", "mpi", "gpus", "nccl", "rccl"]
 
 
 def test_what_is_missing_says_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +47,17 @@ def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find", lambda: doctor_launcher)
     finding = next(finding for finding in examine() if finding.name == "mpi")
     assert finding == Finding("mpi", False, "Open MPI, started by mpiexec: two processes do not meet (CollectiveError: worker 0 waited)")
+
+
+def test_gpus_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_mpi()
+    monkeypatch.setattr(doctor, "Library", lambda *_: "NCCL 2.28.3")
+    assert doctor._of_gpus(NCCL, True) == Finding("nccl", False, "NCCL 2.28.3 loads, and TVM sees no cuda device")
+    monkeypatch.setattr(doctor, "present", lambda _kind: 1)
+    assert doctor._of_gpus(NCCL, True) == Finding("nccl", True, "NCCL 2.28.3, 1 cuda devices"), "one GPU is not for two workers"
+    monkeypatch.setattr(doctor, "present", lambda _kind: 2)
+    monkeypatch.setattr(doctor, "_met", lambda name, _launcher, where: (name, where))
+    assert doctor._of_gpus(RCCL, True) == ("rccl", "NCCL 2.28.3, 2 rocm devices")
 
 
 doctor_launcher = type("Fake", (), {"family": "Open MPI", "path": "mpiexec", "command": lambda *_: [], "environment": lambda *_: {}})()

@@ -16,16 +16,17 @@ import numpy as np
 from spmd.placement.layout import Array
 
 BEGUN, DONE, SITE, COUNT, STATUS, ENDING, MET, AXES = 0, 1, 2, 3, 4, 5, 6, 8
-"""Fields of a row: meetings begun and done; the site of the last one (`MEETING`: none of the program's) and the elements brought to it;
+"""Fields of a row: meetings begun and done; the site of the last one (negative: none of the program's) and the elements brought to it;
 what the process does; whether somebody ends all; meetings begun that are none of the program's; from `AXES` on, collectives begun over
 each axis in this run."""
-MEETING = -1
+MEETING, ON_DEVICE = -1, -2
+"""Sites that are no collective: a meeting of all, and the wait for a device whose collectives others must come to, too."""
 RUNS, ENDED, FAILED, LEFT = 0, 1, 2, 3
 MOST_AXES = 24
 _NUMBERS, _TEXT = 32, 768
 ROW = 8 * _NUMBERS + _TEXT
-KEPT, RECORD = 1 << 16, 10
-"""Collectives that a trace keeps, and numbers for each: its site, its number of dimensions, at most 8 of them."""
+KEPT, RECORD = 1 << 16, 11
+"""Tensors that a trace keeps, and numbers for each: its site, its place there, its number of dimensions, at most 8 of them."""
 
 
 class Row:
@@ -104,4 +105,4 @@ def described(row: Row, told: Any) -> str:
         return "returned"
     if not row.waits:
         return "runs"
-    return f"is at {row.text}" if site == MEETING else f"is in {told(site, int(row.numbers[COUNT]))}"
+    return f"is at {row.text}" if site < 0 else f"is in {told(site, int(row.numbers[COUNT]))}"

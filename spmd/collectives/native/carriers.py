@@ -5,7 +5,7 @@ Each notes on the process's row of the board where it is, before and after, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tvm
@@ -20,7 +20,7 @@ from .table import Function, Table, itemsize
 
 Expr = Any  # tirx.Expr: TVM ships no types
 _DATA, _SHAPE, _NDIM, _OFFSET = 1, 2, 4, 8  # fields of a DLTensor, as tvm_struct_get numbers them
-_MOST_DIMS = RECORD - 2
+_MOST_DIMS = RECORD - 3
 _HOST = {"tirx.is_scheduled": True, "tirx.is_host_func": True, "op_pattern": 8}
 
 
@@ -43,64 +43,80 @@ def constant(value: int) -> Any:
     return made.get()
 
 
-def carrier(slot: Slot, axis: int, table: Table, constants: Mapping[str, Expr], row: Row, trace: Trace) -> Any:
-    """The function of a slot over the axis of this number: ``(site, x, out)``. `constants` are the arguments that no call changes."""
-    function, size = table.functions[slot.operation], itemsize(slot.dtype)
+def carrier(slot: Slot, axis: int, table: Table, constants: Sequence[Mapping[str, Expr]], row: Row, trace: Trace) -> Any:
+    """The function of a slot over the axis of this number: ``(site, *xs, *outs)``. `constants` are, for each of its tensors, the
+    arguments that no call changes.
+    """
     with IRBuilder() as made, T.prim_func(s_tir=True):
         T.func_name("carrier")
-        site, x, out = T.arg("site", T.int64()), T.arg("x", T.handle()), T.arg("out", T.handle())
+        site = T.arg("site", T.int64())
+        xs, outs = ([T.arg(f"{name}{i}", T.handle()) for i in range(len(constants))] for name in ("x", "out"))
         T.func_attr(_HOST)
-        source, target = T.bind(_address(x)), T.bind(_address(out))
-        count = _noted(trace, site, x)
+        counts = [_noted(trace, site, x, place) for place, x in enumerate(xs)]
         numbers = _memory(T.reinterpret("handle", T.uint64(row.address)), AXES + axis + 1)
-        for field, value in ((SITE, site), (COUNT, count)):
+        for field, value in ((SITE, site), (COUNT, sum(counts[1:], counts[0]))):
             T.buffer_store(numbers, value, [T.int64(field)])
         _add_one(numbers, AXES + axis)
         _add_one(numbers, BEGUN)
-        if slot.operation == "broadcast" and "is_root" in constants:
-            T.evaluate(T.call_extern("handle", "memcpy", target, source, count * T.int64(size)))
-        if slot.operation == "permute" and "is_idle" in constants:
-            T.evaluate(T.call_extern("handle", "memset", target, T.int32(0), count * T.int64(size)))
-        _called(slot, function, table, dict(constants), source, target, count, size)
+        calls = [[f for f in table.functions[slot.operation] if not f.when or f.when in words] for words in constants]
+        together = table.group if any(f.each for f in calls[0]) or sum(map(len, calls)) > 1 else ()
+        for function in together[:1]:
+            _call(slot, function, {})
+        for functions, words, x, out, count, dtype in zip(calls, constants, xs, outs, counts, slot.dtypes, strict=True):
+            given = {**words, "source": T.bind(_address(x)), "target": T.bind(_address(out))}
+            for function in functions:
+                _called(slot, function, table, given, count, itemsize(dtype))
+        for function in together[1:]:
+            _call(slot, function, {})
         _add_one(numbers, DONE)
     return made.get()
 
 
-def _called(
-    slot: Slot, function: Function, table: Table, words: dict[str, Expr], source: Expr, target: Expr, count: Expr, size: int
-) -> None:
-    """The call of the library, or one for each piece."""
+def _called(slot: Slot, function: Function, table: Table, words: Mapping[str, Expr], count: Expr, size: int) -> None:
+    """The call of a function for all of a tensor, or one for each piece or each worker."""
 
-    def call(begin: Expr, many: Expr) -> None:
-        at = {"source": T.handle_add_byte_offset(source, begin), "target": T.handle_add_byte_offset(target, begin)}
+    def call(many: Expr, begins: Mapping[str, Expr], **more: Expr) -> None:
+        at = {word: T.handle_add_byte_offset(words[word], begin * T.int64(size)) for word, begin in begins.items()}
         part = T.floordiv(many, T.int64(slot.workers))
-        given = {**words, **at, "count": T.cast(many, table.count), "part": T.cast(part, table.count)}
-        code = T.bind(T.call_extern("int32", function.symbol, *(given[word] for word in function.words)))
-        _demand(code == T.int32(0), f"{function.symbol} failed in {slot.operation} over axis {slot.axis!r}")
+        counts = {"count": T.cast(many, table.count), "part": T.cast(part, table.count), "bytes": T.cast(many * T.int64(size), "uint64")}
+        _call(slot, function, {**words, **at, **counts, **more})
 
+    if not function.pieces and {"count", "part"} & set(function.words):
+        _demand(count <= T.int64(table.most), f"{slot.operation} over axis {slot.axis!r} of more elements than {table.name} moves at once")
     if function.pieces:
         with T.serial(T.int64(0), T.ceildiv(count, T.int64(table.most))) as piece:
             first = T.bind(piece * T.int64(table.most))
-            call(first * T.int64(size), T.bind(T.min(T.int64(table.most), count - first)))
+            call(T.bind(T.min(T.int64(table.most), count - first)), {"source": first, "target": first})
+    elif function.each:
+        with T.serial(T.int64(0), T.int64(slot.workers)) as peer:
+            first = T.bind(peer * T.floordiv(count, T.int64(slot.workers)))
+            call(count, {"source": first, "target": first}, peer=T.cast(peer, "int32"))
     else:
-        _demand(count <= T.int64(table.most), f"{slot.operation} over axis {slot.axis!r} of more elements than {table.name} moves at once")
-        call(T.int64(0), count)
+        call(count, {})
 
 
-def _noted(trace: Trace, site: Expr, x: Expr) -> Expr:
-    """Adds the site and the shape of `x` to the trace; the number of its elements."""
+def _call(slot: Slot, function: Function, words: Mapping[str, Expr]) -> None:
+    called = T.call_extern(function.gives, function.symbol, *(words[word] for word in function.words))
+    if function.gives == "int32":
+        _demand(T.bind(called) == T.int32(0), f"{function.symbol} failed in {slot.operation} over axis {slot.axis!r}")
+    else:
+        T.evaluate(called)
+
+
+def _noted(trace: Trace, site: Expr, x: Expr, place: int) -> Expr:
+    """Adds the site and the shape of `x`, the tensor of this place in it, to the trace; the number of its elements."""
     ints = tvm.ir.PointerType(tvm.ir.PrimType("int64"))
     rank = T.bind(script.tvm_struct_get(x, 0, _NDIM, "int32"))
     _demand(rank <= T.int32(_MOST_DIMS), f"a tensor of more than {_MOST_DIMS} dimensions enters a collective")
     shape = T.decl_buffer((_MOST_DIMS,), "int64", data=T.bind(script.tvm_struct_get(x, 0, _SHAPE, ints), ints))
     kept = _memory(T.reinterpret("handle", T.uint64(trace.address)), RECORD * (KEPT + 1))
-    place = T.bind((kept[T.int64(0)] % T.int64(KEPT) + T.int64(1)) * T.int64(RECORD))
-    T.buffer_store(kept, site, [place])
-    T.buffer_store(kept, T.cast(rank, "int64"), [place + T.int64(1)])
+    row = T.bind((kept[T.int64(0)] % T.int64(KEPT) + T.int64(1)) * T.int64(RECORD))
+    for i, number in enumerate((site, T.int64(place), T.cast(rank, "int64"))):
+        T.buffer_store(kept, number, [row + T.int64(i)])
     count = T.int64(1)
     for i in range(_MOST_DIMS):
         length = T.bind(T.if_then_else(rank > T.int32(i), shape[T.int64(i)], T.int64(1)))
-        T.buffer_store(kept, length, [place + T.int64(2 + i)])
+        T.buffer_store(kept, length, [row + T.int64(RECORD - _MOST_DIMS + i)])
         count = count * length
     _add_one(kept, 0)
     return T.bind(count)

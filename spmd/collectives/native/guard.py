@@ -14,15 +14,28 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from spmd.collectives.slots import Slots
 
-from .board import AXES, BEGUN, COUNT, DONE, ENDING, FAILED, LEFT, MEETING, MET, RUNS, SITE, STATUS, Row, described
+from .board import AXES, BEGUN, COUNT, DONE, ENDING, FAILED, LEFT, MEETING, MET, ON_DEVICE, RUNS, SITE, STATUS, Row, described
 
 _GLANCE = 0.1  # seconds between looks
 COMPILATION = 1800.0
 """The most seconds that all wait while one compiles."""
 _PATIENCE = 3.0  # seconds that the library's abort may take
+
+
+class Watched(Protocol):
+    """A library whose collectives go on when its functions have returned."""
+
+    def problem(self) -> str:
+        """What it reports, in words."""
+        ...
+
+    def abort(self) -> None:
+        """End all that it does."""
+        ...
 
 
 class Guard:
@@ -37,6 +50,8 @@ class Guard:
         """For each axis of the running program, the ranks that meet there, this one among them."""
         self.axes: Mapping[str, int] = {}
         """The number of each axis on the board."""
+        self.watched: list[Watched] = []
+        """What else may report that something went wrong, and has something to end."""
         self._ended = threading.Lock()
         self._hook = sys.excepthook
         sys.excepthook = self._excepted
@@ -44,12 +59,12 @@ class Guard:
         threading.Thread(target=self._watch, name="spmd-guard", daemon=True).start()
 
     @contextmanager
-    def meeting(self, what: str, patient: bool = False) -> Generator[None]:
-        """All processes are to come to `what`; `patient`: as long as one may compile for all."""
+    def meeting(self, what: str, patient: bool = False, on_device: bool = False) -> Generator[None]:
+        """All processes are to come to `what`; `patient`: as long as one may compile for all; `on_device`: by all collectives before."""
         before, self.timeout = self.timeout, max(self.timeout, COMPILATION) if patient else self.timeout
         if self.row.numbers[STATUS] != FAILED:  # which the others are to read
             self.row.text = what
-        self.row.numbers[SITE] = MEETING
+        self.row.numbers[SITE] = ON_DEVICE if on_device else MEETING
         self.row.numbers[MET] += 1
         self.row.numbers[BEGUN] += 1
         try:
@@ -83,6 +98,8 @@ class Guard:
             print("\n".join([f"spmd.collectives.CollectiveError: {why}:", *lines]), file=sys.stderr, flush=True)
             time.sleep(_GLANCE)  # for launchers that forward what is written, and drop it when all ends
         threading.Thread(target=_kill, daemon=True).start()
+        for watched in self.watched:
+            watched.abort()
         self.abort()
 
     def _state(self, rank: int) -> str:
@@ -97,6 +114,8 @@ class Guard:
         last, since, seen = -1, 0.0, ""
         while True:
             time.sleep(_GLANCE)
+            if reported := next(filter(None, (watched.problem() for watched in tuple(self.watched))), ""):
+                self.end_all(reported)
             begun = int(self.row.numbers[BEGUN])
             if begun == self.row.numbers[DONE] or begun != last:
                 last, since, seen = begun, time.monotonic(), ""
@@ -112,6 +131,12 @@ class Guard:
         if site == MEETING:
             gone = [r for r, row in self.rows.items() if row.numbers[STATUS] == LEFT and row.numbers[MET] < mine[MET]]
             busy = ""
+        elif site == ON_DEVICE:
+            behind = {r: axis for axis, ranks in self.groups.items() for r in ranks if r in self.rows and self._is_behind(r, axis)}
+            gone = [r for r in behind if self.rows[r].numbers[STATUS] != RUNS]
+            busy = next(
+                (f"workers disagree on how often to meet over mesh axis {a!r}" for r, a in behind.items() if self._waits_for_device(r)), ""
+            )
         else:
             members, field = self._members(site), AXES + self.axes[self.slots.of(site).axis]
             rows = [(r, self.rows[r].numbers) for r in members]
@@ -122,6 +147,14 @@ class Guard:
         if busy:
             return busy
         return f"worker {self.rank} waited {self.timeout:g} seconds" if waited > self.timeout else ""
+
+    def _is_behind(self, rank: int, axis: str) -> bool:
+        """Whether it has come less often to an axis than this process."""
+        field = AXES + self.axes[axis]
+        return bool(self.rows[rank].numbers[field] < self.row.numbers[field])
+
+    def _waits_for_device(self, rank: int) -> bool:
+        return self.rows[rank].waits and self.rows[rank].numbers[SITE] == ON_DEVICE
 
     def _members(self, site: int) -> list[int]:
         return [r for r in self.groups.get(self.slots.of(site).axis, ()) if r in self.rows and r != self.rank]

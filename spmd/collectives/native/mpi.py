@@ -21,12 +21,18 @@ from .table import Function, Table
 TABLE = Table(
     name="MPI",
     functions={
-        "all_reduce": Function("MPI_Allreduce", "source target count type kind comm", pieces=True),
-        "all_gather": Function("MPI_Allgather", "source count type target count type comm"),
-        "reduce_scatter": Function("MPI_Reduce_scatter_block", "source target part type kind comm"),
-        "all_to_all": Function("MPI_Alltoall", "source part type target part type comm"),
-        "permute": Function("MPI_Sendrecv", "source count type to tag target count type from tag comm status", pieces=True),
-        "broadcast": Function("MPI_Bcast", "target count type root comm", pieces=True),
+        "all_reduce": [Function("MPI_Allreduce", "source target count type kind comm", pieces=True)],
+        "all_gather": [Function("MPI_Allgather", "source count type target count type comm")],
+        "reduce_scatter": [Function("MPI_Reduce_scatter_block", "source target part type kind comm")],
+        "all_to_all": [Function("MPI_Alltoall", "source part type target part type comm")],
+        "permute": [
+            Function("memset", "target zero bytes", when="receives_nothing", gives="handle"),
+            Function("MPI_Sendrecv", "source count type to tag target count type from tag comm status", pieces=True),
+        ],
+        "broadcast": [
+            Function("memcpy", "target source bytes", when="sends", gives="handle"),
+            Function("MPI_Bcast", "target count type root comm", pieces=True),
+        ],
     },
     types={
         "float32": "FLOAT",
@@ -97,7 +103,7 @@ def _c_library() -> ctypes.CDLL:
     for path in loaded:
         if os.path.basename(path).startswith(("libmpi.so", "libmpich.so", "libmpi_abi.so", "libmpi.12.so")):
             library = ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
-            missing = [f.symbol for f in TABLE.functions.values() if not hasattr(library, f.symbol)]
+            missing = [symbol for symbol in TABLE.symbols if not hasattr(library, symbol)]
             if missing:
                 raise ShardingError("backend 'mpi'", f"{path} has no {', '.join(missing)}", "Use an MPI of version 3 or later.")
             return library

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -17,13 +17,20 @@ _BITS = {"sum": "max", "prod": "min", "max": "max", "min": "min"}
 class Function:
     """A C function: what it is called, and what each argument is.
 
-    ``source``, ``target``: addresses of what enters and leaves; ``count``: elements that enter; ``part``: those for or from each worker;
-    any other word is a constant of the process and the slot. `pieces`: whether it may be called for one piece after another.
+    ``source``, ``target``: addresses of what enters and leaves; ``count``, ``bytes``: all that enters; ``part``: the elements for or from
+    each worker, ``peer``: which one; any other word is a constant of the process and the slot.
     """
 
     symbol: str
     arguments: str
     pieces: bool = False
+    """Whether it may be called for one piece after another."""
+    each: bool = False
+    """Whether it is called for each worker along the axis, with that one's part of what enters or leaves."""
+    when: str = ""
+    """The constant without which it is not called."""
+    gives: str = "int32"
+    """The dtype of what it returns; a number is 0 when all is well."""
 
     @property
     def words(self) -> list[str]:
@@ -33,23 +40,34 @@ class Function:
 
 @dataclass(frozen=True)
 class Table:
-    """A library. `most` is the largest count of one call; `types` and `kinds` have its names for dtypes and reductions."""
+    """A library. `functions` are those that an operation calls, one after the other; `types` and `kinds` have its names for dtypes and
+    reductions.
+    """
 
     name: str
-    functions: Mapping[str, Function]
+    functions: Mapping[str, Sequence[Function]]
     types: Mapping[str, str]
     kinds: Mapping[str, str]
     count: str
     """The dtype of counts."""
     most: int
+    """The largest count of one call."""
+    group: Sequence[Function] = ()
+    """What is called before and after calls that go together."""
 
-    def type_of(self, slot: Slot) -> str:
+    def type_of(self, slot: Slot, dtype: str) -> str:
         """Its name for what a slot moves. What is not added up moves as unsigned numbers of the same width."""
-        return self.types[slot.dtype if slot.kind and slot.dtype != "bool" else _UNSIGNED[itemsize(slot.dtype)]]
+        return self.types[dtype if slot.kind and dtype != "bool" else _UNSIGNED[itemsize(dtype)]]
 
-    def kind_of(self, slot: Slot) -> str:
+    def kind_of(self, slot: Slot, dtype: str) -> str:
         """Its name for the reduction of a slot. Of truth values, a sum is whether any is true, and a product whether all are."""
-        return self.kinds[_BITS[slot.kind] if slot.dtype == "bool" else slot.kind]
+        return self.kinds[_BITS[slot.kind] if dtype == "bool" else slot.kind]
+
+    @property
+    def symbols(self) -> list[str]:
+        """Of all functions that carriers call."""
+        called = [*self.group, *(function for functions in self.functions.values() for function in functions)]
+        return list(dict.fromkeys(function.symbol for function in called))
 
 
 def itemsize(dtype: str) -> int:

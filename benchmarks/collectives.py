@@ -1,0 +1,174 @@
+"""All-reduces of float32 between processes of this machine: those of compiled programs, MPI's from Python, gloo's, and a copy in memory.
+
+    python -m benchmarks.collectives [--quick]
+
+`spmd` is `workers(backend="mpi")`: a chain of sums in two lengths, and of what one more takes the difference, divided. The others are
+called in a loop: MPI by mpi4py, gloo by torch.distributed (left out where PyTorch is not installed), `memcpy` by NumPy on each worker.
+They take turns in the same processes. Median microseconds of the slowest worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+import spmd
+from examples.llm.report import size_text, table
+
+WORKERS = (2, 4)
+BYTES = tuple(4 << n for n in range(10, 25, 2))
+QUICK = (4 << 10, 64 << 10, 1 << 20)
+ROUNDS = 9
+Seconds = Callable[[], float]
+
+
+def count_of(size: int) -> int:
+    """How many in a row: the fewer, the longer they take."""
+    return 64 if size <= 64 << 10 else 16 if size <= 1 << 20 else 3
+
+
+def program(workers: int, size: int) -> spmd.ShardedModule:
+    """Functions of a replicated vector of so many bytes: `short` and `long` chains of sums over the workers."""
+    builder, elements = relax.BlockBuilder(), size // 4
+    for name in ("short", "long"):
+        with builder.function(name, [x := relax.Var("x", relax.TensorType((elements,), "float32"))]):
+            with builder.dataflow():
+                y = builder.emit_output(relax.op.negative(x))
+            builder.emit_func_output(y)
+    whole = spmd.shard(builder.get(), workers, {"*.x": spmd.P(None)})
+    return dataclasses.replace(whole, mod=chains(workers, elements, count_of(size)))
+
+
+def chains(workers: int, elements: int, count: int) -> tvm.IRModule:
+    """The functions as each worker is to run them: of `count` sums, and of three times as many."""
+    builder = relax.BlockBuilder()
+    for name, length in (("short", count), ("long", 3 * count)):
+        with builder.function(name, [x := relax.Var("x", relax.TensorType((elements,), "float32"))]):
+            with builder.dataflow():
+                y = x
+                for _ in range(length):
+                    y = builder.emit(spmd.collectives.all_reduce(y, "tp", "sum", workers, "x"))
+                out = builder.emit_output(y)
+            builder.emit_func_output(out)
+    return builder.get()
+
+
+def looped(call: Callable[[], object], count: int) -> Seconds:
+    """Seconds of one call, of so many in a row."""
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        for _ in range(count):
+            call()
+        return (time.perf_counter() - begin) / count
+
+    return seconds
+
+
+def compiled(running: Any, size: int) -> Seconds:
+    """Seconds of one more sum in a program."""
+    x = running["short"](np.zeros(size // 4, np.float32), keep=True)
+
+    def once(name: str) -> float:
+        begin = time.perf_counter()
+        running[name](x, keep=True)
+        return time.perf_counter() - begin
+
+    return lambda: (once("long") - once("short")) / (2 * count_of(size))
+
+
+def gloo(rank: int, workers: int, path: str) -> Callable[[int], Callable[[], object]] | None:
+    """What adds up so many bytes by gloo, or None without PyTorch."""
+    try:
+        import torch
+        import torch.distributed as dist
+    except ImportError:
+        return None
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=workers)
+
+    def make(size: int) -> Callable[[], object]:
+        tensor = torch.zeros(size // 4)
+        return lambda: dist.all_reduce(tensor)
+
+    return make
+
+
+def measure(sizes: tuple[int, ...], path: str) -> None:
+    """One worker of a launched run: the first prints a line of JSON for each size, medians in microseconds by what was measured."""
+    from mpi4py import MPI
+
+    logging.getLogger("spmd").setLevel(logging.ERROR)  # that nothing is split is meant
+    comm = MPI.COMM_WORLD
+    by_gloo = gloo(comm.rank, comm.size, path)
+    for size in sizes:
+        source, target = np.zeros(size // 4, np.float32), np.empty(size // 4, np.float32)
+        with spmd.workers(program(comm.size, size), backend="mpi", timeout=300.0) as running:
+            takes: dict[str, Seconds] = {
+                "spmd": compiled(running, size),
+                "MPI": looped(lambda: comm.Allreduce(source, target), count_of(size)),  # noqa: B023 -- called in this round
+                "memcpy": looped(lambda: np.copyto(target, source), count_of(size)),  # noqa: B023
+            }
+            if by_gloo is not None:
+                takes["gloo"] = looped(by_gloo(size), max(3, count_of(size) // 8))
+            taken: dict[str, list[float]] = {name: [] for name in takes}
+            for turn in range(ROUNDS + 1):
+                for name, seconds in takes.items():
+                    comm.Barrier()
+                    mine = comm.allreduce(seconds(), MPI.MAX)
+                    taken[name] += [mine] if turn else []  # the first warms up
+        if comm.rank == 0:
+            print(json.dumps({"bytes": size, **{name: 1e6 * median(values) for name, values in taken.items()}}), flush=True)
+
+
+def started(workers: int, quick: bool) -> list[dict[str, float]]:
+    """What the first of so many processes measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = ["-m", "benchmarks.collectives", "--measure", f"{folder}/gloo", *(["--quick"] if quick else [])]
+        command = [sys.executable, "-m", "spmd", "run", "-n", str(workers), *script]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+
+
+def rows_of(measured: list[dict[str, float]]) -> list[list[str]]:
+    """The lines of a table, of one number of workers."""
+    return [
+        [
+            size_text(int(line["bytes"])),
+            *(f"{line[name]:,.1f}" if name in line else "" for name in ("spmd", "MPI", "gloo", "memcpy")),
+            f"{line['spmd'] / line['MPI']:.2f}",
+            f"{line['gloo'] / line['spmd']:.1f}" if "gloo" in line else "",
+        ]
+        for line in measured
+    ]
+
+
+def main() -> None:
+    """Print a table for each number of workers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 sizes")
+    parser.add_argument("--measure", metavar="FILE", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(QUICK if options.quick else BYTES, options.measure)
+        return
+    for workers in WORKERS:
+        print(f"{workers} workers, µs of an all-reduce")
+        print(table(["bytes", "spmd", "MPI", "gloo", "memcpy", "spmd / MPI", "gloo / spmd"], rows_of(started(workers, options.quick))))
+
+
+if __name__ == "__main__":
+    main()

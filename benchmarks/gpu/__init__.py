@@ -1,0 +1,1 @@
+"""What is prepared to be run on machines with GPUs."""
