@@ -4,7 +4,7 @@
 
 `spmd` is `workers(backend="mpi")`: a chain of sums in two lengths, and of what one more takes the difference, divided. The others are
 called in a loop: MPI by mpi4py, gloo by torch.distributed (left out where PyTorch is not installed), `memcpy` by NumPy on each worker.
-They take turns in the same processes. Median microseconds of the slowest worker.
+They take turns in the same processes. Microseconds of the slowest worker, the best of some rounds, for a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -78,16 +77,10 @@ def looped(call: Callable[[], object], count: int) -> Seconds:
     return seconds
 
 
-def compiled(running: Any, size: int) -> Seconds:
-    """Seconds of one more sum in a program."""
-    x = running["short"](np.zeros(size // 4, np.float32), keep=True)
-
-    def once(name: str) -> float:
-        begin = time.perf_counter()
-        running[name](x, keep=True)
-        return time.perf_counter() - begin
-
-    return lambda: (once("long") - once("short")) / (2 * count_of(size))
+def chain(running: Any, name: str, size: int) -> Seconds:
+    """Seconds of a chain of sums."""
+    x = running[name](np.zeros(size // 4, np.float32), keep=True)
+    return looped(lambda: running[name](x, keep=True), 1)
 
 
 def gloo(rank: int, workers: int, path: str) -> Callable[[int], Callable[[], object]] | None:
@@ -108,7 +101,7 @@ def gloo(rank: int, workers: int, path: str) -> Callable[[int], Callable[[], obj
 
 
 def measure(sizes: tuple[int, ...], path: str) -> None:
-    """One worker of a launched run: the first prints a line of JSON for each size, medians in microseconds by what was measured."""
+    """One worker of a launched run: the first prints a line of JSON for each size, microseconds by what was measured."""
     from mpi4py import MPI
 
     logging.getLogger("spmd").setLevel(logging.ERROR)  # that nothing is split is meant
@@ -118,20 +111,20 @@ def measure(sizes: tuple[int, ...], path: str) -> None:
         source, target = np.zeros(size // 4, np.float32), np.empty(size // 4, np.float32)
         with spmd.workers(program(comm.size, size), backend="mpi", timeout=300.0) as running:
             takes: dict[str, Seconds] = {
-                "spmd": compiled(running, size),
+                **{name: chain(running, name, size) for name in ("short", "long")},
                 "MPI": looped(lambda: comm.Allreduce(source, target), count_of(size)),  # noqa: B023 -- called in this round
                 "memcpy": looped(lambda: np.copyto(target, source), count_of(size)),  # noqa: B023
             }
             if by_gloo is not None:
                 takes["gloo"] = looped(by_gloo(size), max(3, count_of(size) // 8))
-            taken: dict[str, list[float]] = {name: [] for name in takes}
-            for turn in range(ROUNDS + 1):
+            best = dict.fromkeys(takes, float("inf"))
+            for _ in range(ROUNDS):
                 for name, seconds in takes.items():
                     comm.Barrier()
-                    mine = comm.allreduce(seconds(), MPI.MAX)
-                    taken[name] += [mine] if turn else []  # the first warms up
+                    best[name] = min(best[name], comm.allreduce(seconds(), MPI.MAX))
+        best["spmd"] = (best.pop("long") - best.pop("short")) / (2 * count_of(size))
         if comm.rank == 0:
-            print(json.dumps({"bytes": size, **{name: 1e6 * median(values) for name, values in taken.items()}}), flush=True)
+            print(json.dumps({"bytes": size, **{name: 1e6 * value for name, value in best.items()}}), flush=True)
 
 
 def started(workers: int, quick: bool) -> list[dict[str, float]]:

@@ -25,6 +25,8 @@ from .processes import ProcessBackend, ProcessEndpoint
 _SHARING = ("NCCL_MULTI_RANK_GPU_ENABLE", "NCCL_HOSTID")
 """Set by who wants several workers on one GPU, which NCCL refuses otherwise."""
 
+_FROM_HOST = 1  # cudaMemcpyHostToDevice, and hip's
+
 
 class NCCLBackend(ProcessBackend):
     """See `ProcessBackend`; `vendor` says whose GPUs they are."""
@@ -106,7 +108,7 @@ class NCCLBackend(ProcessBackend):
         """See `ProcessBackend`. The stream is asked for at each call: where a graph is captured, it is another one."""
         device = self.device(self.process.rank)
         stream = T.call_extern("handle", "TVMFFIEnvGetStream", T.int32(device.dlpack_device_type()), T.int32(device.index))
-        return {"comm": T.reinterpret("handle", T.uint64(comm)), "stream": stream}
+        return {"comm": T.reinterpret("handle", T.uint64(comm)), "stream": stream, "from_host": T.int32(_FROM_HOST)}
 
     def number(self, name: str) -> Any:
         """See `ProcessBackend`."""

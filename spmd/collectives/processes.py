@@ -25,7 +25,7 @@ from spmd.placement.mesh import Mesh
 from .backend import Backend
 from .communicator import Endpoint
 from .native.board import ENDED, FAILED, MOST_AXES, STATUS
-from .native.carriers import carrier, compiled, constant
+from .native.carriers import carrier, compiled, position
 from .native.guard import COMPILATION
 from .native.mpi import process
 from .native.table import Table
@@ -52,6 +52,7 @@ class ProcessBackend(Backend):
         """Whether all have begun: until then one may load and compile longer than another."""
         self.slots = Slots()
         self._groups: dict[str, list[int]] = {}
+        self._positions = np.arange(mesh.size, dtype=np.int64)  # carriers copy from here
 
     @property
     @abstractmethod
@@ -113,10 +114,12 @@ class ProcessBackend(Backend):
         functions: dict[str, Any] = {}
         for slot in slots.slots:
             if slot.operation == "axis_index":
-                functions[slot.name] = constant(self.mesh.index(rank, (slot.axis,)))
+                where = self._positions.ctypes.data + 8 * self.mesh.index(rank, (slot.axis,))
+                constants = {**self.constants(comms[slot.axis]), "position": T.reinterpret("handle", T.uint64(where))}
+                functions[slot.name] = position(slot, self.table, constants)
             else:
-                constants = self._arguments(slot, comms[slot.axis])
-                functions[slot.name] = carrier(slot, axes.index(slot.axis), self.table, constants, guard.row, self.process.trace)
+                arguments = self._arguments(slot, comms[slot.axis])
+                functions[slot.name] = carrier(slot, axes.index(slot.axis), self.table, arguments, guard.row, self.process.trace)
         return compiled(functions)
 
     def _arguments(self, slot: Slot, comm: Any) -> list[dict[str, Any]]:

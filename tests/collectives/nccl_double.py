@@ -152,12 +152,17 @@ class Double:
             _demand(stream == T.int64(0))
             T.evaluate(T.call_extern("handle", "memset", target, value, many))
 
+        def copy(target: Any, source: Any, many: Any, kind: Any, stream: Any) -> None:
+            _demand(T.And(stream == T.int64(0), kind == T.int32(1)))
+            T.evaluate(T.call_extern("handle", "memcpy", target, source, many))
+
         head = "source target count:uint64 kind:int32"
         return [
             _function("ncclAllReduce", f"{head} op:int32 comm:int64 stream:int64", reduce("MPI_Allreduce")),
             _function("ncclReduceScatter", f"{head} op:int32 comm:int64 stream:int64", reduce("MPI_Reduce_scatter_block")),
             _function("ncclAllGather", f"{head} comm:int64 stream:int64", gather),
             _function("ncclBroadcast", f"{head} root:int32 comm:int64 stream:int64", broadcast),
+            _function("doubleMemcpy", "target source many:uint64 kind:int32 stream:int64", copy),
             _function("doubleMemset", "target value:int32 many:uint64 stream:int64", clear),
         ]
 
@@ -200,7 +205,7 @@ class Double:
         ]
 
 
-VENDOR = Vendor("nccl", "the double of NCCL", "", "cpu", "", "", "doubleMemset")
+VENDOR = Vendor("nccl", "the double of NCCL", "", "cpu", "", "", "doubleMemset", "doubleMemcpy")
 FOLDER = tempfile.TemporaryDirectory(prefix="nccl-double-")
 
 

@@ -33,13 +33,14 @@ def compiled(functions: Mapping[str, Any]) -> dict[str, Callable[..., None]]:
     return {name: made[numbered[name]] for name in functions}
 
 
-def constant(value: int) -> Any:
-    """The function that writes a number: a position along an axis."""
+def position(slot: Slot, table: Table, constants: Mapping[str, Expr]) -> Any:
+    """The function ``(out)`` of a slot that asks where this worker is: it copies the number from where it lies to where `out` is."""
     with IRBuilder() as made, T.prim_func(s_tir=True):
         T.func_name("carrier")
         out = T.arg("out", T.handle())
         T.func_attr(_HOST)
-        T.buffer_store(_memory(_address(out), 1), T.int64(value), [T.int64(0)])
+        for function in table.functions[slot.operation]:
+            _call(slot, function, {**constants, "target": T.bind(_address(out)), "bytes": T.uint64(8)})
     return made.get()
 
 

@@ -33,6 +33,7 @@ TABLE = Table(
             Function("memcpy", "target source bytes", when="sends", gives="handle"),
             Function("MPI_Bcast", "target count type root comm", pieces=True),
         ],
+        "axis_index": [Function("memcpy", "target position bytes", gives="handle")],
     },
     types={
         "float32": "FLOAT",

@@ -23,8 +23,8 @@ NUMBERS = {
 """The numbers of its types and reductions, as nccl.h has them."""
 
 
-def table(name: str, memset: str) -> Table:
-    """The table of a library with NCCL's functions, on devices whose memory this function sets."""
+def table(name: str, memset: str, memcpy: str) -> Table:
+    """The table of a library with NCCL's functions, on devices whose memory is set and written to by these functions."""
     return Table(
         name=name,
         functions={
@@ -41,6 +41,7 @@ def table(name: str, memset: str) -> Table:
                 Function("ncclRecv", "target count type from comm stream", when="from"),
             ],
             "broadcast": [Function("ncclBroadcast", "source target count type root comm stream")],
+            "axis_index": [Function(memcpy, "target position bytes from_host stream")],
         },
         types={
             **{f"int{bits}": f"ncclInt{bits}" for bits in (8, 32, 64)},
@@ -68,11 +69,12 @@ class Vendor:
     """What the file of the devices' library is called, or begins with."""
     set_device: str
     memset: str
+    memcpy: str
 
     @property
     def table(self) -> Table:
         """See `table`."""
-        return table(self.name.upper(), self.memset)
+        return table(self.name.upper(), self.memset, self.memcpy)
 
     def find(self) -> str:
         """The library's file in the Python package, or its name for the system to find."""
@@ -85,8 +87,8 @@ class Vendor:
         return str(paths[0]) if paths else self.library
 
 
-NCCL = Vendor("nccl", "libnccl.so.2", "nvidia.nccl", "cuda", "libcudart.so.13", "cudaSetDevice", "cudaMemsetAsync")
-RCCL = Vendor("rccl", "librccl.so.1", "", "rocm", "libamdhip64.so", "hipSetDevice", "hipMemsetAsync")
+NCCL = Vendor("nccl", "libnccl.so.2", "nvidia.nccl", "cuda", "libcudart.so.13", "cudaSetDevice", "cudaMemsetAsync", "cudaMemcpyAsync")
+RCCL = Vendor("rccl", "librccl.so.1", "", "rocm", "libamdhip64.so", "hipSetDevice", "hipMemsetAsync", "hipMemcpyAsync")
 
 
 def devices(vendor: Vendor, where: str) -> ctypes.CDLL:
@@ -100,7 +102,7 @@ def devices(vendor: Vendor, where: str) -> ctypes.CDLL:
         library = ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise ShardingError(where, f"{path} does not load ({error})", f"Install the runtime of {vendor.device}.") from None
-    missing = [symbol for symbol in (vendor.set_device, vendor.memset) if not hasattr(library, symbol)]
+    missing = [symbol for symbol in (vendor.set_device, vendor.memset, vendor.memcpy) if not hasattr(library, symbol)]
     if missing:
         raise ShardingError(where, f"{path} has no {', '.join(missing)}", f"Install the runtime of {vendor.device}.")
     return library

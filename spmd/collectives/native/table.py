@@ -18,7 +18,8 @@ class Function:
     """A C function: what it is called, and what each argument is.
 
     ``source``, ``target``: addresses of what enters and leaves; ``count``, ``bytes``: all that enters; ``part``: the elements for or from
-    each worker, ``peer``: which one; any other word is a constant of the process and the slot.
+    each worker, ``peer``: which one; ``position``: where this worker's number along the axis lies; any other word is a constant of the
+    process and the slot.
     """
 
     symbol: str
