@@ -23,7 +23,7 @@ import tvm
 import spmd
 from examples.llm.config import LlamaConfig
 from examples.llm.model import build_module
-from examples.llm.quantized import packed
+from examples.llm.quantize import quantize
 from examples.llm.report import table
 
 POINTS = Path(__file__).parent / "published_decode.csv"
@@ -99,7 +99,8 @@ def module(model: str, form: str, layers: int = 0) -> tvm.IRModule:
     """What decodes a token; with so many layers, where a number is given."""
     config = LlamaConfig.preset(model).with_dtype("float16")
     config = replace(config, num_hidden_layers=layers or config.num_hidden_layers)
-    return build_module(config, methods=METHODS, quantized=packed(form) if form else None)[0]
+    mod, _ = build_module(config, methods=METHODS)
+    return quantize(mod, form) if form else mod
 
 
 def predicted(point: Point) -> float:

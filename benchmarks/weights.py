@@ -27,7 +27,7 @@ import numpy as np
 import spmd
 from examples.llm.config import LlamaConfig
 from examples.llm.model import build_module
-from examples.llm.quantized import packed
+from examples.llm.quantize import quantize
 
 WORKERS = 8
 FILE_BYTES = 4 << 30
@@ -50,8 +50,8 @@ print(json.dumps([before, peak(), time.perf_counter() - began, written.bytes]))
 def planned(layers: int) -> spmd.Plan:
     """Of the model with so many layers, nothing annotated."""
     config = replace(LlamaConfig.preset("llama-2-70b").with_dtype("float16"), num_hidden_layers=layers)
-    mod, _ = build_module(config, quantized=packed("q4f16_1"), methods=("embed", "decode", "create_paged_kv_cache"))
-    return spmd.plan(mod, WORKERS, profile="h100")
+    mod, _ = build_module(config, methods=("embed", "decode", "create_paged_kv_cache"))
+    return spmd.plan(quantize(mod, "q4f16_1"), WORKERS, profile="h100")
 
 
 def tensors(plan: spmd.Plan) -> dict[str, tuple[tuple[int, ...], str, int]]:

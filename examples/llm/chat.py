@@ -1,4 +1,4 @@
-"""`python -m examples.llm.chat --model PATH --num-shards 2 --prompt "..."`; without --prompt, a conversation."""
+"""`python -m examples.llm.chat dist/`, or `--model PATH --num-shards 2` to build it first; without --prompt, a conversation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from spmd import ShardingError
 
+from .chat_module import ChatModule
 from .engine import Engine, check_shards, shard, start
 from .errors import ModelError
 from .sampling import Sampler
@@ -17,8 +18,9 @@ from .tokenizer import ChatTokenizer
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m examples.llm.chat", description="Ask a Llama that runs on N workers.")
-    parser.add_argument("--model", required=True, help="a .gguf file, or a Hugging Face folder")
-    parser.add_argument("--num-shards", type=int, default=1, help="how many workers share the model (default 1)")
+    parser.add_argument("built", nargs="?", help="a folder that examples.llm.build and examples.llm.convert_weights wrote")
+    parser.add_argument("--model", help="in its place a .gguf file or a Hugging Face folder, which is built now")
+    parser.add_argument("--num-shards", type=int, help="how many workers share the model (default 1, or as it was built)")
     parser.add_argument("--prompt", help="one question; without it, a conversation")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer in tokens (default 256)")
     parser.add_argument("--max-seq-len", type=int, default=2048, help="tokens that the cache holds (default 2048)")
@@ -33,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises ModelError for a number out of its range."""
+    """Raises ModelError for a number out of its range, and where it is not said which model to ask."""
+    if (options.built is None) == (options.model is None):
+        raise ModelError("chat", "it takes either a built folder or --model", "Give one of them.")
     for name in ("max_tokens", "max_seq_len"):
         if getattr(options, name) < 1:
             flag = "--" + name.replace("_", "-")
@@ -71,18 +75,27 @@ def converse(engine: Engine, tokenizer: ChatTokenizer, sampler: Sampler, max_tok
 def run(options: argparse.Namespace) -> None:
     """Loads, shards, starts and talks."""
     _check(options)
+    sampler = Sampler(options.temperature, options.top_p, options.seed)
+    if options.built:
+        with ChatModule(options.built, options.num_shards) as chat:
+            talk(options, chat.engine, chat.tokenizer, sampler)
+        return
     source = open_model(options.model)
     config = source.config.with_dtype(options.dtype)
-    check_shards(config, options.num_shards)
-    tokenizer = source.tokenizer()
-    program = shard(config, options.num_shards, options.target)
-    sampler = Sampler(options.temperature, options.top_p, options.seed)
-    weights = source.weights(options.dtype)
-    with start(program, weights, target=options.target, max_seq_len=options.max_seq_len) as engine:
-        if options.prompt is None:
-            converse(engine, tokenizer, sampler, options.max_tokens)
-        else:
-            answer(engine, tokenizer, [{"role": "user", "content": options.prompt}], sampler, options.max_tokens)
+    shards = 1 if options.num_shards is None else options.num_shards
+    check_shards(config, shards)
+    tokenizer, weights = source.tokenizer(), source.weights(options.dtype)
+    program, window = shard(config, shards, options.target), max(config.layer_windows)
+    with start(program, weights, target=options.target, max_seq_len=options.max_seq_len, window=window) as engine:
+        talk(options, engine, tokenizer, sampler)
+
+
+def talk(options: argparse.Namespace, engine: Engine, tokenizer: ChatTokenizer, sampler: Sampler) -> None:
+    """One answer where there is a prompt, else a conversation."""
+    if options.prompt is None:
+        converse(engine, tokenizer, sampler, options.max_tokens)
+    else:
+        answer(engine, tokenizer, [{"role": "user", "content": options.prompt}], sampler, options.max_tokens)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

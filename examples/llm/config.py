@@ -1,20 +1,28 @@
-"""What a Llama is: sizes and constants, from a preset, a Hugging Face `config.json` or GGUF metadata."""
+"""What a decoder is: sizes and constants, from a preset, a Hugging Face `config.json` or GGUF metadata."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from .errors import ModelError, optional_size, require, require_size
 
 LLAMA3_ROPE_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
+Config = TypeVar("Config", bound="LlamaConfig")
+
+
 @dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes of a Llama. `rope_scaling` is empty, or Llama 3's: `rope_type` and the four keys of LLAMA3_ROPE_KEYS."""
+    """Sizes of a Llama; other architectures add theirs. `rope_scaling` is empty, or Llama 3's: `rope_type` and LLAMA3_ROPE_KEYS."""
+
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("llama", "mistral")
+    """What `model_type` may be in a Hugging Face configuration."""
+    EXPECTED: ClassVar[Mapping[str, Any]] = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+    """Keys of a Hugging Face configuration that must have this value where they stand."""
 
     hidden_size: int
     intermediate_size: int
@@ -29,16 +37,21 @@ class LlamaConfig:
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = False
     dtype: str = "float32"
+    model_type: str = "llama"
+    sliding_window: int = 0
+    """How many tokens a layer looks back, itself included; 0: all."""
+    rotary_dim: int = 0
+    """The dimensions of a head that turn; 0: all."""
 
     def __post_init__(self) -> None:
         """Raises ModelError where the sizes do not fit each other."""
         if self.num_attention_heads % self.num_key_value_heads:
             sharing = f"{self.num_attention_heads} attention heads cannot share {self.num_key_value_heads} key/value heads"
-            raise ModelError("LlamaConfig", sharing, "The first must be a multiple of the second.")
+            raise ModelError(type(self).__name__, sharing, "The first must be a multiple of the second.")
         if self.head_dim % 2:
-            raise ModelError("LlamaConfig", f"head_dim is {self.head_dim}", "Rotary embeddings need an even one.")
+            raise ModelError(type(self).__name__, f"head_dim is {self.head_dim}", "Rotary embeddings need an even one.")
         if self.dtype not in ("float32", "float16"):
-            raise ModelError("LlamaConfig", f"dtype '{self.dtype}' is not supported", "Use float32 or float16.")
+            raise ModelError(type(self).__name__, f"dtype '{self.dtype}' is not supported", "Use float32 or float16.")
 
     @property
     def qkv_sizes(self) -> tuple[int, int, int]:
@@ -46,7 +59,12 @@ class LlamaConfig:
         kv = self.num_key_value_heads * self.head_dim
         return self.num_attention_heads * self.head_dim, kv, kv
 
-    def with_dtype(self, dtype: str) -> LlamaConfig:
+    @property
+    def layer_windows(self) -> tuple[int, ...]:
+        """How far each layer looks back, as `sliding_window` says it."""
+        return (self.sliding_window,) * self.num_hidden_layers
+
+    def with_dtype(self: Config, dtype: str) -> Config:
         """The same model in another element type."""
         return dataclasses.replace(self, dtype=dtype)
 
@@ -57,32 +75,41 @@ class LlamaConfig:
             raise ModelError("LlamaConfig.preset", f"there is no '{name}'", f"Use one of: {', '.join(PRESETS)}.")
         return PRESETS[name]
 
-    @staticmethod
-    def from_hf(config: Mapping[str, Any], source: str = "config.json") -> LlamaConfig:
+    @classmethod
+    def from_hf(cls: type[Config], config: Mapping[str, Any], source: str = "config.json") -> Config:
         """From the contents of a Hugging Face `config.json`; raises ModelError for what this model does not do."""
         kind = config.get("model_type")
-        if kind != "llama":
-            raise ModelError(source, f"model_type '{kind}' is not supported", "Use a model of type 'llama'.")
-        for key, wanted in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+        if kind not in cls.MODEL_TYPES:
+            raise ModelError(source, f"model_type '{kind}' is not supported", f"Use a model of type '{cls.MODEL_TYPES[0]}'.")
+        for key, wanted in cls.EXPECTED.items():
             if config.get(key, wanted) != wanted:
                 raise ModelError(source, f"{key} is {config[key]!r}", f"Use a model where it is {wanted!r}.")
+        return cls(**cls.hf_fields(config, source))
+
+    @classmethod
+    def hf_fields(cls, config: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """{field: value} of what stands in a `config.json`; an architecture adds and changes what it has of its own."""
         hidden, heads = require_size(config, "hidden_size", source), require_size(config, "num_attention_heads", source)
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        theta = config.get("rope_theta", rope.get("rope_theta", 10000.0))
-        return LlamaConfig(
-            hidden_size=hidden,
-            intermediate_size=require_size(config, "intermediate_size", source),
-            num_hidden_layers=require_size(config, "num_hidden_layers", source),
-            num_attention_heads=heads,
-            num_key_value_heads=optional_size(config, "num_key_value_heads", source, heads),
-            vocab_size=require_size(config, "vocab_size", source),
-            head_dim=optional_size(config, "head_dim", source, hidden // heads),
-            rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-            rope_theta=float(theta),
-            rope_scaling=_rope_scaling(rope, source),
-            max_position_embeddings=optional_size(config, "max_position_embeddings", source, 2048),
-            tie_word_embeddings=config.get("tie_word_embeddings", False),
-        )
+        rope = rope_of(config)
+        head_dim = optional_size(config, "head_dim", source, hidden // heads)
+        turning = int(head_dim * (config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0))
+        return {
+            "hidden_size": hidden,
+            "intermediate_size": require_size(config, "intermediate_size", source),
+            "num_hidden_layers": require_size(config, "num_hidden_layers", source),
+            "num_attention_heads": heads,
+            "num_key_value_heads": optional_size(config, "num_key_value_heads", source, heads),
+            "vocab_size": require_size(config, "vocab_size", source),
+            "head_dim": head_dim,
+            "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
+            "rope_theta": float(config.get("rope_theta", rope.get("rope_theta", 10000.0))),
+            "rope_scaling": _rope_scaling(rope, source),
+            "max_position_embeddings": optional_size(config, "max_position_embeddings", source, 2048),
+            "tie_word_embeddings": config.get("tie_word_embeddings", False),
+            "model_type": config["model_type"],
+            "sliding_window": config.get("sliding_window") or 0,
+            "rotary_dim": turning if turning < head_dim else 0,
+        }
 
     @staticmethod
     def from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any], source: str = "model.gguf") -> LlamaConfig:
@@ -122,6 +149,11 @@ class LlamaConfig:
         )
 
 
+def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The RoPE dictionary of a Hugging Face configuration, which stands under either of two names."""
+    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+
+
 def _rope_scaling(rope: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The supported part of a Hugging Face RoPE dictionary: empty, or Llama 3's; raises ModelError otherwise."""
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -154,4 +186,5 @@ PRESETS: dict[str, LlamaConfig] = {
     "codellama-34b": _llama(8192, 22016, 48, 64, 8, 32000, rope_theta=1e6, max_position_embeddings=16384),
     "llama-3.1-8b": _llama(4096, 14336, 32, 32, 8, 128256, rope_theta=5e5, rope_scaling=_LLAMA3_ROPE, max_position_embeddings=131072),
     "llama-3.1-70b": _llama(8192, 28672, 80, 64, 8, 128256, rope_theta=5e5, rope_scaling=_LLAMA3_ROPE, max_position_embeddings=131072),
+    "llama-3.1-405b": _llama(16384, 53248, 126, 128, 8, 128256, rope_theta=5e5, rope_scaling=_LLAMA3_ROPE, max_position_embeddings=131072),
 }

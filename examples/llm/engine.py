@@ -14,6 +14,7 @@ import spmd
 from .config import LlamaConfig
 from .errors import ModelError
 from .model import build_module
+from .quantize import quantize
 from .sampling import Sampler
 
 METHODS = ("embed", "prefill", "decode", "create_paged_kv_cache")
@@ -25,16 +26,21 @@ SEQUENCE = 0
 class Engine:
     """One conversation on the workers of `spmd.workers(...)`.
 
-    workers: the running program, sharded or not; weights: {name: global array}; max_seq_len: tokens that fit.
+    workers: the running program, sharded or not; weights: {name: global array}; max_seq_len: tokens that fit; window: how far layers
+    look back that do not see all, 0 where all do.
     """
 
-    def __init__(self, workers: Any, weights: Mapping[str, np.ndarray], max_seq_len: int = 2048):
+    def __init__(self, workers: Any, weights: Mapping[str, np.ndarray], max_seq_len: int = 2048, window: int = 0):
         self.workers, self.max_seq_len = workers, max_seq_len
+        # the kernel for the tokens of one piece knows no window; that for what is in the cache does, and a token must see some of it
+        self.chunk = min(PREFILL_CHUNK, max(window - 1, 1) if window else PREFILL_CHUNK)
         self.params = workers.load(weights, "prefill")
         sizes = (1, max_seq_len, PREFILL_CHUNK, PAGE_SIZE, 0)
         self.cache = workers["create_paged_kv_cache"](*(ShapeTuple([size]) for size in sizes))
         self.ids: list[int] = []
         workers.call_packed("vm.builtin.kv_state_add_sequence", self.cache, SEQUENCE)
+        if window:
+            workers.call_packed("vm.builtin.attention_kv_cache_enable_sliding_window_for_seq", self.cache, SEQUENCE, window, 0)
 
     def rewind(self, length: int) -> None:
         """Keeps the first `length` tokens in the cache and forgets the rest."""
@@ -52,8 +58,8 @@ class Engine:
             tokens = f"{len(self.ids) + len(ids)} tokens do not fit into the cache of {self.max_seq_len}"
             raise ModelError("the conversation", tokens, "Shorten it, or raise --max-seq-len.")
         logits = np.empty(0, "float32")
-        for start in range(0, len(ids), PREFILL_CHUNK):
-            chunk = ids[start : start + PREFILL_CHUNK]
+        for start in range(0, len(ids), self.chunk):
+            chunk = ids[start : start + self.chunk]
             embed = self.workers["embed"](np.array(chunk, "int32"), *self.params)[None]
             step = self.workers["decode" if len(chunk) == 1 else "prefill"]
             lengths = ShapeTuple([SEQUENCE]), ShapeTuple([len(chunk)])
@@ -113,25 +119,34 @@ def check_shards(config: LlamaConfig, num_shards: int) -> None:
         raise ModelError("--num-shards", what, f"Each worker needs one: use 1 to {most}.")
 
 
-def shard(config: LlamaConfig, num_shards: int, target: str = "llvm") -> Any:
+def shard(config: LlamaConfig, num_shards: int, target: Any = "llvm", quantization: str = "", profile: str = "cpu") -> Any:
     """What `spmd.workers` runs: the plain IRModule for one worker, else a ShardedModule.
 
+    quantization: a name of `quantization.FORMATS`, or "" for weights as they are; profile: the hardware where the workers run.
     Raises ModelError for too many shards, and spmd.ShardingError if the model cannot be sharded.
     """
     check_shards(config, num_shards)
     mod, _ = build_module(config, target, METHODS)
-    return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards, profile="cpu")  # where its workers run, for whatever target
+    if quantization:
+        mod = quantize(mod, quantization)
+    return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards, profile=profile)
 
 
 @contextmanager
 def start(
-    program: Any, weights: Mapping[str, np.ndarray], *, target: str = "llvm", backend: str = "threads", max_seq_len: int = 2048
+    program: Any,
+    weights: Mapping[str, np.ndarray],
+    *,
+    target: str = "llvm",
+    backend: str = "threads",
+    max_seq_len: int = 2048,
+    window: int = 0,
 ) -> Iterator[Engine]:
     """Compiles what `shard` returns, starts its workers, places the weights, and gives an engine.
 
     target: "llvm", or "opencl" for the schedules and kernels of GPUs, which pocl runs on the CPU. backend: "threads", or "mpi" in a process
-    that a launcher has started for each worker.
+    that a launcher has started for each worker. window: the largest of the configuration's `layer_windows`.
     """
     backend = "pocl" if target == "opencl" else backend
     with spmd.workers(program, backend=backend, target=target) as workers:
-        yield Engine(workers, weights, max_seq_len)
+        yield Engine(workers, weights, max_seq_len, window)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from .config import LlamaConfig
-from .model import LlamaBase, weight_shapes
+from .model import weight_shapes
+from .models.causal import CausalLM
+from .models.rope import angles, rotary_frequencies, rotate
 
 FORBIDDEN = -1e30
 """Added to a score that must not count; infinity itself does not legalize in a `full`."""
@@ -37,11 +38,11 @@ class DenseAttention(nn.Module):
         return self.o_proj(op.reshape(op.permute_dims(out, [0, 2, 1, 3]), (b, s, heads * d)))
 
 
-class DenseLlama(LlamaBase):
+class DenseLlama(CausalLM):
     """forward(input_ids) -> logits of every position."""
 
-    def __init__(self, config: LlamaConfig):
-        super().__init__(config, DenseAttention)
+    def attention(self, index: int) -> nn.Module:
+        return DenseAttention(self.config)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(batch_size, seq_len) int32 -> (batch_size, seq_len, vocab) in float32."""
@@ -60,34 +61,11 @@ def _split_heads(x: Tensor, heads: int, head_dim: int) -> Tensor:
     return op.permute_dims(op.reshape(x, (b, s, heads, head_dim)), [0, 2, 1, 3])
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of the rotate-half kind: x (b, heads, s, d), cos and sin (s, d) in float32; returns x's type."""
-    wide = op.astype(x, "float32")
-    low, high = op.split(wide, 2, axis=-1)
-    turned = op.concat([op.negative(high), low], dim=-1)
-    return op.astype(wide * cos + turned * sin, x.dtype)
-
-
 def rotary_tables(config: LlamaConfig, length: relax.Expr | int) -> tuple[Tensor, Tensor]:
     """Cos and sin of position * frequency, each (length, head_dim) in float32, the two halves alike."""
     frequencies = nn.Tensor.from_const(rotary_frequencies(config).astype("float32"))
     positions = op.reshape(op.arange(0, length, dtype="float32"), (length, 1))
-    angles = positions * op.reshape(frequencies, (1, config.head_dim // 2))
-    angles = op.concat([angles, angles], dim=-1)
-    emit = relax.BlockBuilder.current().emit
-    return Tensor(_expr=emit(relax.op.cos(angles._expr), "cos")), Tensor(_expr=emit(relax.op.sin(angles._expr), "sin"))
-
-
-def rotary_frequencies(config: LlamaConfig) -> np.ndarray:
-    """(head_dim / 2,) float64: theta^(-2i/d), stretched by Llama 3's rule where the model asks for it."""
-    frequencies = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
-    scaling = config.rope_scaling
-    if not scaling:
-        return frequencies
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
-    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return frequencies * (smooth + (1.0 - smooth) / scaling["factor"])
+    return angles(positions, op.reshape(frequencies, (1, config.head_dim // 2)))
 
 
 def build_dense_module(config: LlamaConfig, param_mode: str = "plain") -> tuple[tvm.IRModule, dict[str, tuple[tuple[int, ...], str]]]:

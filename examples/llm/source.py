@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +12,9 @@ import numpy as np
 
 from .config import LlamaConfig
 from .errors import ModelError
+from .models import read_config
 from .tokenizer import ChatTokenizer, tokenizer_from_gguf, tokenizer_from_hf
-from .weights import assemble, gguf_name, unpermute
+from .weights import gguf_name, tensors, unpermute
 
 COMPLETE = "Give a complete Hugging Face folder, or a .gguf file."
 
@@ -21,6 +23,8 @@ class Source(Protocol):
     """What a model on disk answers; each raises ModelError where the files do not hold it."""
 
     config: LlamaConfig
+
+    def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]: ...
 
     def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]: ...
 
@@ -53,17 +57,21 @@ class GGUFSource:
         except (ValueError, IndexError, KeyError) as error:
             raise ModelError(path, f"the file is broken ({error})", "Download it again.") from error
         self.metadata: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
-        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self.config = LlamaConfig.from_gguf(self.metadata, self.tensors, str(path))
+        self.stored = {tensor.name: tensor for tensor in reader.tensors}
+        self.config = LlamaConfig.from_gguf(self.metadata, self.stored, str(path))
+
+    def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) one after another as model.build_module orders them, fused, q and k rows in Hugging Face's order."""
+        return tensors(self.config.with_dtype(dtype), self._read, str(self.path))
 
     def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]:
-        """{name: array} as model.build_module orders them, fused, q and k rows in Hugging Face's order."""
-        return assemble(self.config.with_dtype(dtype), self._read, str(self.path))
+        """All of `tensors`."""
+        return dict(self.tensors(dtype))
 
     def _read(self, name: str) -> np.ndarray:
         from gguf.quants import dequantize
 
-        tensor = self.tensors.get(gguf_name(name))
+        tensor = self.stored.get(gguf_name(name))
         if tensor is None:
             raise ModelError(self.path, f"tensor '{gguf_name(name)}' is missing", "Download the file again.")
         try:
@@ -89,7 +97,7 @@ class FolderSource:
     path: Path
 
     def __post_init__(self) -> None:
-        self.config = LlamaConfig.from_hf(self._json("config.json"), str(self.path / "config.json"))
+        self.config = read_config(self._json("config.json"), str(self.path / "config.json"))
 
     def _json(self, name: str) -> dict[str, Any]:
         """The contents of one JSON file; raises ModelError if it is missing or broken."""
@@ -115,7 +123,11 @@ class FolderSource:
         return [self.path / name for name in names]
 
     def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]:
-        """{name: array} as model.build_module orders them, q/k/v and gate/up fused."""
+        """All of `tensors`."""
+        return dict(self.tensors(dtype))
+
+    def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) one after another as model.build_module orders them, q/k/v and gate/up fused."""
         import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16, which safetensors asks for by name)
         from safetensors import SafetensorError, safe_open
 
@@ -126,11 +138,13 @@ class FolderSource:
         owner = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
 
         def read(name: str) -> np.ndarray:
-            if name not in owner:
+            bare = name.removeprefix("transformer.")  # which files of GPT-2 have or have not
+            if name not in owner and bare not in owner:
                 raise ModelError(self.path, f"there is no tensor '{name}' in it", COMPLETE)
-            return owner[name].get_tensor(name)
+            found = name if name in owner else bare
+            return owner[found].get_tensor(found)
 
-        return assemble(self.config.with_dtype(dtype), read, str(self.path))
+        return tensors(self.config.with_dtype(dtype), read, str(self.path))
 
     def tokenizer(self) -> ChatTokenizer:
         """tokenizer.json with the chat template of tokenizer_config.json or chat_template.jinja."""

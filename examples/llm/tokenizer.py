@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+TOKENIZER, CHAT = "tokenizer.json", "chat.json"
 FOLDER = "Use the model's Hugging Face folder."
 
 
@@ -66,6 +68,22 @@ class ChatTokenizer:
         except TemplateError as error:
             raise ModelError("the model's chat template", str(error), "Use a model with a working one.") from error
         return self.encode(text)
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json and chat.json, for `load_tokenizer`."""
+        self.tokenizer.save(str(folder / TOKENIZER))
+        chat = {"stop_ids": sorted(self.stop_ids), "template": self.template, "special_text": dict(self.special_text or {})}
+        (folder / CHAT).write_text(json.dumps(chat, indent=1) + "\n", encoding="utf-8")
+
+
+def load_tokenizer(folder: Path) -> ChatTokenizer:
+    """What `ChatTokenizer.save` wrote; raises ModelError where it is not there."""
+    for name in (TOKENIZER, CHAT):
+        if not (folder / name).is_file():
+            raise ModelError(folder, f"there is no {name} in it", "Run: python -m examples.llm.convert_weights")
+    chat = json.loads((folder / CHAT).read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    return ChatTokenizer(tokenizer, frozenset(chat["stop_ids"]), chat["template"], chat["special_text"])
 
 
 def _raise(message: str) -> None:

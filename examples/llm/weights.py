@@ -2,71 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from .config import LlamaConfig
 from .errors import ModelError
+from .models import model_class
+from .models.causal import CausalLM
 
 Read = Callable[[str], np.ndarray]
 """Reads one tensor of a checkpoint by the checkpoint's name, in the model's row order."""
 
-LAYER_PARTS: Mapping[str, tuple[str, ...]] = {
-    "input_layernorm": ("input_layernorm",),
-    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "self_attn.o_proj": ("self_attn.o_proj",),
-    "post_attention_layernorm": ("post_attention_layernorm",),
-    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down_proj": ("mlp.down_proj",),
-}
-"""{weight of a layer: the checkpoint's tensors that stand one under another in it}, in parameter order."""
-
 
 def hf_sources(config: LlamaConfig) -> dict[str, tuple[str, ...]]:
     """{model's name: the Hugging Face tensors that stand one under another in it}, in parameter order."""
-    sources: dict[str, tuple[str, ...]] = {"model.embed_tokens.weight": ("model.embed_tokens.weight",)}
-    for index in range(config.num_hidden_layers):
-        prefix = f"model.layers.{index}."
-        for name, parts in LAYER_PARTS.items():
-            sources[f"{prefix}{name}.weight"] = tuple(f"{prefix}{part}.weight" for part in parts)
-    sources["model.norm.weight"] = ("model.norm.weight",)
-    if not config.tie_word_embeddings:
-        sources["lm_head.weight"] = ("lm_head.weight",)
-    return sources
+    model = model_class(config.model_type)
+    return {name: _sources(model, name, shape) for name, shape in parameter_shapes(config).items()}
 
 
-def expected_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """{Hugging Face tensor's name without `model.layers.N.`: its shape}."""
-    hidden, ffn, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
-    q, kv, _ = config.qkv_sizes
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens": (vocab, hidden),
-        "lm_head": (vocab, hidden),
-        "model.norm": (hidden,),
-    }
-    shapes |= {"input_layernorm": (hidden,), "post_attention_layernorm": (hidden,)}
-    shapes |= {"self_attn.q_proj": (q, hidden), "self_attn.k_proj": (kv, hidden), "self_attn.v_proj": (kv, hidden)}
-    shapes |= {"self_attn.o_proj": (hidden, q), "mlp.down_proj": (hidden, ffn)}
-    return shapes | {"mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden)}
+def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the model's weights, in parameter order."""
+    named = model_class(config.model_type)(config).named_parameters()
+    return {name: tuple(int(size) for size in parameter.shape) for name, parameter in named}
+
+
+def _sources(model: type[CausalLM], name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    path, kind = name.rsplit(".", 1)
+    found = [path]
+    for ours, theirs in model.PARTS.items():
+        if path.endswith(f".{ours}"):
+            stem = path.removesuffix(ours)
+            each = range(shape[0]) if "{e}" in theirs[0] else [0]
+            found = [f"{stem}{part.format(e=e)}" for e in each for part in theirs]
+    for ours, theirs in model.NAMES:
+        found = [path.replace(ours, theirs) for path in found]
+    return tuple(f"{path}.{kind}" for path in found)
+
+
+def tensors(config: LlamaConfig, read: Read, source: str) -> Iterator[tuple[str, np.ndarray]]:
+    """(model's name, array in `config.dtype`) of each weight, fused, as the checkpoint gives it: one at a time is in memory.
+
+    Raises ModelError for a shape that the sizes do not say.
+    """
+    model, shapes = model_class(config.model_type), parameter_shapes(config)
+    for name, parts in hf_sources(config).items():
+        arrays = [read(part) for part in parts]
+        joined = model.adjusted(config, name, arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+        if joined.shape[1:] != shapes[name][-joined.ndim + 1 :] * (joined.ndim > 1) or joined.size != math.prod(shapes[name]):
+            found = ", ".join(f"'{part}' has shape {array.shape}" for part, array in list(zip(parts, arrays, strict=True))[:3])
+            raise ModelError(source, f"{found}, and its configuration says {shapes[name]} for '{name}'", "Use files of one model.")
+        yield name, np.ascontiguousarray(joined.reshape(shapes[name]).astype(config.dtype, copy=False))
 
 
 def assemble(config: LlamaConfig, read: Read, source: str) -> dict[str, np.ndarray]:
     """{model's name: array} in `config.dtype`, fused; raises ModelError for a shape that the sizes do not say."""
-    shapes = expected_shapes(config)
-    weights = {}
-    for name, parts in hf_sources(config).items():
-        arrays = []
-        for part in parts:
-            array = read(part)
-            kind = part.removesuffix(".weight")
-            kind = kind.split(".", 3)[3] if kind.startswith("model.layers.") else kind
-            if array.shape != shapes[kind]:
-                what = f"'{part}' has shape {array.shape}, and its configuration says {shapes[kind]}"
-                raise ModelError(source, what, "Use files of one model.")
-            arrays.append(array.astype(config.dtype, copy=False))
-        weights[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    return weights
+    return dict(tensors(config, read, source))
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:

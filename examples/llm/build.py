@@ -1,0 +1,118 @@
+"""`python -m examples.llm.build --model DIR|preset --quantization q4f16_1 --num-shards 2 --target cuda -o dist/`: compiles a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tvm
+from tvm.target import Target
+
+import spmd
+from spmd import ShardingError
+
+from .artifact import Header
+from .config import PRESETS, LlamaConfig
+from .engine import shard
+from .errors import ModelError
+from .quantization import FORMATS
+from .source import open_model
+
+TARGETS: Mapping[str, dict[str, str]] = {
+    "llvm": {"kind": "llvm"},
+    "cuda": {"kind": "cuda", "arch": "sm_80"},
+    "rocm": {"kind": "rocm", "mcpu": "gfx1100"},
+    "metal": {"kind": "metal"},
+    "webgpu": {"kind": "webgpu"},
+    "opencl": {"kind": "opencl"},
+    "vulkan": {"kind": "vulkan"},
+}
+"""Targets by name, and the architecture where none is given."""
+PROFILES = {"llvm": "cpu", "cuda": "a100-pcie", "rocm": "rx-7900-xtx"}
+"""Hardware that a target stands for where none is given; for others that of cuda."""
+PLAIN = {"q0f32": "float32", "q0f16": "float16"}
+"""Names of what is not quantized, and its element type."""
+
+
+def config_of(model: str) -> LlamaConfig:
+    """A preset, or what is on disk."""
+    return PRESETS[model] if model in PRESETS else open_model(model).config
+
+
+def quantized(config: LlamaConfig, quantization: str) -> tuple[LlamaConfig, str]:
+    """The configuration in the element type of a quantization, and the format of its weights, "" where they stay as they are.
+
+    Raises ModelError for an unknown quantization.
+    """
+    if quantization in PLAIN:
+        return config.with_dtype(PLAIN[quantization]), ""
+    if quantization not in FORMATS:
+        names = ", ".join([*PLAIN, *FORMATS])
+        raise ModelError("--quantization", f"there is no '{quantization}'", f"Use one of: {names}.")
+    return config.with_dtype(FORMATS[quantization].dtype or config.dtype), quantization
+
+
+def target_of(name: str, arch: str = "") -> Target:
+    """A target by name; `arch` takes the place of its usual architecture. Raises ModelError for what this TVM does not compile for."""
+    if name not in TARGETS:
+        raise ModelError("--target", f"there is no '{name}'", f"Use one of: {', '.join(TARGETS)}.")
+    said = dict(TARGETS[name])
+    if arch:
+        said["arch" if name == "cuda" else "mcpu"] = arch
+    if name != "llvm" and tvm.get_global_func(f"target.build.{name}", allow_missing=True) is None:
+        others = ", ".join(other for other in TARGETS if other != name)
+        raise ModelError("--target", f"this TVM has no code generator for {name}", f"Use a TVM that is built with it, or one of: {others}.")
+    return Target(said)
+
+
+def build(options: argparse.Namespace) -> Path:
+    """Shards, compiles and writes; the folder that it is in."""
+    config, form = quantized(config_of(options.model), options.quantization)
+    target = target_of(options.target, options.arch)
+    if options.use_cuda_graph and options.target != "cuda":
+        raise ModelError("--use-cuda-graph", f"the target is {options.target}", "Use it with --target cuda.")
+    if options.max_seq_len < 1:
+        raise ModelError("--max-seq-len", f"{options.max_seq_len} is too few", "Give a number of at least 1.")
+    profile = options.profile or PROFILES.get(options.target, PROFILES["cuda"])
+    program = shard(config, options.num_shards, target, form, profile)
+    with tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": options.use_cuda_graph}):
+        library = spmd.build(program, target)
+    folder = library.export(options.output)
+    window = max(config.layer_windows)
+    Header(
+        str(options.model), options.quantization, options.num_shards, json.dumps(TARGETS[options.target]), options.max_seq_len, window
+    ).write(folder)
+    return folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(prog="python -m examples.llm.build", description="Compile a model for N workers.")
+    made.add_argument("--model", required=True, help=f"a Hugging Face folder, a .gguf file, or one of: {', '.join(PRESETS)}")
+    made.add_argument("--quantization", default="q4f16_1", help=f"one of: {', '.join([*PLAIN, *FORMATS])} (default q4f16_1)")
+    made.add_argument("--num-shards", type=int, default=1, help="how many workers share the model (default 1)")
+    made.add_argument("--target", default="llvm", help=f"one of: {', '.join(TARGETS)} (default llvm)")
+    made.add_argument("--arch", default="", help="the architecture, as sm_90 or gfx1100")
+    made.add_argument("--profile", default="", help="the hardware that the plan is made for, a name of spmd.Profile's")
+    made.add_argument("--use-cuda-graph", action="store_true", help="capture kernels and collectives of a step in CUDA graphs")
+    made.add_argument("--max-seq-len", type=int, default=2048, help="tokens that the cache holds (default 2048)")
+    made.add_argument("-o", "--output", required=True, help="the folder to write")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one line on standard error that says what is wrong."""
+    options = parser().parse_args(arguments)
+    try:
+        print(build(options))
+    except (ModelError, ShardingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

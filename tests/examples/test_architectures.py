@@ -1,0 +1,51 @@
+"""Each architecture says on several workers what it says on one, in prefill and decode; it has no more collectives than by hand."""
+
+import numpy as np
+import pytest
+
+import spmd
+from examples.llm.engine import METHODS, start
+from examples.llm.model import build_module
+from tests.examples.architectures import SETTINGS, config_of, random_weights
+
+PROMPT, ANSWER = [3, 14, 15, 9, 26, 5, 35, 8, 9], [7, 9, 3]
+WORKERS = {"llama": 4, "qwen3": 3, "phi3": 4, "olmo2": 3, "gpt_neox": 3, "mixtral": 3, "deepseek_v3": 4}
+"""Two where nothing else is said; 3 key/value heads, 80 features and 50 words are no multiples of most."""
+SUMS = {"olmo2": 4, "gpt_neox": 1}
+"""All-reduces a layer by hand: two; queries and keys that are normalized over all heads need theirs, in one call; attention and MLP
+beside each other are added first."""
+PROVEN = ("gemma3", "olmo2", "mixtral")
+"""Programs that the verifier sees here; it takes seconds, and has proven all."""
+SCALED = spmd.Profile("scaled", flops=1e12, memory_bandwidth=7e8, link_bandwidth=1e10, link_latency=1e-5)
+"""Reading a small layer takes as many latencies as a layer of 70 billion parameters does on a GPU."""
+
+
+def sharded(name):
+    """The module, and what is made of it for the workers of its row."""
+    mod, _ = build_module(config_of(name), methods=METHODS)
+    return mod, spmd.shard(mod, WORKERS.get(name, 2), profile=SCALED)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_plan(name):
+    """All large weights are split, by no more collectives than by hand."""
+    layers, (mod, found) = config_of(name).num_hidden_layers, sharded(name)
+    calls = [one.kind for one in found.plan.collectives if one.function == "decode"]
+    assert len(calls) <= SUMS.get(name, 2) * layers + 1, calls  # one for the head
+    whole = [n for n, s in found.plan.params.items() if "layers" in n and n.endswith("proj.weight") and s.is_replicated]
+    assert not [name for name in whole if "_a_" not in name]  # latents are made on each worker
+    assert not [note for note in found.plan.notes if "no rule" in note]
+    if name in PROVEN:
+        spmd.verify(mod, found)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3"])
+def test_the_numbers(name):
+    """Those of the other architectures are in test_transformers.py: compiling takes seconds."""
+    config, (mod, found) = config_of(name), sharded(name)
+    np.testing.assert_allclose(run(found, config), run(mod, config), rtol=1e-4, atol=1e-4)
+
+
+def run(program, config):
+    with start(program, random_weights(config), max_seq_len=32, window=max(config.layer_windows)) as engine:
+        return engine.score(PROMPT, ANSWER)
