@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +19,7 @@ def from_jax(function: Callable[..., Any], *args: Any) -> Imported:
     Raises `ShardingError` where it fails, with its error.
     """
     try:
-        import jax
+        jax: Any = import_module("jax")
         from tvm.relax.frontend.stablehlo import from_stablehlo
     except ImportError:
         raise ShardingError("from_jax", "JAX is not installed", "pip install jax") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import tvm
@@ -36,7 +37,7 @@ def from_torch(
 
 def _exported(model: Any, inputs: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Any:
     try:
-        import torch
+        torch: Any = import_module("torch")
     except ImportError:
         raise ShardingError("from_torch", "PyTorch is not installed", "pip install torch") from None
     if isinstance(model, torch.export.ExportedProgram):
@@ -59,8 +60,7 @@ def _exported(model: Any, inputs: Sequence[Any] | None, kwargs: Mapping[str, Any
 
 def _decomposed(program: Any) -> Any:
     """The program in core operators, and in larger ones that TVM has as they are."""
-    import torch
-
+    torch: Any = import_module("torch")
     table = torch.export.default_decompositions()
     for op in kept_whole(program):
         table.pop(op, None)
@@ -82,7 +82,6 @@ def _check(program: Any) -> None:
 
 def _translated(program: Any) -> tuple[tvm.IRModule, dict[str, str]]:
     """The module, and for each weight, in order, the name of its placeholder and its own."""
-    from torch.export.graph_signature import InputKind
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
     importer = ExportedProgramImporter()
@@ -93,7 +92,7 @@ def _translated(program: Any) -> tuple[tvm.IRModule, dict[str, str]]:
     importer.convert_map = {name: _named(convert, builder) for name, convert in importer.convert_map.items()}
     weights, inputs, _ = importer.create_input_vars(program)
     used = {node.name for node in nodes if node.op == "placeholder" and node.users}
-    specs = [s for s in program.graph_signature.input_specs if s.kind is not InputKind.USER_INPUT and s.arg.name in used]
+    specs = [s for s in program.graph_signature.input_specs if s.kind.name != "USER_INPUT" and s.arg.name in used]
     own = {spec.arg.name: relax.Var(spec.target, weights[spec.arg.name].ty) for spec in specs}
     with builder.function("main", [*inputs.values(), *own.values()], attrs={"num_input": len(inputs)}):
         with builder.dataflow():

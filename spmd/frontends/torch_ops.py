@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 from tvm import relax
@@ -10,8 +11,7 @@ from tvm import relax
 
 def kept_whole(program: Any) -> Iterator[Any]:
     """The operators that are not to be decomposed; attention only where all of it means the same in TVM."""
-    import torch
-
+    torch: Any = import_module("torch")
     aten: Any = torch.ops.aten
     yield from (aten.linear.default, aten.matmul.default, aten.silu.default)
     attention = aten.scaled_dot_product_attention.default
@@ -63,8 +63,7 @@ def _scaled_dot_product_attention(node: Any, importer: Any) -> Any:
 
 
 def _rms_norm(node: Any, importer: Any) -> Any:
-    import torch
-
+    torch: Any = import_module("torch")
     eps = node.args[3] if len(node.args) > 3 and node.args[3] is not None else torch.finfo(node.args[0].meta["val"].dtype).eps
     x, weight = importer.env[node.args[0]], importer.env[node.args[2]]
     return importer.block_builder.emit(relax.op.nn.rms_norm(x, weight, axes=[-1], epsilon=eps))

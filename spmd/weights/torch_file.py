@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,7 +88,7 @@ def _loaded(path: Path) -> dict[str, Any]:
     """The tensors of a file by name."""
     File.of(path)
     try:
-        import torch
+        torch: Any = import_module("torch")
     except ImportError:
         raise ShardingError(str(path), "it is a file of PyTorch, which is not installed", "pip install 'spmd[torch]'.") from None
     try:

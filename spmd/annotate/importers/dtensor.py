@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, cast
 
 from spmd import checks
@@ -54,9 +55,8 @@ def to_dtensor(sharding: Sharding, mesh: Mesh) -> list[Any]:
 
     Raises `ShardingError` for what DTensor cannot say: segments, units, sizes known at run time, and axes in another order than the mesh's.
     """
-    from torch.distributed.tensor import Partial, Replicate, Shard  # pyright: ignore[reportMissingImports]
-
-    placed: dict[str, Any] = {axis: Partial(kind) for axis, kind in sharding.partial}
+    torch: Any = import_module("torch.distributed.tensor")
+    placed: dict[str, Any] = {axis: torch.Partial(kind) for axis, kind in sharding.partial}
     order = list(mesh.axes)
     for dim, split in enumerate(sharding.dims):
         if split is None:
@@ -66,5 +66,5 @@ def to_dtensor(sharding: Sharding, mesh: Mesh) -> list[Any]:
             raise ShardingError(
                 "to_dtensor", f"DTensor cannot say {sharding}", "Ask for a sharding in one segment, axes in the order of the mesh."
             )
-        placed.update(dict.fromkeys(split.axes, Shard(dim)))
-    return [placed.get(axis, Replicate()) for axis in order]
+        placed.update(dict.fromkeys(split.axes, torch.Shard(dim)))
+    return [placed.get(axis, torch.Replicate()) for axis in order]
