@@ -79,7 +79,9 @@ def specs(
         for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and dice.randint(0, 2) == 0:
                 entries = _entries(dice, leaf.shape, mesh or Mesh(tp=1), divisible or {})
-                found[key] = P(*([None] if leaf.name.endswith(STORE) else entries[:1]), *entries[1:])
+                if leaf.name.endswith(STORE):  # rows are written at any place, and a dimension of one has no loop to be cut
+                    entries = [None, *(None if size == 1 else entry for entry, size in zip(entries[1:], leaf.shape[1:], strict=True))]
+                found[key] = P(*entries)
     return found
 
 
