@@ -1,5 +1,6 @@
 """What is built and installed: the wheel in a clean environment, and what other installed packages add by entry points."""
 
+import os
 import re
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def test_the_wheel_runs_in_a_clean_environment(built, tmp_path):
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     (tmp_path / "script.py").write_text(SCRIPT)
-    ran = subprocess.run([python, "script.py"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run([python, "script.py"], cwd=tmp_path, env=clean, check=True, capture_output=True, text=True)
     version, where = ran.stdout.split()
     assert version == spmd.__version__ and Path(where).is_relative_to(site)
     assert (tmp_path / "plan.html").stat().st_size > 10_000

@@ -24,16 +24,30 @@ class Quantize:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with packed weights."""
-        functions = [(var, f) for var, f in mod.functions_items() if isinstance(f, relax.Function) and "num_input" in (f.attrs or {})]
+        _check(mod)
         edit = _Packer(mod, self.format)
-        for var, function in functions:
-            edit.builder_.update_func(var, edit.packed(var.name_hint, function))
+        for var, function in _quantized(mod):
+            edit.builder_.update_func(var, edit.packed(function))
         return edit.builder_.finalize()
 
 
 def quantize(mod: tvm.IRModule, name: str) -> tvm.IRModule:
-    """`mod`, which stays as it is, with weights in the format `name`."""
+    """`mod`, which stays as it is, with weights in the format `name`; raises as the pass does, in words that TVM does not wrap."""
+    _check(mod)
     return Quantize(name)(mod)
+
+
+def _quantized(mod: tvm.IRModule) -> list[tuple[Any, relax.Function]]:
+    """The functions that say which of their parameters are weights."""
+    return [(var, f) for var, f in mod.functions_items() if isinstance(f, relax.Function) and "num_input" in (f.attrs or {})]
+
+
+def _check(mod: tvm.IRModule) -> None:
+    for var, function in _quantized(mod):
+        for weight in function.params[int(function.attrs["num_input"]) :]:
+            if not isinstance(weight.ty, relax.TensorType):
+                where = f"Quantize, '{var.name_hint}'"
+                raise ModelError(where, f"'{weight.name}' is no tensor", 'Export the module with param_mode="plain".')
 
 
 @mutator
@@ -45,13 +59,11 @@ class _Packer(PyExprMutator):
         self.form = form
         self.parts: dict[Any, list[relax.Var]] = {}
 
-    def packed(self, name: str, function: relax.Function) -> relax.Function:
+    def packed(self, function: relax.Function) -> relax.Function:
         """A function with parts as parameters in the place of weights."""
         inputs = int(function.attrs["num_input"])
         params: list[relax.Var] = list(function.params[:inputs])
         for weight in function.params[inputs:]:
-            if not isinstance(weight.ty, relax.TensorType):
-                raise ModelError(f"Quantize, '{name}'", f"'{weight.name}' is no tensor", 'Export the module with param_mode="plain".')
             self.parts[weight] = self._parts(weight)
             params += self.parts[weight]
         body = self.visit_expr(function.body)
