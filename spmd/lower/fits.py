@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from itertools import zip_longest
 
 from spmd.errors import ShardingError
@@ -12,7 +12,7 @@ from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, output_shardings
 from spmd.plan.model import Plan
-from spmd.plan.steps import Bundle, Compute, Reorder, Step, Transfer, computes, conversions, moves
+from spmd.plan.steps import MADE, TAKEN, Bundle, Compute, Reorder, Step, Transfer, computes, conversions, moves
 from spmd.program.graph import Branch, Function, Graph, Value
 from spmd.realize.write import Decided, End, realize
 from spmd.rules.model import Rule
@@ -91,12 +91,12 @@ def _check_steps(function: Function, plan: Plan) -> None:
     planned = _planned_ways(plan, function, where)
 
     def ways(value: Value, source: Sharding, target: Sharding, _: bool) -> Sequence[Move]:
-        if (value.path, source, target) not in planned:
-            if joined := _joined_way(planned, value.path, target):
-                return joined
+        if target == kept[value]:  # what nothing takes as it is kept goes there in part, or not at all
+            return planned.get((value.path, MADE, source), [])
+        if (value.path, TAKEN, target) not in planned:
             what = f"its steps do not say how it goes from {source} to {target}, which follows from its decisions"
             raise ShardingError(f"{where}: {value.name!r}", what, WAY_OUT)
-        return planned[value.path, source, target]
+        return planned[value.path, TAKEN, target]
 
     decided = Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends, ways)
     expected = realize(function, decided)
@@ -112,9 +112,12 @@ def _check_steps(function: Function, plan: Plan) -> None:
         raise ShardingError(where, f"its bundles move {sorted(inside)}, and {sorted(due)} follows from its decisions", WAY_OUT)
 
 
-def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str, Sharding, Sharding], list[Move]]:
-    """By which moves the steps take a value from one sharding to another, each of them one that there is."""
-    found: dict[tuple[str, Sharding, Sharding], list[Move]] = {}
+def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str, str, Sharding], list[Move]]:
+    """The moves of a value in the steps, each of them one that there is: from how it is made, and to how it is taken.
+
+    Ways to one sharding may begin at several in different branches; the longest comes by all of these.
+    """
+    found: dict[tuple[str, str, Sharding], list[Move]] = {}
     values = function.named
     for parts in conversions(plan.steps[function.name]):
         way = list(dict.fromkeys(part.move for part in parts))
@@ -125,21 +128,9 @@ def _planned_ways(plan: Plan, function: Function, where: str) -> dict[tuple[str,
             check_held(move.target, values[name], plan.mesh, f"{where}: {name!r}")
             if move_between(move.source, move.target, plan.mesh) != move:
                 raise ShardingError(f"{where}: {name!r}", f"there is no {move.kind} from {move.source} to {move.target}", WAY_OUT)
-        found[name, way[0].source, way[-1].target] = way
+        key = (name, MADE, way[0].source) if parts[0].cause.role == MADE else (name, TAKEN, way[-1].target)
+        found[key] = max(found.get(key, []), way, key=len)
     return found
-
-
-def _joined_way(planned: Mapping[tuple[str, Sharding, Sharding], list[Move]], name: str, target: Sharding) -> list[Move]:
-    """A way that begins where another conversion of the value came by, after the move by which that came there; empty where none does."""
-    moves_of = [(way, move) for (value, _, _), way in planned.items() if value == name for move in way]
-    joined = [
-        [move, *way]
-        for (value, source, end), way in planned.items()
-        if (value, end) == (name, target)
-        for other, move in moves_of
-        if other is not way and move.target == source
-    ]
-    return max(joined, key=len, default=[])
 
 
 def _conversion(step: Transfer | Reorder) -> tuple[str, str, int, Branch]:

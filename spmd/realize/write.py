@@ -88,11 +88,10 @@ class _Writer:
         """Branch -> what it makes, and whether its padding is known to be zero; arguments and constants are zero there."""
         self._padded: dict[int, bool] = {}
         self._names: dict[Value, str] = {}
-        self._as_kept = self._taken_as_kept()
-        """Of what is made otherwise than it is kept, what some operator or the return takes otherwise than it is made."""
-        self._kept: dict[Value, Sequence[Move]] = {}
-        """How what operators make becomes what is kept, and in which shardings it is taken then."""
+        self._to_kept: dict[Value, Sequence[Move]] = {}
+        """By which moves what an operator makes becomes what is kept."""
         self._taken: set[tuple[Value, Sharding]] = set()
+        """What operators, conversions and the return take."""
 
     def run(self) -> list[Step]:
         """All steps, the return last."""
@@ -107,20 +106,8 @@ class _Writer:
 
     def needed(self) -> dict[Value, int]:
         """Of the moves to where a value is kept, how many something goes on from, where not all: what takes it may start nearer."""
-        found = {v: max((i for i, m in enumerate(way, 1) if (v, m.target) in self._taken), default=0) for v, way in self._kept.items()}
-        return {value: count for value, count in found.items() if count < len(self._kept[value])}
-
-    def _taken_as_kept(self) -> set[Value]:
-        kept, nodes = self.decided.kept, [(node, self.decided.runs(node)) for node in self.function.nodes]
-        # Of what is made as it is kept nobody asks.
-        made = {v: s for node, runs in nodes for v, s in zip(node.outputs, runs.outputs, strict=True) if s is not kept[v]}
-        if not made:
-            return set()
-        taken = [(v, s) for node, runs in nodes for v, s in zip(node.inputs, runs.inputs, strict=True) if v in made]
-        assert self.function.result is not None
-        ends = zip(leaves(self.function.result), self.decided.returned(self.function), strict=True)
-        taken += [(v, end.sharding or kept[v]) for v, end in ends if v.is_tensor and v in made]
-        return {value for value, sharding in taken if made[value] != sharding}
+        found = {v: max((i for i, m in enumerate(way, 1) if (v, m.target) in self._taken), default=0) for v, way in self._to_kept.items()}
+        return {value: count for value, count in found.items() if count < len(self._to_kept[value])}
 
     def _operator(self, node: Node, at: int) -> None:
         runs, kept = self.decided.runs(node), self.decided.kept
@@ -129,15 +116,16 @@ class _Writer:
         for value, sharding in dict.fromkeys(taken):
             if value.memory or self._is_zero(value, sharding, node.branch) is None:  # what is written is another value each time
                 self._convert(value, kept[value], sharding, node.branch, Cause(TAKEN, at))
-        self._taken.update((v, s) for v, s in zip(node.inputs, runs.inputs, strict=True) if v in self._kept)
+        for value, sharding in zip(node.inputs, runs.inputs, strict=True):
+            if value in self._to_kept:
+                self._take(value, sharding, node.branch)
         zero = self._masked(node, runs) if self._is_padded(runs) else True
         self._compute(node, runs, bool(taken or made))
         for value, sharding in zip(node.outputs, runs.outputs, strict=True):
             if value.is_tensor:
                 self._hold(value, sharding, node.branch, zero or not sharding.is_padded(self.mesh))
         for value, sharding in made:
-            if value in self._as_kept or node.branch or value.memory:
-                self._convert(value, sharding, kept[value], node.branch, Cause(MADE, at))
+            self._convert(value, sharding, kept[value], node.branch, Cause(MADE, at))
         if node.joined is not None:
             self._join(node)
 
@@ -170,7 +158,8 @@ class _Writer:
             if sharding != kept[value] and (fresh or self._is_zero(value, sharding, ()) is None):
                 converted.add((value, sharding))
                 self._convert(value, kept[value], sharding, (), Cause(RETURNED, why=end.why), end.gather)
-            self._taken.add((value, sharding))
+            if value.is_tensor:
+                self._take(value, sharding, ())
             # A result that stays on the workers may come back as an argument, whose padding counts as zero.
             if value.is_tensor and sharding.is_padded(self.mesh) and not self._is_zero(value, sharding, ()):
                 masks.append(Mask(self._name(value), sharding, len(operands)))
@@ -189,7 +178,7 @@ class _Writer:
         return gives_zeros(node, runs, zero, self.mesh)
 
     def _convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, cause: Cause, gather: bool = True) -> None:
-        """Write the moves that take a value from one sharding to another."""
+        """Write the moves that take a value from one sharding to another, from where a move comes by that is made already."""
         found = self.decided.ways(value, source, target, gather)
         if found is None:
             where = f"{self.function.name}: {value.name!r}"
@@ -197,11 +186,10 @@ class _Writer:
         # What is just made is nowhere yet, and what is written in place is another value each time.
         done = 0 if cause.role == MADE or value.memory else self._done(value, found, branch)
         if cause.role == MADE and not branch and not value.memory:
-            self._kept[value] = found = found[: self._needed.get(value, len(found))]
+            self._to_kept[value] = found = found[: self._needed.get(value, len(found))]
             target = found[-1].target if found else source
-        origin = found[done - 1].target if done else source
-        self._taken.add((value, origin))
-        zero = bool(self._is_zero(value, origin, branch))
+        origin = found[done - 1].target if done else found[0].source if found else source
+        zero = self._take(value, origin, branch)
         start, sent = len(self.steps), 0
         for move in found[done:]:
             for step in self._parts(value, move, branch, cause):
@@ -210,8 +198,20 @@ class _Writer:
             zero = zero or brings_zeros(move, self.mesh)
             self._hold(value, move.target, branch, zero)
         self._hold(value, target, branch, zero)
-        if sent == 1 and not done and not value.memory:
+        if sent == 1 and origin == source and not value.memory:
             self._singles.append(Single(value, start, len(self.steps), cause))
+
+    def _take(self, value: Value, sharding: Sharding, branch: Branch) -> bool:
+        """Note what is taken; whether its padding is zero. Raises `ShardingError` where nothing holds the value so: the ways of a plan that
+        was given may lack one.
+        """
+        zero = self._is_zero(value, sharding, branch)
+        if zero is None:
+            where = f"plan for {self.function.name!r}: {value.name!r}"
+            what = f"its steps do not say how it comes to be {sharding}, which follows from its decisions"
+            raise ShardingError(where, what, "Plan this module with spmd.plan().")
+        self._taken.add((value, sharding))
+        return zero
 
     def _done(self, value: Value, way: Sequence[Move], branch: Branch) -> int:
         """How many moves of a way need not be made, as other conversions came by its placements."""

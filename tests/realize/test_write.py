@@ -1,5 +1,7 @@
 """The steps of a function, as text."""
 
+import pytest
+import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -18,11 +20,17 @@ class Sum:
         return z
 
 
-def test_nothing_is_sent_to_where_nobody_takes_it():
+COLUMNS, GRID = P(None, ("tp", 4, 12)), P("dp", "tp")
+SPECS = {"main.x": GRID, "main.y": COLUMNS, "main.z": COLUMNS, "main.return": GRID}
+
+
+@pytest.fixture(scope="module")
+def sharded():
+    return spmd.shard(Sum, Mesh(dp=2, tp=2, hosts=2), SPECS, profile=FREE_LINKS)
+
+
+def test_nothing_is_sent_to_where_nobody_takes_it(sharded):
     """The result goes on from what the operator makes: that `z` is kept in columns, as was asked, needs no gather over `dp`."""
-    columns, grid = P(None, ("tp", 4, 12)), P("dp", "tp")
-    specs = {"main.x": grid, "main.y": columns, "main.z": columns, "main.return": grid}
-    sharded = spmd.shard(Sum, Mesh(dp=2, tp=2, hosts=2), specs, profile=FREE_LINKS)
     assert sharded.plan.listing("main").splitlines()[-5:] == [
         "  z = add(x [dp, tp:4|12], y [dp, tp:4|12]) [dp, tp:4|12]",
         "  z: all_to_all over tp, [dp, tp:4|12] -> [dp+tp, -], 768 bytes",
@@ -30,3 +38,18 @@ def test_nothing_is_sent_to_where_nobody_takes_it():
         "  z: all_to_all over tp, [dp+tp, -] -> [dp, tp], 768 bytes",
         "  return z [dp, tp]",
     ]
+
+
+def test_a_plan_that_sends_less_is_lowered_later(sharded):
+    for plan in (sharded.plan, spmd.Plan.from_json(sharded.plan.to_json())):
+        tvm.ir.assert_structural_equal(spmd.lower(Sum, plan), sharded.mod)
+
+
+def test_what_is_taken_must_be_brought_there(sharded):
+    """A plan from which the way of the result was cut out has nothing that the return could take."""
+    plan = spmd.Plan.from_json(sharded.plan.to_json())
+    plan.steps["main"] = [step for step in plan.steps["main"] if getattr(step, "value", "") != "main.z"]
+    with pytest.raises(
+        spmd.ShardingError, match=r"plan for 'main': 'z': its steps do not say how it goes from \[-, tp:4\|12\] to \[dp, tp\]"
+    ):
+        spmd.lower(Sum, plan)
