@@ -24,6 +24,7 @@ from .kinds import (
     texts,
     whole,
 )
+from .packages import package
 
 __all__ = [
     "Check",
@@ -42,6 +43,7 @@ __all__ = [
     "memory",
     "module",
     "number",
+    "package",
     "path",
     "read",
     "seed",

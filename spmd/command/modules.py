@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import tvm
 
+from spmd.checks import package
 from spmd.errors import ShardingError, nearest
 from spmd.frontends import from_onnx, from_torch
 
@@ -26,21 +26,37 @@ def module_of(path: Path, name: str | None) -> Any:
     if path.suffix == ".onnx":
         return from_onnx(path).mod
     if path.suffix == ".pt2":
-        return from_torch(_torch(path).export.load(str(path))).mod
+        return from_torch(_exported(path)).mod
     return _of_json(path) if path.suffix == ".json" else _of_script(path, name)
 
 
 def _of_json(path: Path) -> Any:
-    text = path.read_text()
+    text = path.read_bytes().decode(errors="replace")
     try:
         found: Any = tvm.ir.load_json(text)
-    except Exception:
+    except Exception:  # TVM raises whatever its readers do
         found = None
     if isinstance(found, tvm.IRModule):
         return found
-    is_plan = text.lstrip().startswith("{") and "params" in cast("dict[str, Any]", json.loads(text))
-    what = "it is a plan, no module" if is_plan else "it holds no IRModule"
+    what = "it is a plan, no module" if _is_plan(text) else "it holds no IRModule"
     raise ShardingError(str(path), what, "Give the module; python -m spmd explain takes plans too.")
+
+
+def _is_plan(text: str) -> bool:
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "params" in found
+
+
+def _exported(path: Path) -> Any:
+    torch = package("torch", str(path), "PyTorch is not installed", "torch")
+    try:
+        return torch.export.load(str(path))
+    except Exception as error:
+        what = f"torch.export cannot load it: {type(error).__name__}: {error}"
+        raise ShardingError(str(path), what, "Give what torch.export.save wrote.") from error
 
 
 def _of_script(path: Path, name: str | None) -> Any:
@@ -64,22 +80,12 @@ def _of_script(path: Path, name: str | None) -> Any:
     return found[0]
 
 
-def _torch(path: Path) -> Any:
-    try:
-        return import_module("torch")
-    except ImportError:
-        raise ShardingError(str(path), "PyTorch is not installed", "pip install torch") from None
-
-
 def _of_folder(path: Path) -> Any:
     """The language model that a ``config.json`` of transformers describes, without its weights: token numbers and a mask in, logits out."""
     if not (path / "config.json").is_file():
         raise ShardingError(str(path), "the folder has no config.json", f"Give {KINDS}.")
-    torch = _torch(path)
-    try:
-        transformers: Any = import_module("transformers")
-    except ImportError:
-        raise ShardingError(str(path), "transformers is not installed", "pip install transformers") from None
+    torch = package("torch", str(path), "PyTorch is not installed", "torch")
+    transformers = package("transformers", str(path), "transformers is not installed", "transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(path, use_cache=False)
         with torch.device("meta"):

@@ -12,7 +12,7 @@ from spmd.errors import ShardingError
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedModel:
     """A module that `shard` takes, and its weights by the names that they have in the model.
 
     ``w.load(imported.weights)`` places them; those of another checkpoint of the same model go by ``w.load(imported.named(state_dict))``.
@@ -24,10 +24,12 @@ class Imported:
     """Name -> array, in the order of the parameters after the inputs: parameters, buffers and constants of the model."""
     same: Mapping[str, str] = field(default_factory=dict[str, str])
     """Other names of weights that are tied: name -> the one that `weights` has."""
+    unsaved: frozenset[str] = frozenset()
+    """Names of weights that no checkpoint has, such as constants."""
 
     def __repr__(self) -> str:
         inputs = [var.name for var in self.mod["main"].params[: -len(self.weights) or None]]
-        return f"<Imported main({', '.join(inputs)}) with {len(self.weights)} weights>"
+        return f"<ImportedModel main({', '.join(inputs)}) with {len(self.weights)} weights>"
 
     def named(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         """The weights of a checkpoint of this model; what is in no checkpoint, such as a constant, is the model's own.
@@ -40,10 +42,7 @@ class Imported:
             if own not in self.weights:
                 raise ShardingError(f"checkpoint, {name!r}", "the model has no such weight", "Give the checkpoint of this model.")
             found.setdefault(own, array)
-        lacking = [name for name in self.weights if name not in found and name not in self._own]
+        lacking = [name for name in self.weights if name not in found and name not in self.unsaved]
         if lacking:
             raise ShardingError("checkpoint", f"it lacks {', '.join(map(repr, lacking[:5]))}", "Give the checkpoint of this model.")
         return {name: found.get(name, array) for name, array in self.weights.items()}
-
-    _own: frozenset[str] = frozenset()
-    """Names of weights that no checkpoint has."""

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from spmd.checks import package
 from spmd.errors import ShardingError
 
-from .imported import Imported
+from .imported import ImportedModel
 
 
-def from_jax(function: Callable[..., Any], *args: Any) -> Imported:
+def from_jax(function: Callable[..., Any], *args: Any) -> ImportedModel:
     """A function of JAX as a module for `shard`, traced with `args`, arrays or `jax.ShapeDtypeStruct`; every argument is an input.
 
     TVM's importer knows few operators, one result, and not every JAX.
     Raises `ShardingError` where it fails, with its error.
     """
-    try:
-        jax: Any = import_module("jax")
-        from tvm.relax.frontend.stablehlo import from_stablehlo
-    except ImportError:
-        raise ShardingError("from_jax", "JAX is not installed", "pip install jax") from None
+    jax = package("jax", "from_jax", "JAX is not installed", "jax")
+    from tvm.relax.frontend.stablehlo import from_stablehlo
+
     if not callable(function):
         raise ShardingError("from_jax", f"it takes a function, and got a {type(function).__name__}", "Write spmd.from_jax(f, x).")
     way_out = "Export it from JAX to a format of another front door, such as ONNX."
@@ -41,4 +39,4 @@ def from_jax(function: Callable[..., Any], *args: Any) -> Imported:
         raise ShardingError("from_jax", what, way_out) from error
     main = mod["main"]
     mod.update_func(mod.get_global_var("main"), main.with_attr("num_input", len(main.params)))
-    return Imported(mod, {})
+    return ImportedModel(mod, {})

@@ -5,31 +5,29 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from spmd.checks import package
 from spmd.errors import ShardingError
 
-from .imported import Imported
+from .imported import ImportedModel
 from .naming import NamingBuilder
 
 
-def from_onnx(model: Any) -> Imported:
+def from_onnx(model: Any) -> ImportedModel:
     """An ONNX model, as a path or as a `ModelProto`, as a module for `shard`.
 
     Its initializers are the weights, by their own names; values inside are named after their nodes, and sizes after the dimensions of
     the inputs. Raises `ShardingError` for a file that cannot be read, and for operators that TVM's importer does not know.
     """
-    try:
-        onnx: Any = import_module("onnx")
-        from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
-    except ImportError:
-        raise ShardingError("from_onnx", "the package onnx is not installed", "pip install onnx") from None
-    proto = model if isinstance(model, onnx.ModelProto) else _read(model)
+    onnx = package("onnx", "from_onnx", "the package onnx is not installed", "onnx")
+    from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+
+    proto = model if isinstance(model, onnx.ModelProto) else _read(onnx, model)
 
     class Importer(ONNXGraphImporter):
         """TVM's importer, which tells the builder at which node it is."""
@@ -60,18 +58,18 @@ def from_onnx(model: Any) -> Imported:
     return _imported(mod)
 
 
-def _read(path: Any) -> Any:
+def _read(onnx: Any, path: Any) -> Any:
     if not isinstance(path, (str, Path)):
         what = f"it takes the path of a file or a ModelProto, and got a {type(path).__name__}"
         raise ShardingError("from_onnx", what, 'Write spmd.from_onnx("model.onnx").')
     try:
-        return import_module("onnx").load(str(path))
+        return onnx.load(str(path))
     except Exception as error:
         what = f"it cannot be read: {type(error).__name__}: {error}"
         raise ShardingError(f"from_onnx, {str(path)!r}", what, "Give the path of an ONNX file.") from error
 
 
-def _imported(mod: tvm.IRModule) -> Imported:
+def _imported(mod: tvm.IRModule) -> ImportedModel:
     """The function without the weights that no operator reads, as those that were folded into shapes."""
     function = mod["main"]
     count = int(function.attrs["num_input"])
@@ -81,4 +79,4 @@ def _imported(mod: tvm.IRModule) -> Imported:
     kept = [(var, array) for var, array in named if var in used]
     params = [*function.params[:count], *(var for var, _ in kept)]
     made = relax.Function(params, function.body, function.ret_ty, function.is_pure, function.without_attr("params").attrs)
-    return Imported(tvm.IRModule({"main": made}), {var.name: array for var, array in kept})
+    return ImportedModel(tvm.IRModule({"main": made}), {var.name: array for var, array in kept})

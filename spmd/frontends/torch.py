@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import tvm
 from tvm import relax
 
+from spmd.checks import package
 from spmd.errors import ShardingError
 
-from .imported import Imported
+from .imported import ImportedModel
 from .naming import NamingBuilder
 from .torch_ops import CONVERTED, kept_whole
 
+_RANDOM = ("bernoulli", "dropout", "exponential", "multinomial", "native_dropout", "normal", "poisson", "rand", "uniform")
+"""What draws random numbers, of which TVM's importer makes constants, or nothing."""
+_DROPOUT = ("dropout", "native_dropout")
 _EXPORT = "Export it yourself with torch.export.export(), and pass the ExportedProgram."
 
 
 def from_torch(
     model: Any, example_inputs: Sequence[Any] | None = None, *, kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
-) -> Imported:
+) -> ImportedModel:
     """A PyTorch model as a module for `shard`: an `nn.Module` with example inputs, or what `torch.export.export` made of it.
 
     `example_inputs`, `kwargs` and `dynamic_shapes` are as of `torch.export.export`; a dimension that is a ``torch.export.Dim("batch")``
@@ -32,14 +36,11 @@ def from_torch(
     program = _decomposed(program)
     _check(program)
     mod, names = _translated(program)
-    return Imported(_with_sizes_named(mod, dynamic_shapes), *_weights(program, names))
+    return ImportedModel(_with_sizes_named(mod, dynamic_shapes), *_weights(program, names))
 
 
 def _exported(model: Any, inputs: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Any:
-    try:
-        torch: Any = import_module("torch")
-    except ImportError:
-        raise ShardingError("from_torch", "PyTorch is not installed", "pip install torch") from None
+    torch = package("torch", "from_torch", "PyTorch is not installed", "torch")
     if isinstance(model, torch.export.ExportedProgram):
         return model
     if not isinstance(model, torch.nn.Module):
@@ -73,11 +74,17 @@ def _check(program: Any) -> None:
         if "MUTATION" in spec.kind.name:
             way_out = "Return the new value, and take the old one as an input; model.eval() where training alone writes it."
             raise ShardingError(f"from_torch, {spec.target!r}", "the model writes it, which would be lost", way_out)
+    for spec in program.graph_signature.input_specs:
+        if spec.kind.name == "USER_INPUT" and type(spec.arg).__name__ != "TensorArgument":
+            what = f"it is {getattr(spec.arg, 'value', spec.arg)!r}, no tensor"
+            way_out = "Give tensors alone; make the rest attributes of the model, or defaults."
+            raise ShardingError(f"from_torch, input {spec.arg.name!r}", what, way_out)
     for node in program.graph.nodes:
         name = getattr(node.target, "__name__", "")
-        if name.startswith(("bernoulli", "dropout", "native_dropout")) and (len(node.args) < 3 or node.args[2]):
+        in_training = name.startswith(_DROPOUT) and node.args[2]
+        if in_training or (name.startswith(_RANDOM) and not name.startswith(_DROPOUT)):
             where = f"from_torch, {_name(node)!r}"
-            raise ShardingError(where, f"{name} draws random numbers", "Call model.eval() before.")
+            raise ShardingError(where, f"{name} draws random numbers", "Call model.eval() before, or take them as an input.")
 
 
 def _translated(program: Any) -> tuple[tvm.IRModule, dict[str, str]]:
@@ -155,21 +162,30 @@ def _with_sizes_named(mod: tvm.IRModule, dynamic_shapes: Any) -> tvm.IRModule:
     """Symbolic sizes by the names of their `torch.export.Dim`, where they are given so and are the size of an input."""
     function = mod["main"]
     inputs: list[Any] = list(function.params)[: int(function.attrs["num_input"])]
-    listed = list(dynamic_shapes.values()) if isinstance(dynamic_shapes, Mapping) else list(dynamic_shapes or ())
     found: dict[Any, Any] = {}
-    for var, dims in zip(inputs, _leaves(listed), strict=False):
+    for var, dims in _said_of(inputs, dynamic_shapes):
         for at, dim in dims.items() if isinstance(dims, Mapping) else enumerate(dims or ()):
-            shape: Any = getattr(var.ty, "shape", None)
-            symbol = shape[at] if hasattr(dim, "__name__") and shape is not None else None
+            symbol = var.ty.shape[at] if hasattr(dim, "__name__") else None
             if isinstance(symbol, tvm.tirx.Var) and symbol not in found:
                 found[symbol] = tvm.tirx.Var(dim.__name__, "int64")
     return tvm.IRModule({"main": function.bind_symbolic_vars(found)}) if found else mod
 
 
+def _said_of(inputs: Sequence[Any], dynamic_shapes: Any) -> Iterator[tuple[Any, Any]]:
+    """Each input with what is said of its dimensions: by its name, or by its place where one thing is said of each."""
+    if isinstance(dynamic_shapes, Mapping):
+        shapes = cast("Mapping[Any, Any]", dynamic_shapes)
+        yield from ((var, shapes[var.name]) for var in inputs if var.name in shapes)
+        return
+    listed = list(_leaves(dynamic_shapes or ()))
+    if len(listed) == len(inputs):
+        yield from zip(inputs, listed, strict=True)
+
+
 def _leaves(tree: Any) -> Iterator[Any]:
     """What is said of each tensor: a dict of its dimensions, a tuple of them, or None."""
     for part in tree:
-        if isinstance(part, (list, tuple)) and any(isinstance(p, (list, tuple, Mapping)) for p in part):
+        if isinstance(part, (list, tuple)) and any(isinstance(p, (list, tuple, Mapping)) for p in cast("Sequence[Any]", part)):
             yield from _leaves(part)
         else:
             yield part

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from spmd.errors import ShardingError
 from spmd.ir.trees import leaves
+from spmd.placement.layout import same_placement
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, output_shardings
@@ -90,13 +91,15 @@ def _check_steps(function: Function, plan: Plan) -> None:
 
     planned = _planned_ways(plan, function, where)
 
-    def ways(value: Value, source: Sharding, target: Sharding, _: bool) -> Sequence[Move]:
-        if target == kept[value]:  # what nothing takes as it is kept goes there in part, or not at all
-            return planned.get((value.path, MADE, source), [])
-        if (value.path, TAKEN, target) not in planned:
-            what = f"its steps do not say how it goes from {source} to {target}, which follows from its decisions"
-            raise ShardingError(f"{where}: {value.name!r}", what, WAY_OUT)
-        return planned[value.path, TAKEN, target]
+    def ways(value: Value, source: Sharding, target: Sharding, _: bool) -> Sequence[Move] | None:
+        is_made = target == kept[value]
+        found = planned.get((value.path, MADE, source) if is_made else (value.path, TAKEN, target))
+        if found is None and same_placement(source, target, plan.mesh):
+            return []
+        if found is not None or is_made:  # what nothing takes as it is kept does not go there
+            return found
+        what = f"its steps do not say how it goes from {source} to {target}, which follows from its decisions"
+        raise ShardingError(f"{where}: {value.name!r}", what, WAY_OUT)
 
     decided = Decided(plan.mesh, kept, runs.__getitem__, lambda _: ends, ways)
     expected = realize(function, decided)

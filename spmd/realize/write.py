@@ -22,7 +22,10 @@ from .bundles import Single, bundled
 from .padding import gives_zeros, masked
 
 Ways = Callable[[Value, Sharding, Sharding, bool], Sequence[Move] | None]
-"""The moves that take a value from one sharding to another, with the last argument whether they may gather; None where there are none."""
+"""The moves that take a value from one sharding to another, with the last argument whether they may gather; None where there is no way.
+
+Those of a plan that was given may begin wherever it holds the value, and may end before how it is kept, where nothing takes it so.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,10 @@ _FREE = (0, (0.0, 0.0, 0.0))
 
 
 def realize(function: Function, decided: Decided, prices: Prices | None = None) -> list[Step]:
-    """The steps of a function. Without `prices` nothing takes any time, and each collective goes in a call of its own."""
+    """The steps of a function. Without `prices` nothing takes any time, and each collective goes in a call of its own.
+
+    What is sent to where a value is kept, and taken by nobody there, shows when all are written: then they are written without it.
+    """
     writer = _Writer(function, decided, prices, {})
     steps = writer.run()
     needed = writer.needed()
@@ -106,8 +112,11 @@ class _Writer:
 
     def needed(self) -> dict[Value, int]:
         """Of the moves to where a value is kept, how many something goes on from, where not all: what takes it may start nearer."""
-        found = {v: max((i for i, m in enumerate(way, 1) if (v, m.target) in self._taken), default=0) for v, way in self._to_kept.items()}
-        return {value: count for value, count in found.items() if count < len(self._to_kept[value])}
+        found: dict[Value, int] = {}
+        for value, way in self._to_kept.items():
+            if way and (value, self.decided.kept[value]) not in self._taken:
+                found[value] = max((i for i, move in enumerate(way[:-1], 1) if (value, move.target) in self._taken), default=0)
+        return found
 
     def _operator(self, node: Node, at: int) -> None:
         runs, kept = self.decided.runs(node), self.decided.kept
@@ -180,14 +189,16 @@ class _Writer:
     def _convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, cause: Cause, gather: bool = True) -> None:
         """Write the moves that take a value from one sharding to another, from where a move comes by that is made already."""
         found = self.decided.ways(value, source, target, gather)
+        if cause.role == MADE and not branch and not value.memory:
+            found = found if not found or value not in self._needed else found[: self._needed[value]] or None
+            self._to_kept[value] = found or ()
+            if found is None:
+                return  # nothing may take it so
         if found is None:
             where = f"{self.function.name}: {value.name!r}"
             raise ShardingError(where, f"there is no way from {source} to {target}", "Make a new plan with spmd.plan().")
         # What is just made is nowhere yet, and what is written in place is another value each time.
         done = 0 if cause.role == MADE or value.memory else self._done(value, found, branch)
-        if cause.role == MADE and not branch and not value.memory:
-            self._to_kept[value] = found = found[: self._needed.get(value, len(found))]
-            target = found[-1].target if found else source
         origin = found[done - 1].target if done else found[0].source if found else source
         zero = self._take(value, origin, branch)
         start, sent = len(self.steps), 0
@@ -197,7 +208,8 @@ class _Writer:
                 self.steps.append(step)
             zero = zero or brings_zeros(move, self.mesh)
             self._hold(value, move.target, branch, zero)
-        self._hold(value, target, branch, zero)
+        if not found:  # one placement, written in two ways
+            self._hold(value, target, branch, zero)
         if sent == 1 and origin == source and not value.memory:
             self._singles.append(Single(value, start, len(self.steps), cause))
 

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import numpy as np
 import tvm
+import tvm_ffi
 
 from spmd import checks
 from spmd.checks import door, told
 from spmd.collectives import Record
 from spmd.costs.planning_sizes import symbols_of
 from spmd.errors import ShardingError
-from spmd.pipeline import shard
+from spmd.pipeline import lower, shard
 from spmd.placement.mesh import Mesh
 from spmd.run.signatures import signatures
 from spmd.run.workers import workers
@@ -44,8 +45,8 @@ def _cases(where: str, given: Any) -> list[Case]:
 
 @door(cases=_cases, seed=checks.whole(0), backend=checks.text, special=checks.flag)
 def assert_all_equivalent(cases: Iterable[Case], *, seed: int = 0, backend: str = "threads", special: bool = False) -> int:
-    """Check that every program gives what it gives unsharded, and that its collectives are those of its plan; returns how many functions
-    were run.
+    """Check that every program gives what it gives unsharded, that its collectives are those of its plan, and that `lower` makes the
+    same of it by this plan later; returns how many functions were run.
 
     The sharded programs run on `backend`: "threads", "mpi" where this process is one of a launcher's, or "pocl" for the schedules and the
     code of GPUs; unsharded ones run on the CPU.
@@ -129,6 +130,8 @@ def _run(cases: list[Case], seed: int, backend: str, special: bool) -> dict[int,
     sizes = {n: sizes[n] for n in symbols_of(mod) if n in sizes}
     divisible = {n: d for n, d in divisible.items() if n in sizes}
     sharded = shard(mod, cases[0].mesh, specs, profile=FREE_LINKS, sizes=sizes, divisible=divisible, lift=cases[0].lift)
+    if not tvm_ffi.structural_equal(lower(mod, sharded.plan), sharded.mod):
+        raise RuntimeError("lowered later by its plan it is another program")
     traces: dict[str, tuple[Record, ...]] = {}
     found = _Calls(sharded, traces, backend).run(arguments)
     wrong: dict[int, str] = {}

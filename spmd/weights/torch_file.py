@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from spmd.checks import told
+from spmd.checks import package, told
 from spmd.errors import ShardingError
 from spmd.placement.arrays import array_of
 from spmd.placement.layout import Array
@@ -87,10 +86,7 @@ class TorchFiles:
 def _loaded(path: Path) -> dict[str, Any]:
     """The tensors of a file by name."""
     File.of(path)
-    try:
-        torch: Any = import_module("torch")
-    except ImportError:
-        raise ShardingError(str(path), "it is a file of PyTorch, which is not installed", "pip install 'spmd[torch]'.") from None
+    torch = package("torch", str(path), "it is a file of PyTorch, which is not installed", "'spmd[torch]'.")
     try:
         found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # of the many that its readers of archives and pickles raise

@@ -22,6 +22,7 @@ def test_a_module_as_json(tmp_path):
         (spmd.plan(Mlp, 2).to_json(), "it is a plan, no module. Give the module"),
         (json.dumps([1]), "it holds no IRModule"),
         ("no JSON", "it holds no IRModule"),
+        ("{broken", "it holds no IRModule. Give the module"),
     ],
 )
 def test_json_that_is_no_module(tmp_path, text, message):
@@ -29,6 +30,19 @@ def test_json_that_is_no_module(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(spmd.ShardingError, match=message):
         module_of(file, None)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "other.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(spmd.ShardingError, match="it holds no IRModule"):
+        module_of(tmp_path / "other.json", None)
+
+
+def test_a_file_that_is_no_exported_program(tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "model.pt2").write_text("nothing")
+    with pytest.raises(spmd.ShardingError, match=r"model.pt2: torch.export cannot load it: .* Give what torch.export.save wrote"):
+        module_of(tmp_path / "model.pt2", None)
 
 
 def test_an_exported_program(tmp_path):

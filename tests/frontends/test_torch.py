@@ -145,6 +145,35 @@ class Odd(nn.Module):
         return torch.special.i0(x)
 
 
+class Flagged(nn.Module):
+    def forward(self, x, flag):
+        return x * 2 if flag else x
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + torch.randn(2)
+
+
+class Columns(nn.Module):
+    def forward(self, a, b):
+        return a[:, :1] + b
+
+
+@pytest.mark.parametrize("given", ["places", "names"])
+def test_a_size_has_its_name_whatever_the_order(given):
+    """`b` comes first in what is said, and second in the model."""
+    batch, columns = torch.export.Dim("batch"), torch.export.Dim("columns")
+    arrays = {"b": torch.ones(3, 1), "a": torch.ones(3, 4)}
+    shapes = {"b": {0: batch}, "a": {0: batch, 1: columns}}
+    if given == "places":
+        found = spmd.from_torch(Columns(), (arrays["a"], arrays["b"]), dynamic_shapes=(shapes["a"], shapes["b"]))
+    else:
+        found = spmd.from_torch(Columns(), (arrays["a"], arrays["b"]), dynamic_shapes=shapes)
+    named = {var.name: [size.name for size in var.ty.shape if isinstance(size, tvm.tirx.Var)] for var in found.mod["main"].params}
+    assert named == {"a": ["batch", "columns"], "b": ["batch"]}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -153,6 +182,8 @@ class Odd(nn.Module):
         (lambda: spmd.from_torch(nn.Linear(2, 2), torch.zeros(2)), "example_inputs is a Tensor, and holds the arguments"),
         (lambda: spmd.from_torch(nn.Linear(2, 2), (torch.zeros(3),)), "from_torch, Linear: torch.export cannot export it"),
         (lambda: spmd.from_torch(Counts(), (torch.zeros(2),)), "from_torch, 'seen': the model writes it, which would be lost"),
+        (lambda: spmd.from_torch(Flagged(), (torch.zeros(2), True)), "from_torch, input 'flag': it is True, no tensor. Give tensors alone"),
+        (lambda: spmd.from_torch(Noisy(), (torch.zeros(2),)), "randn.default draws random numbers"),
         (lambda: spmd.from_torch(nn.Dropout(0.5), (torch.zeros(2),)), "draws random numbers. Call model.eval"),
         (lambda: spmd.from_torch(Odd(), (torch.zeros(2),)), "TVM's importer does not know aten.*i0"),
     ],

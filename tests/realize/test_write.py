@@ -8,14 +8,19 @@ from tvm.script import relax as R
 import spmd
 from spmd import Mesh, P
 from spmd.testing.equivalence import FREE_LINKS
+from tests.test_meshes import MovedEvenly
 
 
 @I.ir_module
-class Sum:
+class Repeated:
+    """`y` is placed alike by the product and by the reshape, which write that in two ways: four over three workers, by twos."""
+
     @R.function
-    def main(x: R.Tensor((24, 16), "float64"), y: R.Tensor((24, 16), "float64")):
+    def main(p: R.Tensor((2, 4, 4, 12), "bool")):
         with R.dataflow():
-            z = R.add(x, y)
+            x = R.logical_not(p)
+            y = R.repeat(x, repeats=3, axis=3)
+            z = R.reshape(y, R.shape([2, 4, 2, 2, 36]))
             R.output(z)
         return z
 
@@ -26,7 +31,7 @@ SPECS = {"main.x": GRID, "main.y": COLUMNS, "main.z": COLUMNS, "main.return": GR
 
 @pytest.fixture(scope="module")
 def sharded():
-    return spmd.shard(Sum, Mesh(dp=2, tp=2, hosts=2), SPECS, profile=FREE_LINKS)
+    return spmd.shard(MovedEvenly, Mesh(dp=2, tp=2, hosts=2), SPECS, profile=FREE_LINKS)
 
 
 def test_nothing_is_sent_to_where_nobody_takes_it(sharded):
@@ -42,7 +47,7 @@ def test_nothing_is_sent_to_where_nobody_takes_it(sharded):
 
 def test_a_plan_that_sends_less_is_lowered_later(sharded):
     for plan in (sharded.plan, spmd.Plan.from_json(sharded.plan.to_json())):
-        tvm.ir.assert_structural_equal(spmd.lower(Sum, plan), sharded.mod)
+        tvm.ir.assert_structural_equal(spmd.lower(MovedEvenly, plan), sharded.mod)
 
 
 def test_what_is_taken_must_be_brought_there(sharded):
@@ -52,4 +57,10 @@ def test_what_is_taken_must_be_brought_there(sharded):
     with pytest.raises(
         spmd.ShardingError, match=r"plan for 'main': 'z': its steps do not say how it goes from \[-, tp:4\|12\] to \[dp, tp\]"
     ):
-        spmd.lower(Sum, plan)
+        spmd.lower(MovedEvenly, plan)
+
+
+def test_one_placement_written_in_two_ways():
+    sharded = spmd.shard(Repeated, Mesh(dp=2, tp=3, hosts=2), {"main.return": P("dp", "?", "tp", "?", "?")}, profile=FREE_LINKS)
+    assert str(sharded.plan.values["main.y"]) == "[dp, -, tp:4~2, -]"
+    tvm.ir.assert_structural_equal(spmd.lower(Repeated, sharded.plan), sharded.mod)

@@ -14,7 +14,7 @@ from examples.llm.config import LlamaConfig
 from examples.llm.errors import require_size
 
 from .causal import CausalLM, Decoder
-from .parts import Attention, Embedding, PlainMLP, gelu_new
+from .parts import Attention, Embedding, Layer, PlainMLP, gelu_new, layer_norm
 from .step import Step
 
 
@@ -47,26 +47,15 @@ class GPT2Config(LlamaConfig):
         }
 
 
-class GPT2Layer(nn.Module):
-    """Attention and MLP, each behind a layer norm."""
-
-    def __init__(self, config: GPT2Config) -> None:
-        self.input_layernorm = nn.LayerNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, qkv_bias=True, bias=True)
-        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = PlainMLP(config, gelu_new)
-
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), *context)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
 class GPT2Decoder(Decoder):
     """A decoder with a table of positions."""
 
     def __init__(self, config: GPT2Config) -> None:
-        layers: list[nn.Module] = [GPT2Layer(config) for _ in range(config.num_hidden_layers)]
-        super().__init__(config, layers, nn.LayerNorm(config.hidden_size, config.rms_norm_eps))
+        layers: list[nn.Module] = [
+            Layer(config, Attention(config, qkv_bias=True, bias=True), PlainMLP(config, gelu_new), layer_norm)
+            for _ in range(config.num_hidden_layers)
+        ]
+        super().__init__(config, layers, layer_norm(config))
         self.positions = Embedding(config.max_position_embeddings, config.hidden_size)
 
 

@@ -13,7 +13,7 @@ from tvm.relax.frontend.nn import Tensor, op
 from examples.llm.config import LlamaConfig, rope_of
 
 from .causal import CausalLM, Decoder
-from .parts import Attention, PlainMLP
+from .parts import Attention, Layer, PlainMLP, layer_norm
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,18 @@ class GPTNeoXConfig(LlamaConfig):
         }
 
 
-class GPTNeoXLayer(nn.Module):
+class GPTNeoXLayer(Layer):
     """Attention and MLP, one behind the other or both of the same."""
 
     def __init__(self, config: GPTNeoXConfig) -> None:
+        super().__init__(config, Attention(config, qkv_bias=True, bias=True), PlainMLP(config, op.gelu), layer_norm)
         self.parallel = config.parallel
-        self.input_layernorm = nn.LayerNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, qkv_bias=True, bias=True)
-        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = PlainMLP(config, op.gelu)
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
+        if not self.parallel:
+            return super().forward(x, *context)
         attended = self.self_attn(self.input_layernorm(x), *context)
-        if self.parallel:
-            return x + (attended + self.mlp(self.post_attention_layernorm(x)))
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return x + (attended + self.mlp(self.post_attention_layernorm(x)))
 
 
 class GPTNeoX(CausalLM):
@@ -76,7 +72,7 @@ class GPTNeoX(CausalLM):
     def decoder(self) -> nn.Module:
         config = self.config
         layers: list[nn.Module] = [GPTNeoXLayer(config) for _ in range(config.num_hidden_layers)]
-        return Decoder(config, layers, nn.LayerNorm(config.hidden_size, config.rms_norm_eps))
+        return Decoder(config, layers, layer_norm(config))
 
     @staticmethod
     def adjusted(config: LlamaConfig, name: str, array: np.ndarray) -> np.ndarray:

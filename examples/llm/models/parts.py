@@ -39,6 +39,11 @@ def rms_norm(config: LlamaConfig, size: int = 0, epsilon: float = 0.0) -> nn.RMS
     return nn.RMSNorm(size or config.hidden_size, -1, epsilon or config.rms_norm_eps, bias=False)
 
 
+def layer_norm(config: LlamaConfig) -> nn.LayerNorm:
+    """A layer norm with a bias over the hidden dimension, whose epsilon the configuration has as that of its norms."""
+    return nn.LayerNorm(config.hidden_size, config.rms_norm_eps)
+
+
 def split_heads(qkv: Tensor, config: LlamaConfig) -> list[Tensor]:
     """(b, s, heads + 2 * kv heads, d) -> queries, keys and values, each (b, s, its heads, d)."""
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -115,10 +120,12 @@ class PlainMLP(nn.Module):
 class Layer(nn.Module):
     """One pre-norm transformer layer; what attends is given, so that the cache-free model can use its own."""
 
-    def __init__(self, config: LlamaConfig, attention: nn.Module, mlp: nn.Module) -> None:
-        self.input_layernorm = rms_norm(config)
+    def __init__(
+        self, config: LlamaConfig, attention: nn.Module, mlp: nn.Module, norm: Callable[[LlamaConfig], nn.Module] = rms_norm
+    ) -> None:
+        self.input_layernorm = norm(config)
         self.self_attn = attention
-        self.post_attention_layernorm = rms_norm(config)
+        self.post_attention_layernorm = norm(config)
         self.mlp = mlp
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any, cast
 
 from spmd import checks
@@ -55,7 +54,7 @@ def to_dtensor(sharding: Sharding, mesh: Mesh) -> list[Any]:
 
     Raises `ShardingError` for what DTensor cannot say: segments, units, sizes known at run time, and axes in another order than the mesh's.
     """
-    torch: Any = import_module("torch.distributed.tensor")
+    torch = checks.package("torch.distributed.tensor", "to_dtensor", "PyTorch is not installed", "torch")
     placed: dict[str, Any] = {axis: torch.Partial(kind) for axis, kind in sharding.partial}
     order = list(mesh.axes)
     for dim, split in enumerate(sharding.dims):

@@ -15,7 +15,7 @@ def take(m: Maker, x: Any) -> Any:
     """Rows at indices."""
     axis = m.axis(x)
     places = [m.choose([1, 2, 3, 5]) for _ in range(m.integer(1, 2))]
-    return op.take(x, _indices(m, shape_of(x)[axis], places), axis, mode=m.choose(["clip", "wrap"]))
+    return op.take(x, indices(m, shape_of(x)[axis], places), axis, mode=m.choose(["clip", "wrap"]))
 
 
 def gather(m: Maker, x: Any) -> Any:
@@ -24,7 +24,7 @@ def gather(m: Maker, x: Any) -> Any:
     axis = m.axis(x)
     if m.integer(0, 2) == 0:
         return op.take(x, op.argmax(_integers(m, shape), axis), axis, mode="clip")
-    return op.gather_elements(x, _indices(m, shape[axis], [m.integer(1, 4) if d == axis else s for d, s in enumerate(shape)]), axis)
+    return op.gather_elements(x, indices(m, shape[axis], [m.integer(1, 4) if d == axis else s for d, s in enumerate(shape)]), axis)
 
 
 def scatter(m: Maker, x: Any) -> Any:
@@ -36,7 +36,7 @@ def scatter(m: Maker, x: Any) -> Any:
     updates = m.like(at, dtype_of(x))
     if how == "update" and at[axis] > 1:
         at[axis], updates = 1, m.like([1 if d == axis else s for d, s in enumerate(shape)], dtype_of(x))
-    made = op.scatter_elements(x, _indices(m, shape[axis], at), updates, axis, how)
+    made = op.scatter_elements(x, indices(m, shape[axis], at), updates, axis, how)
     return made, m.bound(x) + 3 * m.bound(updates)
 
 
@@ -91,8 +91,8 @@ def table(m: Maker, x: Any) -> Any:
     shape = shape_of(x)
     depth = m.integer(1, min(2, len(shape)))
     if m.integer(0, 1):
-        return op.index_tensor(x, [_indices(m, shape[d], [3], "int64") for d in range(depth)])
-    return op.gather_nd(x, _indices(m, min(shape[:depth]), [m.integer(1, 4), depth], "int64"))
+        return op.index_tensor(x, [indices(m, shape[d], [3], "int64") for d in range(depth)])
+    return op.gather_nd(x, indices(m, min(shape[:depth]), [m.integer(1, 4), depth], "int64"))
 
 
 def _integers(m: Maker, shape: list[int]) -> Any:
@@ -100,9 +100,9 @@ def _integers(m: Maker, shape: list[int]) -> Any:
     return found if found is not None else m.parameter(shape, m.choose(["int32", "int64"]))
 
 
-def _indices(m: Maker, size: int, shape: list[int], dtype: str | None = None) -> Any:
+def indices(m: Maker, size: int, shape: list[int], dtype: str | None = None) -> Any:
     """Indices below `size`."""
     fits = m.pick(lambda v: shape_of(v) == shape and dtype_of(v) == dtype) if dtype else None
-    indices = fits if fits is not None else m.parameter(shape, dtype) if dtype else _integers(m, shape)
-    assert not is_float(indices)
-    return op.floor_mod(indices, m.number(size, dtype_of(indices)))
+    found = fits if fits is not None else m.parameter(shape, dtype) if dtype else _integers(m, shape)
+    assert not is_float(found)
+    return op.floor_mod(found, m.number(size, dtype_of(found)))

@@ -8,6 +8,7 @@ from typing import Any
 import tvm
 from tvm import relax, s_tir, tirx
 
+from .indexing import indices
 from .maker import Maker, dtype_of, is_static, shape_of
 
 STORE = "store"
@@ -48,7 +49,7 @@ def _by_index(m: Maker, shape: list[int], dtype: str) -> tuple[Any, list[Any], i
     """``store[where[r], ...] = x[r, ...]``."""
     where = tirx.decl_buffer((shape[0],), "int32", "where")
     kernel = _kernel(shape, dtype, [where], lambda store, x, i: ((where[i[0]], *i[1:]), x[tuple(i)]))
-    return kernel, [m.like([shape[0]], "int32")], 1
+    return kernel, [m.bb.emit(indices(m, shape[0] + _MORE, [shape[0]], "int32"))], 1
 
 
 def _from_position(m: Maker, shape: list[int], dtype: str) -> tuple[Any, list[Any], int]:

@@ -1,5 +1,6 @@
 """DTensor's placements as specs, and shardings as placements."""
 
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -64,3 +65,9 @@ def test_back_again():
     for text in ("[tp+dp, -]", "[tp:4|4, -]"):
         with pytest.raises(ShardingError, match="to_dtensor: DTensor cannot say"):
             to_dtensor(Sharding.parse(text, (8, 8)), mesh)
+
+
+def test_placements_need_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.distributed.tensor", None)
+    with pytest.raises(ShardingError, match=r"to_dtensor: PyTorch is not installed. pip install torch"):
+        to_dtensor(Sharding.parse("[tp]", (8,)), Mesh(tp=2))
