@@ -25,10 +25,12 @@ from spmd.placement.mesh import Mesh
 from .backend import Backend
 from .communicator import Endpoint
 from .native.board import ENDED, FAILED, MOST_AXES, STATUS
+from .native.calls import Calls
 from .native.carriers import carrier, compiled, position
 from .native.guard import COMPILATION
 from .native.mpi import process
 from .native.table import Table
+from .native.tir import Moves, at
 from .slots import Call, CollectiveError, Record, Slot, Slots, records
 
 Item = TypeVar("Item")
@@ -113,19 +115,23 @@ class ProcessBackend(Backend):
                 comms[axis] = self.over(groups)
         functions: dict[str, Any] = {}
         for slot in slots.slots:
+            moves = self.moves(slot, comms[slot.axis])
             if slot.operation == "axis_index":
-                where = self._positions.ctypes.data + 8 * self.mesh.index(rank, (slot.axis,))
-                constants = {**self.constants(comms[slot.axis]), "position": T.reinterpret("handle", T.uint64(where))}
-                functions[slot.name] = position(slot, self.table, constants)
+                functions[slot.name] = position(moves)
             else:
-                arguments = self._arguments(slot, comms[slot.axis])
-                functions[slot.name] = carrier(slot, axes.index(slot.axis), self.table, arguments, guard.row, self.process.trace)
+                functions[slot.name] = carrier(slot, axes.index(slot.axis), guard.row, self.process.trace, moves)
         return compiled(functions)
+
+    def moves(self, slot: Slot, comm: Any) -> Moves:
+        """What writes the TIR that moves the tensors of a slot, over the communicator of its axis: by default, calls of the library."""
+        return Calls(slot, self.table, self._arguments(slot, comm))
 
     def _arguments(self, slot: Slot, comm: Any) -> list[dict[str, Any]]:
         """For each tensor of a slot, the arguments that no call changes; words that are not there say what is not called."""
         found: dict[str, Any] = {**self.constants(comm), "zero": T.int32(0)}
         me = self._groups[slot.axis].index(self.process.rank)
+        if slot.operation == "axis_index":
+            found["position"] = at(self._positions.ctypes.data + 8 * me)
         if slot.operation == "broadcast":
             found["root"] = T.int32(slot.root)
             found |= {"sends": T.int32(1)} if me == slot.root else {}
@@ -134,9 +140,9 @@ class ProcessBackend(Backend):
             sources = {target: source for source, target in targets.items()}
             found |= {"to": T.int32(targets[me])} if me in targets else {}
             found |= {"from": T.int32(sources[me])} if me in sources else {"receives_nothing": T.int32(1)}
-        each = [{"type": self.number(self.table.type_of(slot, dtype))} for dtype in slot.dtypes]
+        types = [{"type": self.number(self.table.type_of(slot, dtype))} for dtype in slot.dtypes]
         kinds = [{"kind": self.number(self.table.kind_of(slot, dtype))} if slot.kind else {} for dtype in slot.dtypes]
-        return [{**found, **type_, **kind} for type_, kind in zip(each, kinds, strict=True)]
+        return [{**found, **type_, **kind} for type_, kind in zip(types, kinds, strict=True)]
 
     def agree(self, what: str, facts: Sequence[str] = ()) -> None:
         """See `Backend`."""
