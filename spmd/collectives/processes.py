@@ -12,6 +12,7 @@ import tempfile
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -194,7 +195,7 @@ class ProcessEndpoint(Endpoint):
             for group in self.mesh.groups(axis):
                 if len({int(outcome[rank, 1 + number]) for rank in group}) > 1:
                     what = f"workers {', '.join(map(str, group))} did not do the same collectives over mesh axis {axis!r}"
-                    raise CollectiveError(f"{what}: their results are of no use")
+                    raise CollectiveError("\n".join([f"{what}: their results are of no use", *self._differences(axis, group)]))
 
     def abort(self, why: str) -> None:
         """Say so, and meet those who come to the end; where somebody waits in a collective, the guard ends all."""
@@ -218,6 +219,16 @@ class ProcessEndpoint(Endpoint):
             if calls:  # the oldest that is kept may be in the middle of a bundle
                 calls[-1][2].append(sizes[:rank])
         return records(calls)
+
+    def _differences(self, axis: str, group: Sequence[int]) -> list[str]:
+        """The first collectives over an axis in which the workers of a group differ, in words. All workers do this together."""
+        slots = self._backend.slots
+        mine = [row for row in self._process.trace.rows().tolist() if slots.of(row[0]).axis == axis]
+        with self._process.guard.meeting("the end of the run"):
+            everyone = self._process.comm.allgather(mine)
+        firsts = next(c for c in zip_longest(*(everyone[rank] for rank in group)) if any(c[0] != other for other in c))
+        told = [slots.told(c[0], f"of shape {tuple(c[3 : 3 + c[2]])}") if c else "no more" for c in firsts]
+        return [f"  worker {rank} did {text}" for rank, text in zip(group, told, strict=True)]
 
     def _axes(self) -> list[str]:
         return list(dict.fromkeys(slot.axis for slot in self._backend.slots.slots))

@@ -6,12 +6,12 @@ import threading
 import numpy as np
 import pytest
 import tvm
-from tests.collectives.expected import expect
 
 from spmd.collectives.native.board import ROW, Row, Trace
 from spmd.collectives.native.carriers import carrier, compiled
 from spmd.collectives.native.shared import POSSIBLE, Shared, Window, size_of
 from spmd.collectives.slots import Slot
+from tests.collectives.expected import expect
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="written for x86-64")
 SIZES = (0, 1, 7, 16, 2049, 65_537, 150_001)  # none, less than a line, one meeting, parts of a place, several places
