@@ -19,7 +19,6 @@ HARD = {
     "memory": ["worker 1 failed with ", "Unable to allocate 1.00 EiB", TOTAL],
     "late": ["worker 0 waited 3 seconds:", TOTAL, "worker 1 runs"],
     "leaves": ["worker 1 left while worker 0 waits for it:", "worker 0 is at the start of 'main'"],
-    "script": ["KeyError: 'lr'", "worker 1 failed with KeyError: 'lr'"],
     "operation": [
         "workers 0, 1 did not do the same collectives over mesh axis 'tp': their results are of no use",
         "worker 0 did all_reduce('sum') of 'total', of shape (4, 8), over axis 'tp'",
