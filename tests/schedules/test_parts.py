@@ -9,8 +9,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from spmd.schedules import build
-
-from ..pocl import on_pocl
+from tests.pocl import on_pocl
 
 MADE = {
     "product": ([(3, 4, 8), (8, 6)], lambda x, w: op.matmul(x, w)),
