@@ -52,7 +52,7 @@ def fsdp(mod: tvm.IRModule, axis: str = "dp", specs: Mapping[str, Spec] | None =
 def _batch(reading: Reading, axis: str) -> dict[str, Spec]:
     found: dict[str, P] = {}
     for name, function in reading.graph.functions.items():
-        own = {n: v for n, v in reading.names.items() if v.function == name and v.role == "input" and v.shape}
+        own = {n: v for n, v in reading.inputs.items() if v.function == name and v.shape}
         ends = {n: v for n, v in reading.results.items() if n.partition(".")[0] == name and v.shape}
         batch = next((str(v.dims[0]) for v in own.values()), "1")
         if batch != "1":
@@ -60,7 +60,7 @@ def _batch(reading: Reading, axis: str) -> dict[str, Spec]:
         elif function.num_input is None:
             found |= {n: P(others=None) for n in own}
     if not any(spec.entries for spec in found.values()):
-        inputs = [n for n, v in reading.names.items() if v.role == "input"]
+        inputs = list(reading.inputs)
         what = f"no function takes a batch of more than one (inputs: {', '.join(inputs[:4]) or 'none'})"
         raise ShardingError(f"plan over {axis!r}", what, "Write specs for the inputs that can be split.")
     return dict(found)
