@@ -171,6 +171,8 @@ def public():
         "data_parallel": (presets.data_parallel, {"mod": Mlp, "axis": "dp"}),
         "fsdp": (presets.fsdp, {"mod": Mlp, "axis": "dp", "specs": None}),
         "megatron": (presets.megatron, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
+        "state": (presets.state, {"mod": Mlp}),
+        "same": (spmd.same, {"name": "w1"}),
         "sequence_parallel": (presets.sequence_parallel, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
         "plan_of": (transform.plan_of, {"mod": Mlp}),
         "with_plan": (transform.with_plan, {"mod": Mlp, "plan": PLAN}),
