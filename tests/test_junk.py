@@ -173,6 +173,7 @@ def public():
         "megatron": (presets.megatron, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
         "sequence_parallel": (presets.sequence_parallel, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
         "plan_of": (transform.plan_of, {"mod": Mlp}),
+        "CapScores": (transform.CapScores, {"cap": 50.0}),
         "with_plan": (transform.with_plan, {"mod": Mlp, "plan": PLAN}),
         "sharded": (transform.sharded, {"mod": Mlp}),
         "Propagate": (transform.Propagate, {"mesh": 2, "specs": None, "profile": "h100", "sizes": None, "divisible": None, "memory": None}),

@@ -10,6 +10,8 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 from tvm.target import Target
 
+from spmd.transform import CapScores
+
 from .config import LlamaConfig
 from .errors import ModelError
 from .models import model_class
@@ -59,6 +61,8 @@ def build_module(
     model.to(dtype)
     with Target(target) if isinstance(target, str) else target:  # the kernels of the cache are made for it
         mod, params = model.export_tvm({name: specs[name] for name in METHODS if name in methods})
+    if config.score_cap and "create_paged_kv_cache" in methods:
+        mod = CapScores(config.score_cap)(mod)
     return mod, weight_shapes(params)
 
 

@@ -55,6 +55,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mistral": {**SIZES, "model_type": "mistral", "sliding_window": 6},
     "qwen2": {**SIZES, "model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {**SIZES, "model_type": "qwen3"},
+    "gemma2": {
+        **SIZES,
+        "model_type": "gemma2",
+        "sliding_window": 6,
+        "query_pre_attn_scalar": 12,
+        "attn_logit_softcapping": 0.75,
+        "final_logit_softcapping": 2.0,
+        "tie_word_embeddings": True,
+    },
     "gemma3": {
         **SIZES,
         "model_type": "gemma3_text",
