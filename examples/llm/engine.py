@@ -13,7 +13,7 @@ import spmd
 
 from .config import LlamaConfig
 from .errors import ModelError
-from .model import build_module
+from .model import bounded, build_module
 from .quantization import Formats
 from .quantize import quantize
 from .sampling import Sampler
@@ -128,7 +128,7 @@ def shard(config: LlamaConfig, num_shards: int, target: Any = "llvm", quantizati
     Raises ModelError for too many shards, and spmd.ShardingError if the model cannot be sharded.
     """
     check_shards(config, num_shards)
-    mod, _ = build_module(config, target, METHODS)
+    mod = bounded(build_module(config, target, METHODS)[0], {"seq_len": PREFILL_CHUNK})
     if quantization:
         mod = quantize(mod, quantization)
     return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards, profile=profile)
