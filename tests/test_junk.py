@@ -175,6 +175,7 @@ def public():
         "same": (spmd.same, {"name": "w1"}),
         "sequence_parallel": (presets.sequence_parallel, {"mod": Mlp, "axis": "tp", "columns": ["w1"], "rows": ["w2"]}),
         "plan_of": (transform.plan_of, {"mod": Mlp}),
+        "CapScores": (transform.CapScores, {"cap": 50.0}),
         "with_plan": (transform.with_plan, {"mod": Mlp, "plan": PLAN}),
         "sharded": (transform.sharded, {"mod": Mlp}),
         "Propagate": (transform.Propagate, {"mesh": 2, "specs": None, "profile": "h100", "sizes": None, "divisible": None, "memory": None}),
