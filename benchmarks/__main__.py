@@ -10,6 +10,7 @@ NAMES = (
     "import_time",
     "plan_quality",
     "training_plan",
+    "training",
     "backtest",
     "shard_time",
     "scaling",

@@ -14,7 +14,7 @@ from .frontends import from_jax, from_onnx, from_torch
 from .pipeline import ShardedModule, lower, plan, shard
 from .placement.mesh import Mesh
 from .placement.sharding import Sharding
-from .placement.spec import P
+from .placement.spec import P, same
 from .rules.registry import rule
 from .run.library import Library, build, load
 from .run.measure import measure
@@ -51,6 +51,7 @@ __all__ = [
     "plan",
     "presets",
     "rule",
+    "same",
     "shard",
     "testing",
     "transform",

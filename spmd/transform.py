@@ -17,6 +17,7 @@ from . import checks, pipeline
 from .checks.door import door
 from .errors import ShardingError
 from .explain import Plan
+from .lower.score_cap import cap_scores
 from .pipeline import ShardedModule
 
 _Options = ParamSpec("_Options")
@@ -74,6 +75,20 @@ def Lower(_: tvm.IRModule, made: tvm.IRModule) -> tvm.IRModule:
 def Shard(_: tvm.IRModule, made: ShardedModule) -> tvm.IRModule:
     """`spmd.shard` as a pass, with its options: what `Propagate` and `Lower` do, in less time, as the module is read once."""
     return made.mod.with_attrs({_PLAN: made.plan, _LOWERED: True})
+
+
+@door(cap=checks.number(above=True))
+def CapScores(cap: float) -> tvm.transform.Pass:
+    """A pass that caps the scores of attention in the paged KV caches of a module, `cap * tanh(score / cap)`, as Gemma 2 does; it runs
+    before the module is sharded. It raises `ShardingError` for a module without such a cache, and where scores are capped already.
+    """
+
+    @tvm.transform.module_pass(opt_level=0, name="spmd.CapScores")
+    def run(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+        _check_whole(mod)
+        return cap_scores(mod, float(cap))
+
+    return run
 
 
 @door(mod=checks.module)

@@ -1,5 +1,5 @@
-"""Every Python block of the README, of docs/tour.md and of docs/extending.md runs, one after another, and prints what the text
-block after it says; so do the examples in docs/ that are written as at a prompt.
+"""Every Python block of the README and of the tours in docs/ (tour.md, extending.md, training.md) runs, one after another, and prints what
+the text block after it says; so do the examples in docs/ that are written as at a prompt.
 """
 
 import doctest
@@ -18,7 +18,9 @@ PREDICTED = re.compile(r"[\d.]+ us\b")
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [(README, 5), (DOCS / "tour.md", 4), (DOCS / "extending.md", 5)], ids=lambda p: getattr(p, "name", "")
+    ("page", "least"),
+    [(README, 5), *((DOCS / name, least) for name, least in (("tour.md", 4), ("extending.md", 5), ("training.md", 4)))],
+    ids=lambda p: getattr(p, "name", ""),
 )
 def test_python_blocks_print_what_the_text_says(page, least):
     names: dict[str, object] = {"__name__": page.stem}

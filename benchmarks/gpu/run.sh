@@ -60,10 +60,10 @@ part() { # its name, its seconds, the command
 
 if [[ -n $dry ]]; then
 	for name in nvidia-smi nvcc timeout tee; do
-		command -v "$name" >/dev/null || echo "missing: $name, on the path"
+		command -v "$name" >/dev/null || echo "missing: $name, on the path" >&2
 	done
 	for module in tvm mpi4py nvidia.nccl hypothesis; do
-		"$python" -c "import importlib, sys; importlib.import_module(sys.argv[1])" "$module" 2>/dev/null || echo "missing: $module, which $python does not import"
+		"$python" -c "import sys; from importlib.util import find_spec as f; sys.exit(not f(sys.argv[1]))" "$module" 2>/dev/null || echo "missing: $module, which $python does not have" >&2
 	done
 fi
 [[ -n $dry ]] || mkdir -p "$out" || exit 1

@@ -18,7 +18,7 @@ from .artifact import Header
 from .config import PRESETS, LlamaConfig
 from .engine import shard
 from .errors import ModelError
-from .quantization import FORMATS
+from .quantization import FORMATS, Formats
 from .source import open_model
 
 TARGETS: Mapping[str, dict[str, str]] = {
@@ -35,22 +35,24 @@ PROFILES = {"llvm": "cpu", "cuda": "a100-pcie", "rocm": "rx-7900-xtx"}
 """Hardware that a target stands for where none is given; for others that of cuda."""
 PLAIN = {"q0f32": "float32", "q0f16": "float16"}
 """Names of what is not quantized, and its element type."""
+KEPT = {"gguf": "float32", "gguf-f16": "float16"}
+"""Names of what is quantized as a .gguf file has it, and the element type of the rest."""
 
 
-def config_of(model: str) -> LlamaConfig:
-    """A preset, or what is on disk."""
-    return PRESETS[model] if model in PRESETS else open_model(model).config
-
-
-def quantized(config: LlamaConfig, quantization: str) -> tuple[LlamaConfig, str]:
-    """The configuration in the element type of a quantization, and the format of its weights, "" where they stay as they are.
+def quantized(model: str, quantization: str) -> tuple[LlamaConfig, Formats]:
+    """A preset's or a file's configuration in the element type of a quantization, and the formats of weights, "" where all stay.
 
     Raises ModelError for an unknown quantization.
     """
+    config = PRESETS[model] if model in PRESETS else open_model(model).config
     if quantization in PLAIN:
         return config.with_dtype(PLAIN[quantization]), ""
+    if quantization in KEPT:
+        if model in PRESETS:
+            raise ModelError("--quantization", f"'{quantization}' is as a file has it, and {model} is a preset", "Give a .gguf file.")
+        return config.with_dtype(KEPT[quantization]), open_model(model).formats()
     if quantization not in FORMATS:
-        names = ", ".join([*PLAIN, *FORMATS])
+        names = ", ".join([*PLAIN, *FORMATS, *KEPT])
         raise ModelError("--quantization", f"there is no '{quantization}'", f"Use one of: {names}.")
     return config.with_dtype(FORMATS[quantization].dtype or config.dtype), quantization
 
@@ -70,7 +72,7 @@ def target_of(name: str, arch: str = "") -> Target:
 
 def build(options: argparse.Namespace) -> Path:
     """Shards, compiles and writes; the folder that it is in."""
-    config, form = quantized(config_of(options.model), options.quantization)
+    config, form = quantized(options.model, options.quantization)
     target = target_of(options.target, options.arch)
     if options.use_cuda_graph and options.target != "cuda":
         raise ModelError("--use-cuda-graph", f"the target is {options.target}", "Use it with --target cuda.")
@@ -92,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(prog="python -m examples.llm.build", description="Compile a model for N workers.")
     made.add_argument("--model", required=True, help=f"a Hugging Face folder, a .gguf file, or one of: {', '.join(PRESETS)}")
-    made.add_argument("--quantization", default="q4f16_1", help=f"one of: {', '.join([*PLAIN, *FORMATS])} (default q4f16_1)")
+    made.add_argument("--quantization", default="q4f16_1", help=f"one of: {', '.join([*PLAIN, *FORMATS, *KEPT])} (default q4f16_1)")
     made.add_argument("--num-shards", type=int, default=1, help="how many workers share the model (default 1)")
     made.add_argument("--target", default="llvm", help=f"one of: {', '.join(TARGETS)} (default llvm)")
     made.add_argument("--arch", default="", help="the architecture, as sm_90 or gfx1100")

@@ -42,6 +42,8 @@ class LlamaConfig:
     """How many tokens a layer looks back, itself included; 0: all."""
     rotary_dim: int = 0
     """The dimensions of a head that turn; 0: all."""
+    score_cap: float = 0.0
+    """What scores of attention are capped to, `cap * tanh(score / cap)`; 0: they are not."""
 
     def __post_init__(self) -> None:
         """Raises ModelError where the sizes do not fit each other."""

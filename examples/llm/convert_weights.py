@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .artifact import write_weights
-from .build import quantized
+from .build import KEPT, quantized
 from .errors import ModelError
 from .quantization import packed_weights
 from .source import open_model
@@ -18,11 +18,12 @@ from .weights import parameter_shapes
 def convert(model: str, quantization: str, folder: Path, progress: bool = False) -> None:
     """Reads, packs and writes one tensor after another, so that a model need not fit into memory."""
     source = open_model(model)
-    config, form = quantized(source.config, quantization)
+    config, formats = quantized(model, quantization)
     folder.mkdir(parents=True, exist_ok=True)
     source.tokenizer().save(folder)
-    weights, count, done = source.tensors(config.dtype), len(parameter_shapes(config)), 0
-    for name in write_weights(folder, packed_weights(weights, form) if form else weights):
+    kept, count, done = quantization in KEPT, len(parameter_shapes(config)), 0
+    weights = source.packed(config.dtype) if kept else packed_weights(source.tensors(config.dtype), formats)
+    for name in write_weights(folder, weights):
         done += not name.endswith((".q_scale", ".q_zero"))
         if progress:
             print(f"\r{done} of {count} weights", end="" if done < count else "\n", file=sys.stderr, flush=True)

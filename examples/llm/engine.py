@@ -13,7 +13,8 @@ import spmd
 
 from .config import LlamaConfig
 from .errors import ModelError
-from .model import build_module
+from .model import bounded, build_module
+from .quantization import Formats
 from .quantize import quantize
 from .sampling import Sampler
 
@@ -119,14 +120,15 @@ def check_shards(config: LlamaConfig, num_shards: int) -> None:
         raise ModelError("--num-shards", what, f"Each worker needs one: use 1 to {most}.")
 
 
-def shard(config: LlamaConfig, num_shards: int, target: Any = "llvm", quantization: str = "", profile: str = "cpu") -> Any:
+def shard(config: LlamaConfig, num_shards: int, target: Any = "llvm", quantization: Formats = "", profile: str = "cpu") -> Any:
     """What `spmd.workers` runs: the plain IRModule for one worker, else a ShardedModule.
 
-    quantization: a name of `quantization.FORMATS`, or "" for weights as they are; profile: the hardware where the workers run.
+    quantization: a name of `quantization.FORMATS`, {weight: name}, or "" for weights as they are; profile: the hardware where the
+    workers run.
     Raises ModelError for too many shards, and spmd.ShardingError if the model cannot be sharded.
     """
     check_shards(config, num_shards)
-    mod, _ = build_module(config, target, METHODS)
+    mod = bounded(build_module(config, target, METHODS)[0], {"seq_len": PREFILL_CHUNK})
     if quantization:
         mod = quantize(mod, quantization)
     return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards, profile=profile)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
+from tvm import relax
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 from tvm.target import Target
+
+from spmd.transform import CapScores
 
 from .config import LlamaConfig
 from .errors import ModelError
@@ -59,7 +62,20 @@ def build_module(
     model.to(dtype)
     with Target(target) if isinstance(target, str) else target:  # the kernels of the cache are made for it
         mod, params = model.export_tvm({name: specs[name] for name in METHODS if name in methods})
+    if config.score_cap and "create_paged_kv_cache" in methods:
+        mod = CapScores(config.score_cap)(mod)
     return mod, weight_shapes(params)
+
+
+def bounded(mod: tvm.IRModule, bounds: Mapping[str, int]) -> tvm.IRModule:
+    """`mod` with the promise that the sizes called so are never larger: storage is planned when it is compiled, and what is larger at
+    run time is an error.
+    """
+    functions = dict(mod.functions_items())
+    for var, function in functions.items():
+        if isinstance(function, relax.Function) and "num_input" in (function.attrs or {}):
+            functions[var] = function.with_attr("tir_var_upper_bound", dict(bounds))
+    return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
 
 
 def weight_shapes(params: list[tuple[str, nn.Parameter]]) -> dict[str, tuple[tuple[int, ...], str]]:

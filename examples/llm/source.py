@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,9 @@ import numpy as np
 from .config import LlamaConfig
 from .errors import ModelError
 from .models import read_config
+from .quantization import FORMATS, Blocks, is_packed, part_name
 from .tokenizer import ChatTokenizer, tokenizer_from_gguf, tokenizer_from_hf
-from .weights import gguf_name, tensors, unpermute
+from .weights import gguf_name, hf_sources, parameter_shapes, tensors, unpermute
 
 COMPLETE = "Give a complete Hugging Face folder, or a .gguf file."
 
@@ -27,6 +28,10 @@ class Source(Protocol):
     def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]: ...
 
     def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]: ...
+
+    def formats(self) -> Mapping[str, str]: ...
+
+    def packed(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]: ...
 
     def tokenizer(self) -> ChatTokenizer: ...
 
@@ -46,7 +51,7 @@ def open_model(path: str | Path) -> Source:
 
 
 class GGUFSource:
-    """A GGUF file; quantized tensors are made float when they are read."""
+    """A GGUF file. Quantized tensors are made float when they are read, or kept as they are (`packed`)."""
 
     def __init__(self, path: Path):
         import gguf  # takes a second to import: only those who open a GGUF file pay
@@ -68,17 +73,51 @@ class GGUFSource:
         """All of `tensors`."""
         return dict(self.tensors(dtype))
 
-    def _read(self, name: str) -> np.ndarray:
-        from gguf.quants import dequantize
+    def formats(self) -> dict[str, str]:
+        """{weight: format} of those that can be kept: all parts of a weight are of one type, which has a format here."""
+        found: dict[str, str] = {}
+        shapes = parameter_shapes(self.config)
+        for name, parts in hf_sources(self.config).items():
+            kinds = {self._stored(part).tensor_type.name.lower() for part in parts}
+            if len(kinds) == 1 and is_packed(name, shapes[name]) and isinstance(FORMATS.get(kind := kinds.pop()), Blocks):
+                found[name] = kind
+        return found
 
+    def packed(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of the weights of a module quantized by `formats`, with no float made of what is kept."""
+        formats, shapes, config = self.formats(), parameter_shapes(self.config), self.config.with_dtype(dtype)
+        for name, parts in hf_sources(config).items():
+            form = FORMATS.get(formats.get(name, ""))
+            if not isinstance(form, Blocks):
+                continue
+            raw = np.concatenate([self._in_order(part, self._stored(part).data) for part in parts])
+            for part, array in form.regrouped(raw).items():
+                wanted, _ = form.parts(shapes[name], dtype)[part]
+                if array.shape != wanted:
+                    what = f"{part} of '{name}' has shape {array.shape}, and its configuration says {wanted}"
+                    raise ModelError(self.path, what, "Download the file again.")
+                yield part_name(name, part), array
+        yield from tensors(config, self._read, str(self.path), [name for name in shapes if name not in formats])
+
+    def _stored(self, name: str) -> Any:
         tensor = self.stored.get(gguf_name(name))
         if tensor is None:
             raise ModelError(self.path, f"tensor '{gguf_name(name)}' is missing", "Download the file again.")
+        return tensor
+
+    def _read(self, name: str) -> np.ndarray:
+        from gguf.quants import dequantize
+
+        tensor = self._stored(name)
         try:
             array = dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as error:
             what = f"tensor '{tensor.name}' is {tensor.tensor_type.name}, which cannot be read"
             raise ModelError(self.path, what, "Use a file of another quantization.") from error
+        return self._in_order(name, array)
+
+    def _in_order(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The rows of a tensor as the model has them."""
         if name.endswith("q_proj.weight"):
             return unpermute(array, self.config.num_attention_heads)
         if name.endswith("k_proj.weight"):
@@ -125,6 +164,14 @@ class FolderSource:
     def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]:
         """All of `tensors`."""
         return dict(self.tensors(dtype))
+
+    def formats(self) -> dict[str, str]:
+        """Raises ModelError: its weights are no blocks of GGUF."""
+        raise ModelError(self.path, "it is no .gguf file, whose weights could be kept as they are", "Give another --quantization.")
+
+    def packed(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
+        """As `formats`."""
+        return iter(self.formats().items())
 
     def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
         """(name, array) one after another as model.build_module orders them, q/k/v and gate/up fused."""

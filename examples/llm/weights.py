@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -41,13 +41,15 @@ def _sources(model: type[CausalLM], name: str, shape: tuple[int, ...]) -> tuple[
     return tuple(f"{path}.{kind}" for path in found)
 
 
-def tensors(config: LlamaConfig, read: Read, source: str) -> Iterator[tuple[str, np.ndarray]]:
-    """(model's name, array in `config.dtype`) of each weight, fused, as the checkpoint gives it: one at a time is in memory.
+def tensors(config: LlamaConfig, read: Read, source: str, only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """(model's name, array in `config.dtype`) of each weight, or of `only` those, fused: one at a time is in memory.
 
     Raises ModelError for a shape that the sizes do not say.
     """
     model, shapes = model_class(config.model_type), parameter_shapes(config)
     for name, parts in hf_sources(config).items():
+        if only is not None and name not in only:
+            continue
         arrays = [read(part) for part in parts]
         joined = model.adjusted(config, name, arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
         if joined.shape[1:] != shapes[name][-joined.ndim + 1 :] * (joined.ndim > 1) or joined.size != math.prod(shapes[name]):

@@ -11,15 +11,16 @@ from spmd.errors import ShardingError, nearest
 from spmd.ir.trees import Tree, leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
-from spmd.placement.spec import Constraint, P
+from spmd.placement.spec import Constraint, P, Same, Spec
 from spmd.program.graph import Graph, Node, Value
 
 from .hint import HINT, read_hint
 
-Specs = Mapping[str, P]
+Specs = Mapping[str, Spec]
 """Pattern -> spec. A pattern (``*``, ``?``, ``[]`` as in file names) matches weights by name (``*.q_proj.weight``), inputs as
-``function.input``, values inside as ``function.value``, and results as ``function.return`` or ``function.return[i]``. What is the
-name of something, to the letter, matches nothing else. Where weights are packed in a tuple, dots in their names stand for underscores."""
+``function.input``, values inside as ``function.value``, and results as ``function.return`` or ``function.return[i]``; `same` is for
+results alone. What is the name of something, to the letter, matches nothing else. Where weights are packed in a tuple, dots in their
+names stand for underscores."""
 
 
 def specs_of(where: str, given: Any) -> Specs | None:
@@ -34,7 +35,7 @@ def specs_of(where: str, given: Any) -> Specs | None:
     for pattern, spec in cast("Mapping[Any, Any]", given).items():
         if not isinstance(pattern, str):
             raise ShardingError(where, f"{told(pattern)} stands where the name of a value goes", example)
-        if not isinstance(spec, P):
+        if not isinstance(spec, P | Same):
             raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", _instead_of_spec(spec))
     return cast("Specs", given)
 
@@ -60,15 +61,19 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
     Raises `ShardingError` for a spec that matches nothing, does not fit its value, or contradicts another.
     """
     names = _Names(graph)
-    ends: dict[str, tuple[str, P, Constraint]] = {}
+    ends: dict[str, tuple[str, Spec, Constraint | Value]] = {}
     for pattern, spec in (specs_of("specs", specs) or {}).items():
         hits, ending = names.matching(pattern)
+        if isinstance(spec, Same) and hits:
+            what = f"{hits[0]!r} is no result, and only results can be placed as something else is"
+            raise ShardingError(f"specs[{pattern!r}]", what, f"Write P(...) for it, or {spec} for a result of its function.")
         for name in hits:
+            assert isinstance(spec, P)
             value = names.values[name]
             asked = spec.constraint(value.shape, mesh, f"specs[{pattern!r}] on {name!r}", value.blocks)
             _want(value, asked, f"specs[{pattern!r}] asks for {spec}")
         for path in ending:
-            asked = spec.constraint(names.results[path].shape, mesh, f"specs[{pattern!r}] on {path!r}", names.results[path].blocks)
+            asked = names.asked_of(path, spec, mesh, f"specs[{pattern!r}] on {path!r}")
             if path in ends and ends[path][2] != asked:
                 before = f"specs[{ends[path][0]!r}] asks for {ends[path][1]}"
                 raise ShardingError(path, f"{before}, and specs[{pattern!r}] asks for {spec}", "Keep one of them.")
@@ -82,7 +87,8 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
             if not value.is_tensor:
                 f.at_end.append((value, None, ""))
             elif path in ends:
-                f.at_end.append((value, ends[path][2], f"specs[{ends[path][0]!r}] asks for {ends[path][2]} at the end"))
+                pattern, spec, asked = ends[path]
+                f.at_end.append((value, asked, f"specs[{pattern!r}] asks for {spec if isinstance(asked, Value) else asked} at the end"))
             else:
                 f.at_end.append((value, _whole(value), "results are whole unless specs say otherwise"))
         for node in f.nodes:
@@ -122,6 +128,20 @@ class _Names:
             inside = [n for n in known if n.rpartition(".")[2] == pattern.rpartition(".")[2]]  # right but for what stands before it
             raise ShardingError(f"specs[{pattern!r}]", "it matches no weight, input, value or result", nearest(pattern, inside or known))
         return hits, ending
+
+    def asked_of(self, path: str, spec: Spec, mesh: Mesh, where: str) -> Constraint | Value:
+        """What a spec asks of the result of this name."""
+        value = self.results[path]
+        if isinstance(spec, P):
+            return spec.constraint(value.shape, mesh, where, value.blocks)
+        state = [name for name, v in self.values.items() if v.role in ("weight", "input")]
+        if spec.name not in state:
+            raise ShardingError(where, f"{spec} names no weight and no input", nearest(spec.name, state))
+        other = self.values[spec.name]
+        if value.shape != other.shape or list(map(str, value.dims)) != list(map(str, other.dims)):
+            sizes = [" x ".join(map(str, v.dims)) or "a scalar" for v in (value, other)]
+            raise ShardingError(where, f"it is {sizes[0]}, and {spec.name!r} is {sizes[1]}", "Name what the result replaces.")
+        return other
 
 
 def _check_apart(graph: Graph) -> None:

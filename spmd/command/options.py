@@ -13,7 +13,7 @@ from spmd.checks import bytes_of
 from spmd.costs.profile import Profile
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
-from spmd.placement.spec import P
+from spmd.placement.spec import P, same
 
 from .modules import KINDS, module_of
 
@@ -80,11 +80,11 @@ def _memory(text: str) -> float:
 def _spec(text: str) -> tuple[str, Any]:
     """``pattern=P("tp", None)``."""
     where, way_out = f"--spec {text!r}", "Write --spec 'w1=P(\"tp\", None)'."
-    parts = re.fullmatch(r"(.+?)=(?:spmd\.)?(P\(.*\))", text)
+    parts = re.fullmatch(r"(.+?)=(?:spmd\.)?((?:P|same)\(.*\))", text)
     if parts is None:
         raise ShardingError(where, "it is no PATTERN=P(...)", way_out)
     try:
-        return parts[1], eval(parts[2], {"P": P})
+        return parts[1], eval(parts[2], {"P": P, "same": same})
     except ShardingError:
         raise
     except Exception as error:

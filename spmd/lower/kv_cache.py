@@ -26,6 +26,7 @@ from spmd.errors import ShardingError
 
 from .kv_cache_call import ARGUMENTS, AS_MADE, COMPACT, HEADS, QUERY, ROTARY, CacheCall, Lookup, Parameters, Position, make_kernels
 from .rope_scaling import Scaling, find_rope, looks_plain
+from .score_cap import cap_of
 
 # The GPUs that TVM makes kernels of their own for; all others get those of cuda. Their largest block is read off the kernels
 _GPUS = ({"kind": "cuda", "arch": "sm_80"}, {"kind": "metal"}, {"kind": "webgpu"}, {"kind": "opencl", "device": "adreno"})
@@ -58,7 +59,8 @@ def local_kernels(
     if len(call.args) != ARGUMENTS:
         what = f"the call that creates the KV cache has {len(call.args)} arguments, that of this TVM has {ARGUMENTS}"
         raise ShardingError(where, what, "Export the module again with the TVM that is installed.")
-    heads, parameters = (cache.integer(QUERY), cache.integer(HEADS)), cache.parameters()
+    heads = cache.integer(QUERY), cache.integer(HEADS)
+    parameters = replace(cache.parameters(), score_cap=cap_of(attrs, where))
     local: dict[Position, tirx.PrimFunc] | None = None
     if looks_plain(cache.kernel((ROTARY, 0))[1], parameters.head_dims[0]):  # nothing need be made to find out
         local = _scaled(cache, replace(parameters, rotary_dim=parameters.head_dims[0]), heads, (query_heads, kv_heads))

@@ -16,6 +16,8 @@ from tvm.target import Target
 
 from spmd.errors import ShardingError
 
+from .score_cap import capped
+
 Position = tuple[int, int]
 """Argument of the call, and element of it where it is a tuple."""
 Lookup = Callable[[Any], Any]
@@ -47,6 +49,8 @@ class Parameters:
     """As JSON."""
     target: str = ""
     """As JSON."""
+    score_cap: float = 0.0
+    """What scores are capped to; 0: they are not."""
 
 
 class CacheCall:
@@ -184,4 +188,5 @@ def _made_kernels(parameters: Parameters, query_heads: int, kv_heads: int) -> di
         builder.emit_func_output(cache._expr)
     made = builder.get()
     call = made["main"].body.blocks[0].bindings[-1].value
-    return {at: made[value] for at, value in _leaves(list(call.args)) if isinstance(value, tvm.ir.GlobalVar)}
+    kernels = {at: made[value] for at, value in _leaves(list(call.args)) if isinstance(value, tvm.ir.GlobalVar)}
+    return {at: capped(kernel, p.score_cap, "KV cache") for at, kernel in kernels.items()} if p.score_cap else kernels

@@ -184,6 +184,30 @@ class P:
         return f"P({', '.join(parts + ([] if self.gather else ['gather=False']))})"
 
 
+@dataclass(frozen=True)
+class Same:
+    """What a result is asked to be: placed as the weight or input of that name is, wherever the planner puts both."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"same({self.name!r})"
+
+
+Spec = P | Same
+"""What may be asked of something."""
+
+
+@door(name=checks.text)
+def same(name: str) -> Same:
+    """The spec of a result that is to replace a weight, or an input: ``{"step.return[1]": spmd.same("up.weight")}``.
+
+    What a loop gives and takes again is then never moved between two calls. How both are placed is still the planner's choice, and specs
+    on the weight are specs on the result. The result has the shape of what is named.
+    """
+    return Same(name)
+
+
 def _axes(entry: object) -> list[str]:
     """The mesh axes that an entry names."""
     items: tuple[object, ...] = entry if isinstance(entry, tuple) else (entry,)

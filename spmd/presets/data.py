@@ -11,26 +11,27 @@ from spmd import checks
 from spmd.annotate import specs_of
 from spmd.checks import door
 from spmd.errors import ShardingError
-from spmd.placement.spec import P
+from spmd.placement.spec import P, Spec
 from spmd.program.graph import Value
 
 from .reading import Reading, axis_name
+from .state import state_of
 
 
 @door(mod=checks.module, axis=axis_name)
-def data_parallel(mod: tvm.IRModule, axis: str = "dp") -> dict[str, P]:
-    """The batch is split over `axis`, every worker has all weights: nothing is sent.
+def data_parallel(mod: tvm.IRModule, axis: str = "dp") -> dict[str, Spec]:
+    """The batch is split over `axis`, every worker has all weights: nothing is sent, but gradients are summed.
 
     The batch is dimension 0 of the first tensor that a function takes; other inputs and results of that size in dimension 0 are split too.
     Where it is symbolic it is padded, unless `shard` is told by what it can be divided. Raises `ShardingError` where no function has a
     batch.
     """
     reading = Reading(mod)
-    return _batch(reading, axis) | {name: P(others=None) for name in reading.weights}
+    return _batch(reading, axis) | {name: P(others=None) for name in reading.weights} | state_of(reading)
 
 
 @door(mod=checks.module, axis=axis_name, specs=specs_of)
-def fsdp(mod: tvm.IRModule, axis: str = "dp", specs: Mapping[str, P] | None = None) -> dict[str, P]:
+def fsdp(mod: tvm.IRModule, axis: str = "dp", specs: Mapping[str, Spec] | None = None) -> dict[str, Spec]:
     """As `data_parallel`, but every weight is split over `axis` too, in its largest dimension: memory shrinks with the workers.
 
     Who uses a weight gathers it, or brings its data to the parts, whichever is less. `specs` are those of another plan
@@ -38,19 +39,20 @@ def fsdp(mod: tvm.IRModule, axis: str = "dp", specs: Mapping[str, P] | None = No
     """
     reading, found = Reading(mod), dict(specs or {})
     for name, weight in reading.weights.items():
-        given = found.get(name, P(others=None))
+        given = found.get(name)
+        given = given if isinstance(given, P) else P(others=None)
         entries: list[Any] = [*given.entries] or [None] * len(weight.shape)
         free = [i for i, (e, s) in enumerate(zip(entries, weight.shape, strict=False)) if e is None and s is not None and s > 1]
         if len(entries) == len(weight.shape) and free:
             entries[max(free, key=lambda i: weight.shape[i] or 0)] = axis
             found[name] = P(*entries, gather=given.gather)
-    return _batch(reading, axis) | found
+    return _batch(reading, axis) | state_of(reading) | found
 
 
-def _batch(reading: Reading, axis: str) -> dict[str, P]:
+def _batch(reading: Reading, axis: str) -> dict[str, Spec]:
     found: dict[str, P] = {}
     for name, function in reading.graph.functions.items():
-        own = {n: v for n, v in reading.names.items() if v.function == name and v.role == "input" and v.shape}
+        own = {n: v for n, v in reading.inputs.items() if v.function == name and v.shape}
         ends = {n: v for n, v in reading.results.items() if n.partition(".")[0] == name and v.shape}
         batch = next((str(v.dims[0]) for v in own.values()), "1")
         if batch != "1":
@@ -58,10 +60,10 @@ def _batch(reading: Reading, axis: str) -> dict[str, P]:
         elif function.num_input is None:
             found |= {n: P(others=None) for n in own}
     if not any(spec.entries for spec in found.values()):
-        inputs = [n for n, v in reading.names.items() if v.role == "input"]
+        inputs = list(reading.inputs)
         what = f"no function takes a batch of more than one (inputs: {', '.join(inputs[:4]) or 'none'})"
         raise ShardingError(f"plan over {axis!r}", what, "Write specs for the inputs that can be split.")
-    return found
+    return dict(found)
 
 
 def _split(value: Value, axis: str) -> P:

@@ -11,9 +11,10 @@ from spmd.checks import told
 from spmd.errors import ShardingError
 from spmd.ir.inline import inlined
 from spmd.ir.lift import lifted
+from spmd.ir.trees import leaves
 from spmd.placement.axes import is_name
 from spmd.program.build import build_graph
-from spmd.program.graph import Graph, Node, Value
+from spmd.program.graph import Function, Graph, Node, Value
 from spmd.rules.model import Rule, Spec
 
 _FAR = 8
@@ -42,7 +43,9 @@ class Reading:
         self.names: dict[str, Value] = value_names(self.graph)
         """All that a spec can name, but results."""
         self.results: dict[str, Value] = result_names(self.graph)
-        self.weights: dict[str, Value] = {n: v for n, v in self.names.items() if v.role == "weight"}
+        self.inputs: dict[str, Value] = {n: v for f in self.graph.functions.values() for n, v in _inputs(f).items()}
+        """What functions take that is no weight: all before `num_input`; without it the first tensor, and what is as long as it is."""
+        self.weights: dict[str, Value] = {n: v for n, v in self.names.items() if v.role in ("weight", "input") and n not in self.inputs}
         self._uses: dict[Value, list[tuple[Node, int]]] = {}
         for function in self.graph.functions.values():
             for node in function.nodes:
@@ -73,6 +76,15 @@ class Reading:
                     if any(after):
                         waiting.append((node.outputs[0], after, far + 1))
         return None
+
+
+def _inputs(function: Function) -> dict[str, Value]:
+    """The inputs of a function by name; where nothing says how many there are, they are told from weights by their length."""
+    found = [v for p in function.params for v in leaves(p) if v.role == "input" and v.is_tensor]
+    if function.num_input is not None or not found:
+        return {v.path: v for v in found}
+    first = next((v for v in found if v.shape), found[0])
+    return {v.path: v for v in found if v is first or str(v.dims[:1]) == str(first.dims[:1])}
 
 
 def _factors(spec: Spec) -> list[str]:

@@ -12,10 +12,11 @@ from spmd import checks
 from spmd.checks import door
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
-from spmd.placement.spec import P
+from spmd.placement.spec import P, Spec
 from spmd.propagate.candidates import AxisSearch
 
 from .reading import Reading, axis_name
+from .state import state_of
 
 FUSED = ("qkv_proj", "Wqkv", "c_attn", "gate_up_proj", "in_proj", "in_proj_weight", "in_proj_bias", "w13")
 """Several weights in one: split by segments, where the program cuts them apart."""
@@ -34,25 +35,26 @@ _MOST = 3
 
 
 @door(mod=checks.module, axis=axis_name, columns=checks.texts, rows=checks.texts)
-def megatron(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str] = COLUMNS, rows: Sequence[str] = ROWS) -> dict[str, P]:
+def megatron(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str] = COLUMNS, rows: Sequence[str] = ROWS) -> dict[str, Spec]:
     """Attention and feed-forward weights split so that a layer has two all-reduces; embedding tables split by vocabulary.
 
     `columns` and `rows` name the layers (``q_proj`` means ``*.q_proj.weight``, however it is stored); which dimension is which is read
     off the products, and the segments of fused weights off what cuts them apart. All other values are left to the planner.
     Raises `ShardingError` where no weight has such a name.
     """
-    return _megatron(Reading(mod), axis, columns, rows)
+    reading = Reading(mod)
+    return {**_megatron(reading, axis, columns, rows), **state_of(reading)}
 
 
 @door(mod=checks.module, axis=axis_name, columns=checks.texts, rows=checks.texts)
-def sequence_parallel(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str] = COLUMNS, rows: Sequence[str] = ROWS) -> dict[str, P]:
+def sequence_parallel(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str] = COLUMNS, rows: Sequence[str] = ROWS) -> dict[str, Spec]:
     """`megatron`, and between its blocks, what norms take and give is split along the sequence (the dimension before the last).
 
     All-reduces become reduce-scatters and all-gathers: as many bytes, less memory, and norms are computed once.
     A symbolic sequence is padded unless `shard` is told by what it can be divided. Raises `ShardingError` where no norm has one.
     """
     reading = Reading(mod)
-    found = _megatron(reading, axis, columns, rows)
+    found: dict[str, Spec] = dict(_megatron(reading, axis, columns, rows))
     norms = [n for f in reading.graph.functions.values() for n in f.nodes if n.op in _NORMS]
     before = len(found)
     for value in (v for n in norms for v in (n.inputs[0], n.outputs[0]) if v.role == "temporary" and len(v.shape) > 1):
@@ -61,7 +63,7 @@ def sequence_parallel(mod: tvm.IRModule, axis: str = "tp", columns: Sequence[str
     if len(found) == before:
         why = "no norm has a sequence of more than one" if norms else f"the module has no {' and no '.join(_NORMS)}"
         raise ShardingError("sequence_parallel", why, "Write specs for the values between its blocks.")
-    return found
+    return found | state_of(reading)
 
 
 def _megatron(reading: Reading, axis: str, columns: Sequence[str], rows: Sequence[str]) -> dict[str, P]:

@@ -117,8 +117,9 @@ class Function:
     """How many of the last parameters were constants of the program, and are weights."""
     nodes: list[Node] = field(default_factory=list[Node])
     result: Tree[Value] | None = None
-    at_end: list[tuple[Value, Constraint | None, str]] = field(default_factory=list[tuple[Value, "Constraint | None", str]])
-    """For each leaf of the result, what the sharding in which it is returned must be (None for what is no tensor) and why."""
+    at_end: list[tuple[Value, Constraint | Value | None, str]] = field(default_factory=list[tuple[Value, "Constraint | Value | None", str]])
+    """For each leaf of the result, what the sharding in which it is returned must be, and why: what a constraint allows, or how another
+    value is kept; None for what is no tensor."""
     unwritten: frozenset[Value] | None = field(default=None, init=False)
     """What need not be written to memory, once somebody has asked (`fusion.fused`)."""
 
@@ -160,7 +161,7 @@ def with_value(graph: Graph, old: Value, new: Value) -> Graph:
         return replace(one, inputs=inputs, outputs=outputs, joined=joined)
 
     def function(one: Function) -> Function:
-        at_end = [(new if value is old else value, wanted, why) for value, wanted, why in one.at_end]
+        at_end = [(new if value is old else value, new if wanted is old else wanted, why) for value, wanted, why in one.at_end]
         result = None if one.result is None else put(one.result)
         return replace(one, params=list(map(put, one.params)), nodes=list(map(node, one.nodes)), result=result, at_end=at_end)
 

@@ -20,7 +20,8 @@ def decided_by(problem: Problem, choice: Mapping[int, int]) -> Decided:
         if not function.at_end:  # nobody asks for anything
             return [End()] * len(leaves(function.result or ()))
         return [
-            End() if wanted is None else End(problem.at_end(v, wanted, choice), why, wanted.gather) for v, wanted, why in function.at_end
+            End() if wanted is None else End(problem.at_end(v, wanted, choice), why, getattr(wanted, "gather", True))
+            for v, wanted, why in function.at_end
         ]
 
     def ways(value: Value, source: Sharding, target: Sharding, gather: bool) -> Sequence[Move] | None:

@@ -55,7 +55,11 @@ def lost_splits(function: Function, kept: Callable[[Value], Sharding], strategy:
         for i, value in enumerate(node.inputs):
             readers.setdefault(value, []).append((node, i))
         makers.update({value: (node, i) for i, value in enumerate(node.outputs)})
-    wanted = {value: asked.first for value, asked, _ in function.at_end if asked is not None and value.is_tensor}
+    wanted = {
+        value: kept(asked) if isinstance(asked, Value) else asked.first
+        for value, asked, _ in function.at_end
+        if asked is not None and value.is_tensor
+    }
     notes: dict[str, None] = {}
     made: dict[Value, Sharding] = {}
     for node in function.nodes:

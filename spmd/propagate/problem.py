@@ -66,11 +66,11 @@ class Problem:
                 self._node(node)
             for value, wanted, _ in function.at_end:
                 if wanted is not None:
-                    self.groups[function.name].append(((self.number[value],), self._end(value, wanted)))
+                    self.groups[function.name] += self._end(value, wanted)
 
-    def at_end(self, value: Value, wanted: Constraint, choice: Mapping[int, int]) -> Sharding:
+    def at_end(self, value: Value, wanted: Constraint | Value, choice: Mapping[int, int]) -> Sharding:
         """How a solution returns a value."""
-        return self._returned(value, self.sharding(value, choice), wanted)[1]
+        return self._returned(value, self.sharding(value, choice), self._asked(wanted, choice))[1]
 
     def sharding(self, value: Value, choice: Mapping[int, int]) -> Sharding:
         """How a solution keeps a value."""
@@ -108,16 +108,29 @@ class Problem:
                     where = f"{node.function}: {node.name!r}"
                     raise ShardingError(where, f"{node.op} gathers inside what it is given split" + _why(*node.inputs), way_out)
             for value, wanted, why in function.at_end:
-                if wanted is not None and self._returned(value, kept := self.sharding(value, choice), wanted)[0] >= INFEASIBLE:
+                asked = None if wanted is None else self._asked(wanted, choice)
+                if asked is not None and self._returned(value, kept := self.sharding(value, choice), asked)[0] >= INFEASIBLE:
                     where = f"{value.function}: {value.name!r}"
-                    raise ShardingError(where, f"there is no way from {kept} to {wanted}: {why}" + _why(value), way_out)
+                    raise ShardingError(where, f"there is no way from {kept} to {asked}: {why}" + _why(value), way_out)
 
-    def _end(self, value: Value, wanted: Constraint) -> Table:
-        """The time to return a value as is asked, from each way to keep it."""
-        key = ("end", self._kinds[value], wanted)
+    def _asked(self, wanted: Constraint | Value, choice: Mapping[int, int]) -> Constraint:
+        """What a solution asks of a result."""
+        return wanted if isinstance(wanted, Constraint) else Constraint.exactly(self.sharding(wanted, choice))
+
+    def _end(self, value: Value, wanted: Constraint | Value) -> list[Factor]:
+        """The time to return a value as is asked, from each way to keep it, to each way in which that is kept which it is to be like."""
+        found = self.candidates.shardings[value]
+        if isinstance(wanted, Constraint):
+            key = ("end", self._kinds[value], wanted)
+            if key not in self._tables:
+                self._tables[key] = np.array([self._returned(value, s, wanted)[0] for s in found])
+            return [((self.number[value],), self._tables[key])]
+        if wanted is value:
+            return []
+        key = ("same", self._kinds[value], id(self.candidates.shardings[wanted]))
         if key not in self._tables:
-            self._tables[key] = np.array([self._returned(value, s, wanted)[0] for s in self.candidates.shardings[value]])
-        return self._tables[key]
+            self._tables[key] = self._conversions(value, found, self.candidates.shardings[wanted])
+        return [((self.number[value], self.number[wanted]), self._tables[key])]
 
     def _expect(self) -> None:
         """Say what will be converted, so that conversions of equal shapes are searched together."""

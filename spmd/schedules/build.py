@@ -9,6 +9,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.target import Target
 
+from .conditions import OpaqueConditions
 from .empty import AllocateEmpty
 from .memory import PlanMemory
 from .mirror import MirrorIndices
@@ -71,7 +72,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
             passes += [SingleTerms(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
         passes += [Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
-    passes.append(MirrorIndices())  # and after they put them together
+    passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together
     return [*passes, *map(_tried, (*stages.dataflow_lower_passes(target), *stages.finalize_passes(target)))]
 
 

@@ -137,7 +137,7 @@ def _without(mod: tvm.IRModule, names: Iterable[str]) -> tvm.IRModule:
     hidden = set(names)
     for gv, function in list(functions.items()):
         if gv.name_hint in hidden:
-            functions[gv] = relax.ExternFunc(gv.name_hint, gv.ty) if isinstance(function, relax.Function) else _EMPTY
+            functions[gv] = relax.ExternFunc(gv.name_hint, function.ty) if isinstance(function, relax.Function) else _EMPTY
     return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
 
 

@@ -50,17 +50,31 @@ class FuseProducers:
 
 @visitor
 class _Uses(PyExprVisitor):
-    """Which variables are made by producers and only ever end in the right operand of a matmul."""
+    """Which variables are made by producers and only ever end in the right operand of a matmul of the same binding block.
+
+    Between blocks stands what writes in place: a producer that moved behind it would read what is written.
+    """
 
     def __init__(self, mod: tvm.IRModule):
         super().__init__()
         self.mod = mod
         self.bound: dict[relax.Var, relax.Call] = {}
+        self._here: set[relax.Var] = set()
         self._users: dict[relax.Var, list[relax.Call]] = {}
         self._elsewhere: set[relax.Var] = set()
         self._rights: dict[GlobalVar, int | None] = {}
         self._cheap: dict[GlobalVar, bool] = {}
         self._owner: dict[relax.Call, relax.Var] = {}
+
+    def visit_binding_block_(self, block: relax.BindingBlock) -> None:
+        """What other blocks bind is not bound here."""
+        self._here = set()
+        super().visit_binding_block_(block)
+
+    def visit_dataflow_block_(self, block: relax.DataflowBlock) -> None:
+        """What other blocks bind is not bound here."""
+        self._here = set()
+        super().visit_dataflow_block_(block)
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """Note who reads what; anything but a producer's input or a right operand counts as elsewhere."""
@@ -69,10 +83,11 @@ class _Uses(PyExprVisitor):
             self.visit_expr(call)
             return
         self.bound[binding.var] = call
+        self._here.add(binding.var)
         self._owner[call] = binding.var
         right = self.right_operand(call)
         for i, arg in enumerate(call.args[1].fields):
-            if isinstance(arg, relax.Var) and (i == right or self.is_producer(call)):
+            if arg in self._here and (i == right or self.is_producer(call)):
                 self._users.setdefault(arg, []).append(call)
             else:
                 self.visit_expr(arg)

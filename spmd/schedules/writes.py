@@ -133,7 +133,7 @@ def _crossing(seq: relax.SeqExpr) -> list[Any]:
         for binding in block.bindings:
             used: list[Any] = [] if isinstance(block, relax.DataflowBlock) else [binding.var]
             tvm_ffi.structural_walk(binding.value, (relax.DataflowVar, used.append))
-            outside = [v for v in used if v is binding.var or made.get(v, i) != i]
+            outside = [v for v in used if v.same_as(binding.var) or made.get(v, i) != i]
             found.update(dict.fromkeys(v for v in outside if isinstance(v, relax.DataflowVar)))
     return list(found)
 

@@ -85,6 +85,7 @@ def test_sizes_and_a_number_of_workers(capsys):
         ([*MLP, "--size", "n"], "--size n: 'n' is no new NAME=N. Write --size batch=1."),
         ([*MLP, "--spec", "w1"], "--spec 'w1': it is no PATTERN=P(...). Write --spec 'w1=P(\"tp\", None)'."),
         ([*MLP, "--spec", "w1=P(tp)"], "--spec 'w1=P(tp)': P(tp) is no spec: name 'tp' is not defined."),
+        ([*MLP, "--spec", 'main.return=same("w1")'], "specs['main.return'] on 'main.return': it is 4 x 16, and 'w1' is 16 x 32. Name what"),
         ([*MLP, "--spec", "w3=P('tp', None)"], "specs['w3']: it matches no weight, input, value or result. Did you mean 'w2' or 'w1'?"),
         ([*MLP, "--profile", "h1"], "profile: there is no hardware profile 'h1'."),
         ([*MLP, "--name", "w3"], "Plan.explain: there is no value 'w3'. Did you mean 'w2' or 'w1'?"),

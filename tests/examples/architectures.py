@@ -55,6 +55,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mistral": {**SIZES, "model_type": "mistral", "sliding_window": 6},
     "qwen2": {**SIZES, "model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {**SIZES, "model_type": "qwen3"},
+    "gemma2": {
+        **SIZES,
+        "model_type": "gemma2",
+        "sliding_window": 6,
+        "query_pre_attn_scalar": 12,
+        "attn_logit_softcapping": 0.75,
+        "final_logit_softcapping": 2.0,
+        "tie_word_embeddings": True,
+    },
     "gemma3": {
         **SIZES,
         "model_type": "gemma3_text",
@@ -78,9 +87,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def config_of(name: str) -> LlamaConfig:
-    """The configuration of one of SETTINGS."""
-    return read_config(SETTINGS[name])
+WIDE = {"hidden_size": 128, "intermediate_size": 256, "moe_intermediate_size": 128, "head_dim": 32, "num_attention_heads": 8}
+WIDE |= {"num_key_value_heads": 4, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32}
+"""Sizes of which a half is whole groups of quantized weights."""
+
+
+def config_of(name: str, **sizes: int) -> LlamaConfig:
+    """The configuration of one of SETTINGS, some sizes changed."""
+    return read_config({**SETTINGS[name], **{key: size for key, size in sizes.items() if key in SETTINGS[name]}})
 
 
 def random_weights(config: LlamaConfig) -> dict[str, np.ndarray]:

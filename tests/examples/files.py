@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
 import ml_dtypes
 import numpy as np
+from gguf.quants import quantize
 from safetensors.numpy import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -44,8 +46,8 @@ def llama_cpp_permute(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def write_gguf(path: Path, config: LlamaConfig, weights: Weights, architecture: str = "llama") -> Path:
-    """The model as a GGUF file in float32, q and k permuted."""
+def write_gguf(path: Path, config: LlamaConfig, weights: Weights, architecture: str = "llama", kinds: Mapping[str, str] = {}) -> Path:
+    """The model as a GGUF file, q and k permuted: float32, but for tensors whose name ends as one of `kinds`, which are quantized so."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -65,7 +67,9 @@ def write_gguf(path: Path, config: LlamaConfig, weights: Weights, architecture: 
     writer.add_chat_template(TEMPLATE)
     for name, array in weights.items():
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-        writer.add_tensor(gguf_name(name), llama_cpp_permute(array, heads) if heads else array)
+        array = llama_cpp_permute(array, heads) if heads else array
+        kind = next((gguf.GGMLQuantizationType[kind] for end, kind in kinds.items() if name.endswith(end)), None)
+        writer.add_tensor(gguf_name(name), array if kind is None else quantize(array, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

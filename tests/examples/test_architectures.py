@@ -6,7 +6,8 @@ import pytest
 import spmd
 from examples.llm.engine import METHODS, start
 from examples.llm.model import build_module
-from tests.examples.architectures import SETTINGS, config_of, random_weights
+from examples.llm.quantize import quantize
+from tests.examples.architectures import SETTINGS, WIDE, config_of, random_weights
 
 PROMPT, ANSWER = [3, 14, 15, 9, 26, 5, 35, 8, 9], [7, 9, 3]
 WORKERS = {"llama": 4, "qwen3": 3, "phi3": 4, "olmo2": 3, "gpt_neox": 3, "mixtral": 3, "deepseek_v3": 4}
@@ -14,7 +15,7 @@ WORKERS = {"llama": 4, "qwen3": 3, "phi3": 4, "olmo2": 3, "gpt_neox": 3, "mixtra
 SUMS = {"olmo2": 4, "gpt_neox": 1}
 """All-reduces a layer by hand: two; queries and keys that are normalized over all heads need theirs, in one call; attention and MLP
 beside each other are added first."""
-PROVEN = ("gemma3", "olmo2", "mixtral")
+PROVEN = ("gemma2", "gemma3", "olmo2", "mixtral")
 """Programs that the verifier sees here; it takes seconds, and has proven all."""
 SCALED = spmd.Profile("scaled", flops=1e12, memory_bandwidth=7e8, link_bandwidth=1e10, link_latency=1e-5)
 """Reading a small layer takes as many latencies as a layer of 70 billion parameters does on a GPU."""
@@ -36,6 +37,20 @@ def test_the_plan(name):
     assert not [name for name in whole if "_a_" not in name]  # latents are made on each worker
     assert not [note for note in found.plan.notes if "no rule" in note]
     if name in PROVEN:
+        spmd.verify(mod, found)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "deepseek_v3"])
+def test_quantized_experts(name):
+    """They are split as those of floats are, by no more collectives; one more a layer where making latents on each worker takes longer."""
+    config = config_of(name, **WIDE)
+    mod = quantize(build_module(config, methods=["embed", "prefill", "decode"])[0], "q4f32_1")
+    found = spmd.shard(mod, 2, profile=SCALED)
+    calls = [one.kind for one in found.plan.collectives if one.function == "decode"]
+    assert len(calls) <= (3 if "deepseek" in name else 2) * config.num_hidden_layers + 1, calls
+    packed = {n: s for n, s in found.plan.params.items() if "layers" in n and n.endswith(("q_weight", "q_scale")) and "_a_" not in n}
+    assert any("experts" in n for n in packed) and not [n for n, s in packed.items() if s.is_replicated]
+    if name == "mixtral":
         spmd.verify(mod, found)
 
 

@@ -1,5 +1,6 @@
 """The models against the NumPy reference, and what their modules look like."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,13 @@ import tvm
 from tvm import relax
 from tvm.runtime import ShapeTuple
 
+import spmd
 from examples.llm.config import LlamaConfig
 from examples.llm.errors import ModelError
-from examples.llm.model import METHODS, build_module
+from examples.llm.model import METHODS, bounded, build_module
 from examples.llm.model_dense import build_dense_module, rotary_frequencies
 from examples.llm.weights import assemble
+from spmd.schedules import pipeline, resolve
 from tests.examples.reference import Weights, forward, inverse_frequencies, random_checkpoint
 
 TINY = replace(LlamaConfig.preset("tiny"), rope_theta=5000.0)
@@ -135,3 +138,15 @@ def test_the_model_is_for_one_device():
 def test_seventy_billion_parameters_take_no_memory():
     _, weights = build_module(LlamaConfig.preset("llama-2-70b"), methods=["decode"])
     assert sum(int(np.prod(shape, dtype="int64")) for shape, _ in weights.values()) == 68_976_648_192
+
+
+def test_bounds_make_storage_static():
+    """Of the program of a worker all storage is planned when sizes are bounded, and some is not when they are not."""
+    module = build_module(TINY, methods=["embed", "prefill"])[0]
+    counts = []
+    for mod in (module, bounded(module, {"seq_len": 64})):
+        lowered = pipeline(resolve("llvm"))(spmd.shard(mod, 2, profile=spmd.testing.FREE_LINKS).mod)
+        storages = re.findall(r"R\.vm\.alloc_storage\((.*?), 0,", lowered["prefill"].script())
+        counts.append([len([size for size in storages if not size.startswith("R.shape([")]), len(storages)])
+    assert counts[0][0] > 0 and counts[1][0] == 0
+    assert counts[1][1] < counts[0][1]

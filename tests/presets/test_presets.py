@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from tvm.script import ir as I
+from tvm.script import relax as R
 
 import spmd
 from spmd import Mesh, P, ShardingError
@@ -177,3 +179,32 @@ def test_a_table_is_read_off_what_takes_from_it():
     reading = Reading(llama("forward")[0])
     assert [name for name, weight in reading.weights.items() if reading.is_table(weight)] == ["embed_tokens.weight"]
     assert reading.weights["embed_tokens.weight"].shape[0] == VOCAB
+
+
+@I.ir_module
+class Unsaid:
+    """The same as `Mlp`, and nothing says which of its parameters are weights."""
+
+    @R.function
+    def main(x: R.Tensor(("n", 16), "float32"), fc1: R.Tensor((16, 32), "float32"), fc2: R.Tensor((32, 16), "float32")):
+        with R.dataflow():
+            up = R.matmul(x, fc1)
+            active = R.nn.relu(up)
+            down = R.matmul(active, fc2)
+            R.output(down)
+        return down
+
+
+@pytest.mark.parametrize(
+    ("specs", "weights"),
+    [
+        (megatron(Unsaid, "dp"), (P(None, "dp"), P("dp", None))),
+        (data_parallel(Unsaid), (P(others=None), P(others=None))),
+        (fsdp(Unsaid), (P(None, "dp"), P("dp", None))),
+    ],
+    ids=["megatron", "data_parallel", "fsdp"],
+)
+def test_weights_are_found_without_num_input(specs, weights):
+    assert (specs["main.fc1"], specs["main.fc2"]) == weights
+    assert specs.get("main.x", P("dp", None)) == P("dp", None)
+    assert_equivalent(Unsaid, Mesh(dp=2), specs)

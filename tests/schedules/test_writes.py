@@ -103,3 +103,65 @@ def test_a_constant_is_copied_before_it_is_written() -> None:
 def test_a_module_that_writes_nothing_stays() -> None:
     mod = tvm.IRModule({"add_to": Folded["add_to"]})
     assert SeparateWrites()(mod).same_as(mod)
+
+
+@I.ir_module(s_tir=True)
+class ReadsBefore:
+    @T.prim_func(private=True, s_tir=True)
+    def add_one(count: T.Buffer((T.int64(4), T.int64(4)), "float32")):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                count[vi, vj] = count[vi, vj] + T.float32(1)
+
+    @R.function
+    def main(x: R.Tensor((4, 4), "float32"), p: R.Tensor((4, 4), "float32")) -> R.Tuple(R.Tensor, R.Tensor, R.Tensor):
+        cls = ReadsBefore
+        with R.dataflow():
+            t = R.permute_dims(p)
+            hot = R.tanh(x)
+            weight = R.add(hot, x)
+            y = R.call_tir_inplace(cls.add_one, (p,), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+            b = R.matmul(x, t)
+            c = R.matmul(x, weight)
+            gv = (b, c, y)
+            R.output(gv)
+        return gv
+
+
+def test_what_a_product_reads_is_not_made_behind_a_write() -> None:
+    """Neither what is written nor what the block before has for itself."""
+    x, p = (np.arange(16, dtype="float32").reshape(4, 4) / n for n in (7, 5))
+    machine = relax.VirtualMachine(build(ReadsBefore), tvm.cpu())
+    b, c, y = (np.asarray(v.numpy()) for v in machine["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(p.copy())))
+    np.testing.assert_allclose(b, x @ p.T, rtol=1e-5)
+    np.testing.assert_allclose(c, x @ (np.tanh(x) + x), rtol=1e-5)
+    np.testing.assert_array_equal(y, p + 1)
+
+
+@I.ir_module(s_tir=True)
+class IntoNew:
+    @T.prim_func(private=True, s_tir=True)
+    def add(count: T.Buffer((T.int64(4), T.int64(4)), "float32"), more: T.Buffer((T.int64(4), T.int64(4)), "float32")):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                count[vi, vj] = count[vi, vj] + more[vi, vj]
+
+    @R.function
+    def main(x: R.Tensor((4, 4), "float32"), kept: R.Tensor((4, 4), "float32")) -> R.Tensor((4, 4), "float32"):
+        cls = IntoNew
+        with R.dataflow():
+            new = R.full(R.shape([4, 4]), R.const(0.5, "float32"), dtype="float32")
+            first = R.call_tir_inplace(cls.add, (new, x), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+            second = R.call_tir_inplace(cls.add, (kept, first), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+            R.output(second)
+        return second
+
+
+def test_a_write_that_reads_what_the_write_before_it_made() -> None:
+    x, kept = (np.arange(16, dtype="float32").reshape(4, 4) / n for n in (7, 5))
+    machine = relax.VirtualMachine(build(IntoNew), tvm.cpu())
+    for _ in range(2):
+        result = machine["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(kept))
+        np.testing.assert_allclose(result.numpy(), kept + (x + 0.5), rtol=1e-6)

@@ -17,6 +17,7 @@ MODELS: Mapping[str, str] = {
     "qwen2": "qwen.Qwen2",
     "qwen3": "qwen.Qwen3",
     "qwen3_moe": "qwen.Qwen3Moe",
+    "gemma2": "gemma.Gemma2",
     "gemma3_text": "gemma.Gemma3",
     "phi3": "phi3.Phi3",
     "olmo2": "olmo2.Olmo2",

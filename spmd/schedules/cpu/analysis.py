@@ -130,7 +130,7 @@ def inline_epilogues(nest: LoopNest) -> None:
         if info.is_reduction() or not sch.get_producers(info.block_rv):
             continue
         producers = sch.get_producers(info.block_rv)
-        if any(is_reduction_block(sch.get(p)) or not _covers(sch.get(info.block_rv), sch.get(p)) for p in producers):
+        if any(is_reduction_block(sch.get(p)) or not covers(sch.get(info.block_rv), sch.get(p)) for p in producers):
             continue
         try:
             sch.reverse_compute_inline(info.block_rv)
@@ -141,12 +141,15 @@ def inline_epilogues(nest: LoopNest) -> None:
         nest.blocks.remove(info)
 
 
-def _covers(reader: s_tir.SBlock, producer: s_tir.SBlock) -> bool:
-    """Whether an elementwise `reader` has an element for each that is made. TVM inlines the others too, with a condition that it
-    forgets where the reader takes one element of a dimension.
+def covers(reader: s_tir.SBlock, producer: s_tir.SBlock) -> bool:
+    """Whether an elementwise `reader` takes each element that is made, once. TVM moves the others to where their elements are made, too,
+    with a condition that it forgets where the reader takes one element of a dimension.
     """
-    made, read = (math.prod([it.dom.extent for it in block.iter_vars], start=tirx.const(1, "int64")) for block in (producer, reader))
-    return tvm.sym.Analyzer().can_prove_equal(made, read)
+    made = [it.dom.extent for it in producer.iter_vars if it.iter_type == tirx.IterVar.DataPar]
+    asked = [it for it in reader.iter_vars if not is_unit(it.dom.extent)]
+    counts = (math.prod(extents, start=tirx.const(1, "int64")) for extents in (made, [it.dom.extent for it in asked]))
+    used = [region_variables(read) for read in reader.reads if read.source.same_as(producer.writes[0].source)]
+    return tvm.sym.Analyzer().can_prove_equal(*counts) and all(it.var in variables for variables in used for it in asked)
 
 
 def is_reduction_block(block: s_tir.SBlock) -> bool:

@@ -15,6 +15,7 @@ from .analysis import (
     LoopNest,
     constant,
     contiguous_variable,
+    covers,
     divisor,
     inline_cheap,
     inline_epilogues,
@@ -163,9 +164,10 @@ class Matmul(CPURule):
 
     def _write_out(self, sch: Schedule, main: SBlockRV, epilogue: SBlockRV | None, at: LoopRV) -> SBlockRV:
         """Accumulate a tile in registers, write it once; the block that writes."""
+        follows = epilogue is not None and covers(sch.get(epilogue), sch.get(main))
         written = sch.cache_write(main, 0, "global")
         sch.reverse_compute_at(written, at, preserve_unit_loops=True)
-        if epilogue is not None:
+        if follows:
             with suppress(ScheduleError):  # not elementwise in the product: it runs on its own afterwards
                 sch.reverse_compute_at(epilogue, at)
         return written

@@ -8,7 +8,7 @@ from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.dlight.analysis import SBlockInfo
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from .analysis import CPURule, LoopNest, constant, contiguous_variable, divisor, inline_cheap, inline_epilogues
+from .analysis import CPURule, LoopNest, constant, contiguous_variable, covers, divisor, inline_cheap, inline_epilogues
 
 ROWS_AT_ONCE = 8  # rows of W streamed together: fewer passes over the accumulators, still within the prefetchers
 ACCUMULATORS = 4096  # of them at a time: 16 KiB of float32, half of a first-level cache
@@ -83,5 +83,6 @@ def _write_out(sch: Schedule, main: SBlockRV, epilogue: SBlockRV | None, at: Loo
     if epilogue is None:
         sch.reverse_compute_at(sch.cache_write(main, 0, "global"), at)
         return
-    with suppress(ScheduleError):  # its domain is not that of the sum: it runs on its own afterwards
-        sch.reverse_compute_at(epilogue, at)
+    if covers(sch.get(epilogue), sch.get(main)):
+        with suppress(ScheduleError):  # its domain is not that of the sum: it runs on its own afterwards
+            sch.reverse_compute_at(epilogue, at)

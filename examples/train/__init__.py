@@ -1,0 +1,1 @@
+"""Training: a small character model, its step with Adam, and the loop."""
