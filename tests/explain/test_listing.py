@@ -216,4 +216,4 @@ def test_a_loop_is_a_list_of_its_own():
         "  z: all_gather over tp, [-, tp] -> [-, -], 32 bytes",
         "  return z [-, -]",
     ]
-    assert "    x = argument(gv1 [-, tp]) [-, tp], when 'y' is true" in plan.listing("body").splitlines()
+    assert "    x = argument(gv2 [-, tp]) [-, tp], when 'y' is true" in plan.listing("body").splitlines()
