@@ -16,7 +16,7 @@ from spmd.program.graph import Graph, Node, Value
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, replicate, strategy_of
 
-from .candidates import AxisSearch, Candidates
+from .candidates import AxisSearch, Candidates, hides_size
 
 MOST_STRATEGIES = 256
 MOST_SHARDINGS = 96
@@ -82,6 +82,8 @@ class _Together:
         found = self._unions[key]
         if value.wanted is not None:
             found = [self._one(s) for s in value.wanted.among(found)]
+        if value.role == "carried" and None in value.shape:
+            found = [s for s in found if not hides_size(value, s)]
         if len(found) > MOST_SHARDINGS:
             self._cut_short[f"{value.function}: {value.name}"] = None
         return self._list(found[:MOST_SHARDINGS])

@@ -67,6 +67,8 @@ class Problem:
             for value, wanted, _ in function.at_end:
                 if wanted is not None:
                     self.groups[function.name] += self._end(value, wanted)
+            if (turns := cost.turns(function)) != 1:
+                self.groups[function.name] = [(scope, table * turns) for scope, table in self.groups[function.name]]
 
     def at_end(self, value: Value, wanted: Constraint | Value, choice: Mapping[int, int]) -> Sharding:
         """How a solution returns a value."""

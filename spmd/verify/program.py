@@ -28,6 +28,8 @@ from .values import Sizes, Tensor, Unknown, Wrong, first_unknown
 Column = list[Any]
 """A value of each worker, by place among those that run."""
 Decide = Callable[[list[bool]], "bool | None"]
+_DEEPEST = 48
+"""Functions that call each other to this depth are not followed: Python has its limit, too."""
 _OWN = ("relax.spmd.", "relax.ccl.")
 
 
@@ -70,12 +72,15 @@ class Program:
         self._kernels: dict[Any, Kernel] = {}
         self._constants: dict[Any, Tensor] = {}
         self._at = ""
+        self._running: list[str] = []
+        """The functions that are at work, one called by the other."""
         self._shares = not any(_writes_in_place(f) for f in self.mod.functions.values())
         """Whether workers that compute the same may have one tensor of it."""
 
     def run(self, name: str, args: Sequence[Column]) -> Column:
         """What a function gives on each worker. Raises `Wrong` where workers would wait for each other, with the value in its text."""
         try:
+            self._running.clear()
             return self._function(self.mod[name], name, list(range(self.mesh.size)), args)
         except Wrong as wrong:
             raise Wrong(f"{self._at}: {wrong}") from wrong
@@ -87,7 +92,13 @@ class Program:
         for param, column in zip(func.params, args, strict=True):
             frame.variables[param] = column
             self._bind_sizes(param.ty, column, frame)
-        return self._expression(func.body, frame)
+        self._running.append(name)
+        if len(self._running) > _DEEPEST:
+            self._running.clear()
+            raise Undecided(f"a loop of {name!r} that does not end in {_DEEPEST} turns")
+        found = self._expression(func.body, frame)
+        self._running.pop()
+        return found
 
     def _bind_sizes(self, ty: Any, column: Column, frame: Frame) -> None:
         """Give the symbols in a type the sizes that values have."""
@@ -178,6 +189,8 @@ class Program:
             return [unknown] * len(frame.ranks)
         ways = [bool(np.asarray(c.data if isinstance(c, Tensor) else c).reshape(())) for c in conditions]
         forced = self.decide(ways) if len(set(ways)) == 1 else None
+        if self._running.count(frame.function) > 1:  # a loop that is told which way to go never ends
+            forced = None
         ways = ways if forced is None else [forced] * len(ways)
         found: Column = [None] * len(ways)
         for way in sorted(set(ways), reverse=True):
