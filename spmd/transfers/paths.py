@@ -1,0 +1,110 @@
+"""The fastest paths between the states of a graph, searched once for all that differ in the names of axes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+from .graph import Floats, Graph, Ints, TilingNumbers
+from .states import Edge
+
+_LONGEST = 12
+"""Moves of the longest path: more than any needs."""
+_ALIKE = 1e-9
+"""Of paths whose times differ by no more than rounding, the one of the fewest moves is taken."""
+_Either = tuple[frozenset[int], ...]
+"""The tilings of each dimension in the two shardings of a pair."""
+
+
+class Paths:
+    """The fastest paths between the states of a graph, for one number of bytes."""
+
+    def __init__(self, graph: Graph, times: Floats, gather: bool = True) -> None:
+        self.graph, self.times, self._gather = graph, times, gather
+        self._moves: dict[_Either, _Moves] = {}
+        self._known: dict[tuple[_Either, int], Floats] = {}
+        """The times from all states to one."""
+        states = [np.arange(len(graph.states)), *(after for after, moves in graph.renamings if np.array_equal(times, times[moves]))]
+        self._renamed = np.stack(states)
+        """Each state after each renaming of axes that changes no time: first the state itself."""
+        self._like = self._renamed.argmin(axis=0)
+        """The renaming that takes a state to the first of those that are like it."""
+
+    def seconds(self, sources: Sequence[int], targets: Sequence[int]) -> Floats:
+        """The least time from each of `sources` (rows) to each of `targets` (columns), infinite where there is no way."""
+        found = np.empty((len(sources), len(targets)))
+        rows, columns = self._by_tilings(sources), self._by_tilings(targets)
+        befores, afters = np.array(sources, np.int64), np.array(targets, np.int64)
+        for (source, some), (target, others) in product(rows.items(), columns.items()):
+            found[np.ix_(some, others)] = self._block(source, target, befores[some], afters[others])
+        return found
+
+    def _by_tilings(self, states: Sequence[int]) -> dict[TilingNumbers, list[int]]:
+        found: dict[TilingNumbers, list[int]] = {}
+        for place, state in enumerate(states):
+            found.setdefault(self.graph.tilings(state), []).append(place)
+        return found
+
+    def _block(self, source: TilingNumbers, target: TilingNumbers, starts: Ints, ends: Ints) -> Floats:
+        """The times of paths between shardings of these tilings: after a renaming that takes each end to the first of those like it."""
+        either = tuple([frozenset(pair) - {-1} for pair in zip(source, target, strict=True)])
+        like = self._like[ends]
+        firsts, places = np.unique(self._renamed[like, ends], return_inverse=True)
+        missing = [first for first in firsts.tolist() if (either, first) not in self._known]
+        if missing:
+            if either not in self._moves:
+                self._moves[either] = _Moves(self.graph, self.times, self.graph.between(source, target, self._gather))
+            found = self._moves[either].levels(missing)[-1]
+            self._known.update(((either, first), found[:, i].copy()) for i, first in enumerate(missing))
+        known = np.stack([self._known[either, first] for first in firsts.tolist()])
+        return known[places, self._renamed[like][:, starts].T]
+
+    def path(self, source: int, target: int) -> list[Edge] | None:
+        """The moves of the fastest path, or None where there is no way."""
+        graph = self.graph
+        moves = graph.between(graph.tilings(source), graph.tilings(target), self._gather)
+        levels = [level[:, 0] for level in _Moves(graph, self.times, moves).levels([target])]
+        if np.isinf(levels[-1][source]):
+            return None
+        found: list[Edge] = []
+        last = len(levels) - 1
+        while source != target:
+            while levels[last - 1][source] == levels[last][source]:
+                last -= 1
+            last -= 1  # the moves that are left after the next one
+            mine = moves[graph.before[moves] == source]
+            total = self.times[mine] + levels[last][graph.after[mine]]
+            best = mine[np.flatnonzero(total <= total.min() * (1 + _ALIKE))[0]]
+            found.append(graph.move(int(best)))
+            source = int(graph.after[best])
+        return found
+
+
+class _Moves:
+    """Some moves of a graph, by the states that they start from."""
+
+    def __init__(self, graph: Graph, times: Floats, moves: Ints) -> None:
+        self._count = len(graph.states)
+        self._after, self._times = graph.after[moves], times[moves, None]
+        before = graph.before[moves]
+        self._starts = np.flatnonzero(np.diff(before, prepend=-1))
+        self._places = before[self._starts]
+
+    def levels(self, targets: Sequence[int]) -> list[Floats]:
+        """The least times of paths of no move, of one at most, of two at most and so on, up to where more moves save nothing."""
+        now = np.full((self._count, len(targets)), np.inf)
+        now[list(targets), range(len(targets))] = 0.0
+        levels = [now]
+        if not len(self._starts):
+            return levels
+        for _ in range(_LONGEST):
+            best = np.minimum.reduceat(self._times + now[self._after], self._starts, axis=0)
+            better = best < now[self._places] * (1 - _ALIKE)
+            if not better.any():
+                break
+            now = now.copy()
+            now[self._places] = np.where(better, best, now[self._places])
+            levels.append(now)
+        return levels
