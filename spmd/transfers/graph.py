@@ -88,14 +88,16 @@ class Graph:
         """Those of each dimension, -1 where it is whole."""
         return tuple([held.tiling if held else -1 for held in self.states[state].dims])
 
-    def between(self, source: TilingNumbers, target: TilingNumbers, gather: bool) -> Ints:
-        """The moves of paths between shardings of these tilings: those that split a dimension do so as the one or the other.
+    def tiled(self, source: TilingNumbers, target: TilingNumbers) -> Ints:
+        """The states on paths between shardings of these tilings: a dimension that is split is so as the one or the other."""
+        ends = np.array([source, target], np.int64)
+        return np.flatnonzero(((self._tilings == -1) | (self._tilings == ends[0]) | (self._tilings == ends[1])).all(axis=1))
 
-        Without `gather`, none gathers.
-        """
-        ends = np.array([(*source, -1), (*target, -1)], np.int64)  # a move into no dimension takes the last of these
-        allowed = (ends[0, self._into] == self._tiling) | (ends[1, self._into] == self._tiling)
-        return np.flatnonzero(allowed & (gather | ~self._gathers))
+    def between(self, source: TilingNumbers, target: TilingNumbers, gather: bool) -> Ints:
+        """The moves between `tiled` states. Without `gather`, none gathers."""
+        allowed = np.zeros(len(self.states), bool)
+        allowed[self.tiled(source, target)] = True
+        return np.flatnonzero(allowed[self.before] & allowed[self.after] & (gather | ~self._gathers))
 
     @cached_property
     def renamings(self) -> list[tuple[Ints, Ints]]:

@@ -23,9 +23,8 @@ class Paths:
 
     def __init__(self, graph: Graph, times: Floats, gather: bool = True) -> None:
         self.graph, self.times, self._gather = graph, times, gather
-        self._moves: dict[_Either, _Moves] = {}
         self._known: dict[tuple[_Either, int], Floats] = {}
-        """The times from all states to one."""
+        """The times to one state from all that are tiled like one end or the other."""
         states = [np.arange(len(graph.states)), *(after for after, moves in graph.renamings if np.array_equal(times, times[moves]))]
         self._renamed = np.stack(states)
         """Each state after each renaming of axes that changes no time: first the state itself."""
@@ -52,20 +51,20 @@ class Paths:
         either = tuple([frozenset(pair) - {-1} for pair in zip(source, target, strict=True)])
         like = self._like[ends]
         firsts, places = np.unique(self._renamed[like, ends], return_inverse=True)
+        states = self.graph.tiled(source, target)
         missing = [first for first in firsts.tolist() if (either, first) not in self._known]
         if missing:
-            if either not in self._moves:
-                self._moves[either] = _Moves(self.graph, self.times, self.graph.between(source, target, self._gather))
-            found = self._moves[either].levels(missing)[-1]
+            moves = self.graph.between(source, target, self._gather)
+            found = _Moves(self.graph, self.times, moves, states).levels(missing)[-1]
             self._known.update(((either, first), found[:, i].copy()) for i, first in enumerate(missing))
         known = np.stack([self._known[either, first] for first in firsts.tolist()])
-        return known[places, self._renamed[like][:, starts].T]
+        return known[places, np.searchsorted(states, self._renamed[like][:, starts].T)]
 
     def path(self, source: int, target: int) -> list[Edge] | None:
         """The moves of the fastest path, or None where there is no way."""
         graph = self.graph
         moves = graph.between(graph.tilings(source), graph.tilings(target), self._gather)
-        levels = [level[:, 0] for level in _Moves(graph, self.times, moves).levels([target])]
+        levels = [level[:, 0] for level in _Moves(graph, self.times, moves, np.arange(len(graph.states))).levels([target])]
         if np.isinf(levels[-1][source]):
             return None
         found: list[Edge] = []
@@ -83,19 +82,19 @@ class Paths:
 
 
 class _Moves:
-    """Some moves of a graph, by the states that they start from."""
+    """Some moves of a graph between `states`, sorted numbers, by those that they start from."""
 
-    def __init__(self, graph: Graph, times: Floats, moves: Ints) -> None:
-        self._count = len(graph.states)
-        self._after, self._times = graph.after[moves], times[moves, None]
-        before = graph.before[moves]
+    def __init__(self, graph: Graph, times: Floats, moves: Ints, states: Ints) -> None:
+        self._states, self._times = states, times[moves, None]
+        self._after = np.searchsorted(states, graph.after[moves])
+        before = np.searchsorted(states, graph.before[moves])
         self._starts = np.flatnonzero(np.diff(before, prepend=-1))
         self._places = before[self._starts]
 
     def levels(self, targets: Sequence[int]) -> list[Floats]:
         """The least times of paths of no move, of one at most, of two at most and so on, up to where more moves save nothing."""
-        now = np.full((self._count, len(targets)), np.inf)
-        now[list(targets), range(len(targets))] = 0.0
+        now = np.full((len(self._states), len(targets)), np.inf)
+        now[np.searchsorted(self._states, targets), range(len(targets))] = 0.0
         levels = [now]
         if not len(self._starts):
             return levels
