@@ -23,8 +23,8 @@ class Paths:
 
     def __init__(self, graph: Graph, times: Floats, gather: bool = True) -> None:
         self.graph, self.times, self._gather = graph, times, gather
-        self._known: dict[tuple[_Either, int], Floats] = {}
-        """The times to one state from all that are tiled like one end or the other."""
+        self._known: dict[_Either, dict[int, Floats]] = {}
+        """The times to a state from all that are tiled like one end or the other."""
         states = [np.arange(len(graph.states)), *(after for after, moves in graph.renamings if np.array_equal(times, times[moves]))]
         self._renamed = np.stack(states)
         """Each state after each renaming of axes that changes no time: first the state itself."""
@@ -35,9 +35,11 @@ class Paths:
         """The least time from each of `sources` (rows) to each of `targets` (columns), infinite where there is no way."""
         found = np.empty((len(sources), len(targets)))
         rows, columns = self._by_tilings(sources), self._by_tilings(targets)
-        befores, afters = np.array(sources, np.int64), np.array(targets, np.int64)
+        ends = np.array(targets, np.int64)
+        like = self._like[ends]  # after a renaming that takes each end to the first of those like it
+        firsts, starts = self._renamed[like, ends], self._renamed[like][:, np.array(sources, np.int64)]
         for (source, some), (target, others) in product(rows.items(), columns.items()):
-            found[np.ix_(some, others)] = self._block(source, target, befores[some], afters[others])
+            found[np.ix_(some, others)] = self._block(source, target, starts[np.ix_(others, some)], firsts[others].tolist()).T
         return found
 
     def _by_tilings(self, states: Sequence[int]) -> dict[TilingNumbers, list[int]]:
@@ -46,19 +48,17 @@ class Paths:
             found.setdefault(self.graph.tilings(state), []).append(place)
         return found
 
-    def _block(self, source: TilingNumbers, target: TilingNumbers, starts: Ints, ends: Ints) -> Floats:
-        """The times of paths between shardings of these tilings: after a renaming that takes each end to the first of those like it."""
+    def _block(self, source: TilingNumbers, target: TilingNumbers, starts: Ints, ends: Sequence[int]) -> Floats:
+        """The times to each of `ends` from its own row of `starts`, all of these tilings."""
         either = tuple([frozenset(pair) - {-1} for pair in zip(source, target, strict=True)])
-        like = self._like[ends]
-        firsts, places = np.unique(self._renamed[like, ends], return_inverse=True)
-        states = self.graph.tiled(source, target)
-        missing = [first for first in firsts.tolist() if (either, first) not in self._known]
+        known = self._known.setdefault(either, {})
+        states, places = self.graph.tiled(source, target)
+        missing = [end for end in dict.fromkeys(ends) if end not in known]
         if missing:
             moves = self.graph.between(source, target, self._gather)
             found = _Moves(self.graph, self.times, moves, states).levels(missing)[-1]
-            self._known.update(((either, first), found[:, i].copy()) for i, first in enumerate(missing))
-        known = np.stack([self._known[either, first] for first in firsts.tolist()])
-        return known[places, np.searchsorted(states, self._renamed[like][:, starts].T)]
+            known.update((end, found[:, i].copy()) for i, end in enumerate(missing))
+        return np.take_along_axis(np.stack([known[end] for end in ends]), places[starts], axis=1)
 
     def path(self, source: int, target: int) -> list[Edge] | None:
         """The moves of the fastest path, or None where there is no way."""
