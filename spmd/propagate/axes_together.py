@@ -56,7 +56,7 @@ class _Together:
         self._lists: dict[tuple[int, ...], list[Sharding]] = {}
         self._cut_short: dict[str, None] = {}
         self._incomplete: set[tuple[Any, ...]] = set()
-        """The operators, by rule and strategies over each set of axes, of which candidates are left out."""
+        """The strategies over each set of axes, alone or with their rule, of which combinations are left out."""
         self._left_out = self._too_fine()
 
     def candidates(self) -> Candidates:
@@ -109,7 +109,7 @@ class _Together:
         key = (id(self.canonical[node]), found)
         if key not in self._strategies:
             self._strategies[key] = self._combined(node, key)
-        if key in self._incomplete:
+        if key in self._incomplete or found in self._incomplete:
             self._cut_short[f"{node.function}: {node.name}"] = None
         return self._strategies[key]
 
@@ -145,7 +145,7 @@ class _Together:
                     if self._left_out.isdisjoint(_axes(strategy)):
                         options.setdefault(_part(strategy), {}).setdefault(axes, []).append(strategy)
                     else:
-                        self._incomplete.add(key)
+                        self._incomplete.add(found)
             self._options[found] = options
         return self._options[found]
 
