@@ -90,7 +90,7 @@ class Graph:
         return tuple([held.tiling if held else -1 for held in self.states[state].dims])
 
     def tiled(self, source: TilingNumbers, target: TilingNumbers) -> tuple[Ints, Ints]:
-        """The states on paths between shardings of these tilings, where a dimension is split by one of the two, and the place of each there."""
+        """The states on paths between shardings of these tilings, by one of which each dimension is split, and the place of each there."""
         if (source, target) not in self._tiled:
             ends = np.array([source, target], np.int64)
             among = ((self._tilings == -1) | (self._tilings == ends[0]) | (self._tilings == ends[1])).all(axis=1)
