@@ -48,7 +48,8 @@ class Proof:
         return not self.undecided
 
     def __str__(self) -> str:
-        said = f"{len(self.functions)} functions, {self.elements} numbers modulo {PRIME} are the same in {self.runs} runs{', at smaller sizes' * self.smaller}"
+        said = f"{len(self.functions)} functions, {self.elements} numbers modulo {PRIME} are the same in {self.runs} runs"
+        said += ", at smaller sizes" if self.smaller else ""
         return "\n".join([f"proven: {said}" if self else said, *(f"undecided: {text}" for text in self.undecided)])
 
 
