@@ -71,10 +71,11 @@ class Program:
         """How many elements were read or written outside of memory."""
         self._kernels: dict[Any, Kernel] = {}
         self._constants: dict[Any, Tensor] = {}
+        self._last: dict[Any, dict[Any, list[Any]]] = {}
         self._at = ""
         self._running: list[str] = []
         """The functions that are at work, one called by the other."""
-        self._shares = not any(_writes_in_place(f) for f in self.mod.functions.values())
+        self.shares = not any(_writes_in_place(f) for f in self.mod.functions.values())
         """Whether workers that compute the same may have one tensor of it."""
 
     def run(self, name: str, args: Sequence[Column]) -> Column:
@@ -122,9 +123,12 @@ class Program:
 
     def _expression(self, e: Any, frame: Frame) -> Column:
         if isinstance(e, relax.SeqExpr):
+            last = self._last_uses(e) if self.steps is None else {}
             for block in e.blocks:
                 for binding in block.bindings:
                     self._binding(binding, frame)
+                    for variable in last.get(binding.var, ()):
+                        frame.variables.pop(variable, None)
             return self._expression(e.body, frame)
         if isinstance(e, relax.If):
             return self._branch(e, frame)
@@ -133,6 +137,21 @@ class Program:
         if isinstance(e, relax.TupleGetItem):
             return [v if isinstance(v, Unknown) else v[e.index] for v in self._expression(e.tuple_value, frame)]
         return self._leaf(e, frame)
+
+    def _last_uses(self, e: Any) -> dict[Any, list[Any]]:
+        """Which variables nobody needs after a binding of a sequence, of those that it binds."""
+        if e not in self._last:
+            bindings = [binding for block in e.blocks for binding in block.bindings]
+            own, last = {binding.var for binding in bindings}, dict[Any, Any]()
+            for at, part in (*((binding.var, binding.value) for binding in bindings), (None, e.body)):
+                used: list[Any] = []
+                tvm_ffi.structural_walk(part, ((relax.Var,), used.append))
+                last.update((variable, at) for variable in used)
+            found = self._last[e] = dict[Any, list[Any]]()
+            for variable, at in last.items():
+                if variable in own and at is not None:
+                    found.setdefault(at, []).append(variable)
+        return self._last[e]
 
     def _leaf(self, e: Any, frame: Frame) -> Column:
         if isinstance(e, tvm.ir.Var) and e in frame.variables:
@@ -147,7 +166,7 @@ class Program:
             return [str(e.value)] * len(frame.ranks)
         if isinstance(e, tvm.ir.GenericConst):
             constant = self._constant(e)
-            return [constant if self._shares else _copied(constant) for _ in frame.ranks]
+            return [constant if self.shares else _copied(constant) for _ in frame.ranks]
         if isinstance(e, tvm.ir.GlobalVar | relax.ExternFunc):
             return [e] * len(frame.ranks)
         return self._size(e, frame)
@@ -217,7 +236,7 @@ class Program:
         found: Column = []
         for i, rank in enumerate(frame.ranks):
             args, out = [column[i] for column in columns], types[0][i]
-            key = (tuple(map(_identity, args)), str(out)) if self._shares and _is_pure(name) else i
+            key = (tuple(map(_identity, args)), str(out)) if self.shares and _is_pure(name) else i
             if key not in done:
                 done[key] = self._operator(e, name, args, out, rank)
             found.append(done[key])
@@ -303,7 +322,7 @@ class Program:
                 come, lack = [r for r in group if r in place], [r for r in group if r not in place]
                 raise Wrong(f"workers {come} wait in {short}, and workers {lack} never come")
             for i, value in zip(here, _met([column[i] for i in here], step, e.attrs, group), strict=False):
-                found[i] = value if self._shares else _copied(value)
+                found[i] = value if self.shares else _copied(value)
         return found
 
 
