@@ -84,7 +84,7 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
             if value.role == "input" and value.wanted is None and value.is_tensor and not free:
                 value.wanted, value.reason = _whole(value), "inputs are whole unless specs say otherwise"
         for path, value in _results(f"{f.name}.return", f.result if f.result is not None else ()):
-            if not value.is_tensor:
+            if not value.is_tensor or f.is_loop:
                 f.at_end.append((value, None, ""))
             elif path in ends:
                 pattern, spec, asked = ends[path]
@@ -103,7 +103,8 @@ def value_names(graph: Graph) -> dict[str, Value]:
 
 def result_names(graph: Graph) -> dict[str, Value]:
     """Every tensor that a function returns, by the name that specs have for it."""
-    ends = [pair for f in graph.functions.values() for pair in _results(f"{f.name}.return", f.result if f.result is not None else ())]
+    called = [f for f in graph.functions.values() if not f.is_loop]
+    ends = [pair for f in called for pair in _results(f"{f.name}.return", f.result if f.result is not None else ())]
     return {path: value for path, value in ends if value.is_tensor}
 
 
@@ -150,6 +151,7 @@ def _check_apart(graph: Graph) -> None:
     ends = [
         (path, f"the result of {f.name!r}")
         for f in graph.functions.values()
+        if not f.is_loop
         for name in (f.name, f"{f.name}.return")  # as plans have it, and as specs do
         for path, _ in _results(name, f.result if f.result is not None else ())
     ]

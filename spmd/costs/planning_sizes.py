@@ -10,10 +10,12 @@ import tvm_ffi
 from tvm import relax, tirx
 
 from spmd.errors import ShardingError, nearest
-from spmd.program.graph import Graph, Node, Value
+from spmd.program.graph import Function, Graph, Node, Value
 
 DEFAULT_SIZE = 64
 """What a symbolic size is taken for when nobody says."""
+TURNS = 8
+"""How often a loop is taken to run when nobody says."""
 
 
 def planning_sizes(sizes: Mapping[str, int] | None, divisible: Mapping[str, int] | None) -> dict[str, int]:
@@ -49,6 +51,8 @@ def check_symbols(graph: Graph, **given: Mapping[str, int] | None) -> None:
             if known is None:  # sizes that only the program knows have names too
                 unknown = [d.name for v in graph.values for d in v.dims if isinstance(d, tvm.ir.Var)]
                 known = list(dict.fromkeys([*symbols_of(graph.module), *unknown]))
+            if argument == "sizes" and name in graph.functions and graph.functions[name].is_loop:  # how often it runs
+                continue
             if name not in known and (known or argument == "divisible"):  # else it predicts nothing, and promises nothing
                 what = f"no symbolic size has the name {name!r}"
                 has = f"The module has {', '.join(map(repr, known[:6]))}." if known else "The module has no symbolic sizes."
@@ -98,6 +102,10 @@ class PlanningSizes:
             }
             return max(found[kind], 0)
         return DEFAULT_SIZE
+
+    def turns(self, function: Function) -> int:
+        """How often a function runs where it is called once: a loop as often as `sizes` says by its name."""
+        return self.sizes.get(function.name, TURNS) if function.is_loop else 1
 
     def of_factors(self, node: Node) -> dict[str, int]:
         """The size of each factor of an operator, symbolic ones read off the planning shapes."""

@@ -25,7 +25,7 @@ def listing(plan: Plan, function: str) -> str:
 
 def _taken(plan: Plan, function: str) -> Iterator[str]:
     """The parameters, those of equal layers in one line."""
-    signature = plan.functions[function]
+    signature = plan.signatures[function]
     given = [leaf for leaf in leaves((*signature.params, *signature.constants)) if leaf.sharding is not None]
     for (name, sharding), count in Counter((folded(leaf.name), leaf.sharding) for leaf in given).items():
         yield f"  take {name} {sharding}" + (f" ({count} of them)" if count > 1 else "")

@@ -55,9 +55,9 @@ class _Data:
         self.ops: dict[str, int] = {}
         kept = {**plan.values, **plan.params}
         self.tensors = {name: i for i, name in enumerate(kept)}
-        self.constants = {leaf.name for signature in plan.functions.values() for leaf in signature.constants}
+        self.constants = {leaf.name for signature in plan.signatures.values() for leaf in signature.constants}
         tensors = [self._tensor(name, sharding) for name, sharding in kept.items()]
-        functions = [self._function(name) for name in plan.functions]
+        functions = [self._function(name) for name in plan.signatures]
         like = {(folded(name), str(sharding)): self.tensors[name] for name, sharding in reversed(plan.params.items())}
         held = [[r.name, r.count, f"{r.dtype} {shape_text(r.shape)}", r.local, r.whole, like[r.name, r.sharding]] for r in residents(plan)]
         self.made: dict[str, Any] = {
@@ -105,7 +105,7 @@ class _Data:
             shapes = tuple(plan.tensors[v].shape if v in plan.tensors else () for v in (*c.operands, *c.results))
             moved = tuple((x.kind, x.axis, x.bytes, f"{name}.{x.value}" in c.results) for x in around.get(at, ()))
             kinds.append((op, tuple(inputs), tuple(outputs), shapes, splits, moved))
-        leaves = [self._named(name, leaf.name) for leaf in _leaves(plan.functions[name].outputs)]
+        leaves = [self._named(name, leaf.name) for leaf in _leaves(plan.signatures[name].outputs)]
         returned = [self.tensors[v] for v in leaves if v in self.tensors]
         return {
             "name": name,

@@ -123,8 +123,8 @@ def report(plan: Plan) -> Report:
         Moved(*key, len(found), len(first_of_calls(found)), sum(c.bytes for c in found), sum(c.seconds for c in found))
         for key, found in groups.items()
     ]
-    sent = {name: sum(m.seconds for m in moved if m.function == name) for name in plan.functions}
-    timed = [Timed(name, len(plan.choices[name]), plan.predicted[name], sent[name]) for name in plan.functions]
+    sent = {name: sum(m.seconds for m in moved if m.function == name) for name in plan.signatures}
+    timed = [Timed(name, len(plan.choices[name]), plan.predicted[name], sent[name]) for name in plan.signatures]
     different: dict[tuple[str, str, str, int, str], Collective] = {}
     for c in plan.collectives:
         different.setdefault((c.function, c.kind, c.axis, c.bytes, c.op), c)

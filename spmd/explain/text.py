@@ -31,21 +31,21 @@ def known_name(plan: Plan, name: str) -> Sharding:
 def summary(plan: Plan) -> str:
     """The whole plan in a page: weights with equal layers as one, what each function sends and takes, and all that is to be noted."""
     lines = [f"{plan.mesh}, profile {plan.profile}, elimination width {plan.width}", *_held_as("", plan.params.items())]
-    for function in plan.functions:
+    for function in plan.signatures:
         inside: dict[tuple[tuple[str, bool], ...], list[Collective]] = {(): []}
         for c in plan.collectives:
             if c.function == function:
                 inside.setdefault(c.branch, []).append(c)
         lines.append(f"{function}: {_counted(inside.pop(()))}, {plan.predicted[function] * 1e6:.1f} us predicted")
         lines += _held_as("takes ", [(name, plan.inputs[name]) for name in inputs_of(plan, function)])
-        lines += _held_as("gives ", output_shardings(function, plan.functions[function].outputs))
+        lines += _held_as("gives ", output_shardings(function, plan.signatures[function].outputs))
         lines += [f"  in {', '.join(map(branch_text, branch))}: {_counted(found)}" for branch, found in inside.items()]
     return "\n".join([*lines, *(f"note: {n}" for n in plan.notes), *(f"remark: {r}" for r in plan.remarks)])
 
 
 def inputs_of(plan: Plan, function: str) -> list[str]:
     """The names of the inputs of a function in `Plan.inputs`, in order: all its parameters but the weights."""
-    named = (f"{function}.{leaf.name}" for leaf in leaves(plan.functions[function].params))
+    named = (f"{function}.{leaf.name}" for leaf in leaves(plan.signatures[function].params))
     return [name for name in named if name in plan.inputs]
 
 

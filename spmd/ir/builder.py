@@ -14,6 +14,15 @@ class Builder(relax.BlockBuilder):
     there. This one is not noted: what asks for `BlockBuilder.current()` needs one of TVM's.
     """
 
+    def __init__(self, mod: Any = None) -> None:
+        super().__init__(mod)
+        self.declared: dict[str, Any] = {}
+        """Functions that are called before they are written, by name."""
+
+    def declare(self, name: str, empty: relax.Function) -> None:
+        """A function that will be written, and is of this type."""
+        self.declared[name] = self.add_func(empty.with_attr("name", name), name)  # equal functions would be one
+
     def _enter_function_scope(self, func_scope: Any) -> None:
         self._func_stack.append(func_scope)
         self.begin_scope(func_scope._params)
@@ -43,4 +52,7 @@ class Builder(relax.BlockBuilder):
         for key, value in scope._attrs.items():
             function = function.with_attr(key, value)
         self.end_scope()
+        if scope._name in self.declared:
+            self.update_func(self.declared[scope._name], function)
+            return self.declared[scope._name]
         return self.add_func(function, scope._name)

@@ -28,8 +28,8 @@ def check_plan(graph: Graph, plan: Plan) -> None:
     """Raise `ShardingError` unless the plan has the functions, arguments, results, operators and values of the graph, says of each value
     how it is kept, and runs each operator in a way that its rule allows. What is not checked again is whether there is a better plan.
     """
-    if list(plan.functions) != list(graph.functions):
-        what = f"it is for the functions {list(plan.functions)}, the module has {list(graph.functions)}"
+    if list(plan.signatures) != list(graph.functions):
+        what = f"it is for the functions {list(plan.signatures)}, the module has {list(graph.functions)}"
         raise ShardingError("plan", what, WAY_OUT)
     allowed: set[Hashable] = set()
     for name, function in graph.functions.items():
@@ -67,7 +67,7 @@ def _check_values(function: Function, plan: Plan) -> None:
             if (kept, value.type_class) not in held:
                 check_held(kept, value, plan.mesh, f"{where}: {value.path!r}")
             held.add((kept, value.type_class))
-    signature = plan.functions[function.name]
+    signature = plan.signatures[function.name]
     for value, leaf in zip(leaves(tuple(function.params)), leaves((*signature.params, *signature.constants)), strict=True):
         _agree(value, leaf, kept_by(plan, value) if value.is_tensor else None, where)
         if value.role == "input" and value.is_tensor:
@@ -77,7 +77,7 @@ def _check_values(function: Function, plan: Plan) -> None:
             if leaf.sharding is None:
                 raise ShardingError(where, f"it does not say how it returns {value.name!r}", WAY_OUT)
             check_held(leaf.sharding, value, plan.mesh, f"{where}: {value.path!r}")
-    for path, sharding in output_shardings(function.name, signature.outputs):
+    for path, sharding in output_shardings(function.name, signature.outputs) if not function.is_loop else ():
         if plan.outputs.get(path) != sharding:
             raise ShardingError(where, f"it returns {path!r} as {sharding}, and says {plan.outputs.get(path)} of it", WAY_OUT)
 
@@ -86,7 +86,7 @@ def _check_steps(function: Function, plan: Plan) -> None:
     """What each worker does follows from what was decided of values and operators; which transfers go in one call is free."""
     where, steps = f"plan for {function.name!r}", plan.steps[function.name]
     runs = {n: Strategy(s.splits, s.inputs, s.outputs, s.partial_through) for n, s in zip(function.nodes, computes(steps), strict=True)}
-    ends = [End(leaf.sharding) for leaf in leaves(plan.functions[function.name].outputs)]
+    ends = [End(leaf.sharding) for leaf in leaves(plan.signatures[function.name].outputs)]
     kept = {v: kept_by(plan, v) for v in function.named.values()}
 
     planned = _planned_ways(plan, function, where)
@@ -161,7 +161,7 @@ def _agree(value: Value, leaf: Leaf, kept: Sharding | None, where: str) -> None:
 
 
 def _check_signature(function: Function, plan: Plan) -> None:
-    planned = plan.functions[function.name]
+    planned = plan.signatures[function.name]
     if planned.num_input != function.num_input:
         raise _differs(function.name, f"num_input {planned.num_input}", str(function.num_input))
     assert function.result is not None

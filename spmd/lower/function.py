@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import tvm
 import tvm_ffi
 from tvm import relax
 
 from spmd.errors import ShardingError
+from spmd.ir.builder import Builder
 from spmd.ir.trees import Tree, leaves
 from spmd.placement.sharding import Sharding
 from spmd.plan.model import Plan
 from spmd.plan.steps import Bundle, Compute, Mask, Reorder, Return, Step, Transfer, branch_of
-from spmd.program.graph import Branch, Function, Node, Value
+from spmd.program.graph import PASSING, Branch, Function, Node, Value
 
 from .branch import emit_if, is_dataflow
 from .calls import CallLowering
@@ -26,8 +28,10 @@ from .scope import Scope
 class FunctionLowering:
     """Lowers one function into `builder`; `calls` makes the local call of each operator. It decides nothing: each step says what to do."""
 
-    def __init__(self, builder: relax.BlockBuilder, function: Function, source: relax.Function, plan: Plan, calls: CallLowering) -> None:
+    def __init__(self, builder: Builder, function: Function, source: relax.Function, plan: Plan, calls: CallLowering) -> None:
         self.bb, self.function, self.source, self.plan, self.calls = builder, function, source, plan, calls
+        self._passed: list[Any] = []
+        """What is passed to a loop that is called next."""
         self.scope = Scope(builder, function.name, source, plan.mesh, calls.carried)
         self._values = function.named
         self._kept: dict[Value, Sharding] = {}
@@ -37,10 +41,19 @@ class FunctionLowering:
         self._masked: dict[int, Any] = {}
         """Operands of the next step, by number, that a mask has made."""
 
+    def declare(self) -> None:
+        """Tell what calls a loop, itself among it, what it takes and gives."""
+        result = self.function.result
+        if self.function.is_loop and result is not None:
+            pairs = zip(self.source.params, self.function.params, strict=True)
+            params = [relax.Var(param.name, self._local_type(tree, param.ty)) for param, tree in pairs]
+            returned = self._local_type(result, self.source.ret_ty)
+            self.bb.declare(self.function.name, relax.Function.create_empty(params, returned, bool(self.source.is_pure)))
+
     def run(self) -> None:
         """Emit the function."""
         params = [self._param(p, tree) for p, tree in zip(self.source.params, self.function.params, strict=True)]
-        attrs = {k: v for k, v in self.source.attrs.items() if k != "global_symbol"}
+        attrs = {k: v for k, v in self.source.attrs.items() if k != "global_symbol"} if self.source.attrs else {}
         with self.bb.function(self.function.name, params, attrs=attrs, pure=bool(self.source.is_pure)):
             if is_dataflow(self.source.body):
                 with self.bb.dataflow():
@@ -108,12 +121,27 @@ class FunctionLowering:
         node = self._nodes.popleft()
         taken = [self._operand(i, v, s) for i, (v, s) in enumerate(zip(node.inputs, step.inputs, strict=True))]
         self._masked.clear()
-        if node.joined is None:
+        if node.op == "argument":
+            self._passed += taken
+        elif node.called is not None:
+            self._loop(node, node.called)
+        elif node.op in PASSING:
+            self.scope.hold(node.outputs[0], step.outputs[0], taken[0])
+        elif node.joined is None:
             self._call(node, step, taken)
         elif node.outputs:  # what a branch gives goes on as it is
             self.scope.hold(node.outputs[0], step.outputs[0], taken[0])
         else:
             emit_if(self.scope, node, taken, {v: self._kept_as(v) for v in leaves(node.joined)}, self._run)
+
+    def _loop(self, node: Node, called: Function) -> None:
+        """Call a loop with what was passed."""
+        call, operands = node.binding.value, iter(self._passed)
+        args = [self.scope.substitute(arg, operands) for arg in call.args[:]]
+        result = self.bb.emit(tvm.ir.Call(self.bb.declared[called.name], args, call.attrs, []), node.name)
+        self._passed = []
+        for value, expr in zip(called.returns, self.scope.parts(result, node.binding.var), strict=True):
+            self.scope.hold(value, self._kept_as(value), expr)
 
     def _operand(self, i: int, value: Value, sharding: Sharding) -> Any:
         return self._masked[i] if i in self._masked else self.scope.held(value, sharding)

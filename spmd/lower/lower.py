@@ -24,8 +24,11 @@ def lower_graph(graph: Graph, plan: Plan) -> tvm.IRModule:
     """
     builder = Builder()
     calls = CallLowering(graph, builder, plan.mesh)
-    for name, function in graph.functions.items():
-        FunctionLowering(builder, function, graph.module[name], plan, calls).run()
+    functions = [FunctionLowering(builder, function, graph.module[name], plan, calls) for name, function in graph.functions.items()]
+    for function in functions:
+        function.declare()
+    for function in functions:
+        function.run()
     lowered = builder.finalize()
     for var in [lowered.get_global_var(name) for name in graph.functions if not _sends(plan, name) and _is_split(plan, name)]:
         if not sign_of(lowered[var]):
@@ -40,7 +43,7 @@ def _sends(plan: Plan, function: str) -> bool:
 
 def _is_split(plan: Plan, function: str) -> bool:
     """Whether a worker holds less of anything in a function than there is."""
-    signature = plan.functions[function]
+    signature = plan.signatures[function]
     ends = [leaf.sharding for leaf in leaves((*signature.params, signature.outputs)) if leaf.sharding is not None]
     within = (s for step in computes(plan.steps[function]) for s in (*step.inputs, *step.outputs))
     return any(not s.is_replicated for s in chain(ends, within))

@@ -37,16 +37,19 @@ class Plan:
     values: dict[str, Sharding]
     """``"function.value"`` -> the sharding in which the value is kept."""
     functions: dict[str, Signature]
+    """What can be called, and how."""
     steps: dict[str, list[Step]]
-    """Function -> all that each worker does in it, in order."""
+    """Function, or loop -> all that each worker does in it, in order."""
     reasons: dict[str, str]
     """Name of a value -> why it is where it is, for the values that the user or the library pinned."""
     predicted: dict[str, float]
-    """Function -> predicted seconds at the planning sizes."""
+    """Function -> predicted seconds at the planning sizes, without the loops that it calls; loop -> those of all its turns."""
     profile: str
     """The name of the profile, and of the class of the costs where it is a user's."""
     width: int
     """The elimination width; 2 or 3 for a language model."""
+    loops: dict[str, Signature] = field(default_factory=dict[str, Signature])
+    """The private functions that call themselves, and are planned as loops."""
     notes: list[str] = field(default_factory=list[str])
     """What the reader must know: operators replicated for want of a rule, a search cut short."""
     divisible: dict[str, int] = field(default_factory=dict[str, int])
@@ -63,6 +66,11 @@ class Plan:
     """Seconds that no plan over the same candidates costs less than."""
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
     """The search that the plan came from, where it was made; it is not saved and not copied."""
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """Those of functions, and of loops."""
+        return {**self.functions, **self.loops}
 
     @property
     def choices(self) -> Mapping[str, tuple[Compute, ...]]:
@@ -116,8 +124,8 @@ class Plan:
         """Read back `to_json`."""
         made = loads(cls, text)
         for name, table in (("steps", made.steps), ("predicted", made.predicted)):
-            if table.keys() != made.functions.keys():
-                what = f"its {name} are of the functions {list(table)}, and it is for {list(made.functions)}"
+            if table.keys() != made.signatures.keys():
+                what = f"its {name} are of the functions {list(table)}, and it is for {list(made.signatures)}"
                 raise ShardingError("Plan.from_json", what, "Write the plan again with Plan.save.")
         for name, steps in made.steps.items():
             last = len(computes(steps)) - 1

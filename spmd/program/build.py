@@ -22,15 +22,17 @@ from spmd.rules.registry import OpCall, check_rule, rule_of
 from .divisible import Divisible, in_blocks
 from .graph import Branch, Function, Graph, Node, Value
 from .liveness import drop_dead
+from .loops import loops
 from .opaque import check_body, check_opaque, why_opaque
-from .opcalls import join_rule, op_name, rule_key, tensor_args, whole_rule
+from .opcalls import join_rule, op_name, pass_rule, rule_key, tensor_args, whole_rule
 from .states import fit_states, state_sizes
 from .storage import mark_written
 from .values import Values
 
 
 def build_graph(mod: tvm.IRModule, divisible: Divisible | None = None) -> Graph:
-    """The graph of all public Relax functions of `mod`; `divisible` says by what symbolic sizes can be divided, by name.
+    """The graph of all public Relax functions of `mod`, and of the loops that they call; `divisible` says by what symbolic sizes can be
+    divided, by name.
 
     Raises `ShardingError` for what cannot be represented.
     """
@@ -43,8 +45,11 @@ def build_graph(mod: tvm.IRModule, divisible: Divisible | None = None) -> Graph:
             "module", "it has no public Relax function", "Give a function a global_symbol (TVMScript does unless private=True)."
         )
     builder.public = {name for name, _ in public}
-    check_opaque(mod, builder.public)
+    found = loops(mod, builder.public)
+    check_opaque(mod, builder.public | found.keys())
+    builder.loops = {name: builder.loop(name, f) for name, f in found.items()}
     functions = {name: builder.function(name, f) for name, f in sorted(public, key=lambda item: item[0])}
+    functions |= {name: builder.looped(made, found[name]) for name, made in builder.loops.items()}
     values = builder.finish(functions)
     mark_written(functions, mod, lambda: builder.number(None))
     return Graph(mod, functions, values)
@@ -54,6 +59,7 @@ class _Builder:
     def __init__(self, mod: tvm.IRModule, divisible: Divisible) -> None:
         self.mod, self.divisible = mod, divisible
         self.public: set[str] = set()
+        self.loops: dict[str, Function] = {}
         self.kernels = {gv.name_hint for gv, f in mod.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
         self.values = Values(divisible)
         self.branching: dict[str, Counter[str]] = {}
@@ -85,6 +91,42 @@ class _Builder:
         made.result = self._body(func.body, made, env, "result")
         drop_dead(made)
         return made
+
+    def loop(self, name: str, func: relax.Function) -> Function:
+        """A loop without its operators: what it takes, and what it returns."""
+        made = Function(name, [self.values.carried(param, name) for param in func.params], None, is_loop=True)
+        made.result = self.values.results("return", func.ret_ty, name)
+        return made
+
+    def looped(self, made: Function, func: relax.Function) -> Function:
+        """The same with its operators."""
+        env = {hash(param): tree for param, tree in zip(func.params, made.params, strict=True)}
+        last = func.body.blocks[-1].bindings[-1] if func.body.blocks else None
+        given, result = self._body(func.body, made, env, "result"), made.result
+        assert result is not None
+        for value, end in zip(leaves(given), leaves(result), strict=True):
+            made.nodes.append(self._passing("give", last, made, value, end, (False, True)))
+        drop_dead(made)
+        return made
+
+    def _loop_call(self, binding: Any, name: str, inputs: Sequence[Value], outputs: Sequence[Value], made: Function) -> None:
+        """The nodes of a call of a loop: what it passes becomes the loop's parameters, what the loop returns the results."""
+        called = self.loops[name]
+        assert called.result is not None
+        for value, param in zip(inputs, leaves(tuple(called.params)), strict=True):
+            # Weights of all layers are not gathered: each turn takes what it needs of them.
+            stays = value.role == "weight" and None not in value.shape
+            made.nodes.append(self._passing("argument", binding, made, value, param, (stays, True)))
+        number = self.number(("call", name))
+        call = Node(name, str(binding.var.name), made.name, whole_rule([], []), (), (), binding, number, "", self.branch, called)
+        made.nodes.append(call)
+        for returned, value in zip(leaves(called.result), outputs, strict=True):
+            made.nodes.append(self._passing("result", binding, made, returned, value, (True, False)))
+
+    def _passing(self, op: str, binding: Any, made: Function, value: Value, into: Value, stays: tuple[bool, bool]) -> Node:
+        """A node that makes of a value one of another function."""
+        number = self.number((op, value.type_class, into.type_class, stays))
+        return Node(op, into.name, made.name, pass_rule(into.shape), (value,), (into,), binding, number, "", self.branch, stays=stays)
 
     def _body(self, body: relax.SeqExpr, made: Function, env: dict[int, Tree[Value]], name: str) -> Tree[Value]:
         """Add the nodes of `body`, and give what it gives."""
@@ -124,7 +166,11 @@ class _Builder:
         var = binding.var
         name = str(var.name)  # a plain one: a string of TVM's holds on to an object
         tree = self.values.results(name, var.ty, made.name)
-        node = self._node(binding, name, args, made, tuple(inputs), tuple([v for v in leaves(tree) if v.kind != "other"]))
+        outputs = tuple([v for v in leaves(tree) if v.kind != "other"])
+        if isinstance(value, tvm.ir.Call) and isinstance(value.op, tvm.ir.GlobalVar) and value.op.name_hint in self.loops:
+            self._loop_call(binding, value.op.name_hint, inputs, outputs, made)
+            return tree
+        node = self._node(binding, name, args, made, tuple(inputs), outputs)
         made.nodes.append(node)
         for specs, operands in ((node.rule.inputs, node.inputs), (node.rule.outputs, node.outputs)):
             for spec, operand in zip(specs, operands, strict=True):
@@ -151,7 +197,7 @@ class _Builder:
         # Every worker must take the same branch, so each has the whole condition.
         rule = replace(whole_rule([v.shape for v in condition], []), work="view")
         number = self.number(("If", *(v.shape for v in condition)))
-        made.nodes.append(Node("If", name, made.name, rule, tuple(condition), (), binding, number, "", outside, joined))
+        made.nodes.append(Node("If", name, made.name, rule, tuple(condition), (), binding, number, "", outside, joined=joined))
         for taken, body in ((True, call.true_branch), (False, call.false_branch)):
             self.branch = (*outside, (name, taken))
             given = self._body(body, made, env, name)
@@ -171,7 +217,7 @@ class _Builder:
         else:
             rule, why = whole_rule([value.shape], [into.shape]), f"the shape of {unknown.name!r} is known only when it runs"
             number = self.number(None)
-        return Node("join", into.name, made.name, rule, (value,), (into,), binding, number, why, self.branch, joined)
+        return Node("join", into.name, made.name, rule, (value,), (into,), binding, number, why, self.branch, joined=joined)
 
     def number(self, key: tuple[object, ...] | None) -> int:
         """The number of a class of calls; None is like no other."""

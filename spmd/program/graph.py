@@ -10,6 +10,8 @@ from spmd.ir.trees import Tree, leaves, map_tree
 from spmd.placement.spec import Constraint
 from spmd.rules.model import Rule, Shape
 
+PASSING = frozenset({"argument", "result", "give"})
+"""Operators that make a value of one function one of another: see `Node`."""
 Branch = tuple[tuple[str, bool], ...]
 """Where something runs: the Ifs around it by name, outermost first, and whether it is the branch for true."""
 
@@ -30,7 +32,7 @@ class Value:
     kind: str
     """"tensor", "object" (a KV cache) or "other" (a shape, a number: the same on every worker)."""
     role: str
-    """"input", "weight", "constant" or "temporary"."""
+    """"input", "weight", "constant", "temporary", or "carried": a parameter of a loop."""
     type_class: int
     """Values of one class have equal `dims` and dtypes."""
     wanted: Constraint | None = None
@@ -74,6 +76,10 @@ class Access(NamedTuple):
 class Node:
     """One operator call. An If is several: one named ``If`` takes the condition, before the nodes of its branches; one named
     ``join`` for each tensor that it gives, at the end of either branch, takes what that branch gives.
+
+    So is the call of a loop: an ``argument`` for each tensor that it passes, which takes it and makes the parameter of the loop; the call
+    itself, without operands; a ``result`` for each tensor that it gives, which takes what the loop returns. In the loop a ``give`` makes
+    each tensor that is returned.
     """
 
     op: str
@@ -91,6 +97,8 @@ class Node:
     """Why it is replicated, when it has no rule."""
     branch: Branch = ()
     """The branches that it stands in."""
+    called: Function | None = None
+    """The loop that it calls."""
     joined: Tree[Value] | None = None
     """All that an If gives, at each of its nodes."""
     writes: tuple[int, ...] = ()
@@ -108,13 +116,15 @@ class Node:
 
 @dataclass(eq=False)
 class Function:
-    """One public Relax function: its parameters and result as trees of values, its operators in order."""
+    """One Relax function: its parameters and result as trees of values, its operators in order."""
 
     name: str
     params: list[Tree[Value]]
     num_input: int | None
     constants: int = 0
     """How many of the last parameters were constants of the program, and are weights."""
+    is_loop: bool = False
+    """Whether it is a private function that calls itself: it takes and returns each value as that is kept."""
     nodes: list[Node] = field(default_factory=list[Node])
     result: Tree[Value] | None = None
     at_end: list[tuple[Value, Constraint | Value | None, str]] = field(default_factory=list[tuple[Value, "Constraint | Value | None", str]])
@@ -122,6 +132,11 @@ class Function:
     value is kept; None for what is no tensor."""
     unwritten: frozenset[Value] | None = field(default=None, init=False)
     """What need not be written to memory, once somebody has asked (`fusion.fused`)."""
+
+    @property
+    def returns(self) -> list[Value]:
+        """The leaves of its result."""
+        return leaves(self.result) if self.result is not None else []
 
     @cached_property
     def named(self) -> dict[str, Value]:

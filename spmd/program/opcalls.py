@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tvm
@@ -70,6 +71,11 @@ def whole_rule(inputs: Iterable[Shape], outputs: Iterable[Shape]) -> Rule:
         return tuple(dims)
 
     return Rule(tuple(map(spec, inputs)), tuple(map(spec, outputs)), sizes, whole=frozenset(sizes), reduce=None).touching()
+
+
+def pass_rule(shape: Shape) -> Rule:
+    """What goes from one function to another as it is, split or whole; who returns it, or takes it in turn, knows of no partial sums."""
+    return replace(join_rule(shape), linear=())
 
 
 def join_rule(shape: Shape) -> Rule:

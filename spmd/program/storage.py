@@ -19,13 +19,14 @@ from spmd.placement.mesh import Mesh
 from spmd.rules.kernel import aliases_of
 from spmd.rules.strategy import Strategy
 
-from .graph import Function, Node, Value
+from .graph import PASSING, Function, Node, Value
 from .opcalls import whole_rule
 
 VIEWS = frozenset(
     {
         *("relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze"),
         *("relax.memory.view", "relax.memory.ensure_zero_offset", "relax.spmd.hint", "match_cast", "join"),
+        *PASSING,
     }
 )
 """Operators that give a view of what they take, where a worker's part of the one is its part of the other."""
@@ -86,6 +87,7 @@ def _mark(node: Node, pairs: Pairs) -> None:
     """Say which operands of a node stay as they are kept."""
     touched = {node.inputs[i] for i in node.writes} | {v for i, o in pairs for v in (node.inputs[i], node.outputs[o])}
     stay = tuple(bool(v.memory) and v in touched for v in (*node.inputs, *node.outputs))
+    stay = tuple(map(any, zip(stay, node.stays, strict=True))) if node.stays else stay
     node.stays = stay if any(stay) else ()
     for i in node.writes if _is_declared(node) else ():
         if node.inputs[i].memory and node.inputs[i].role == "constant":

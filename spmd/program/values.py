@@ -70,17 +70,21 @@ class Values:
             value.reason = "constants of less than `lift` bytes stay in the program, and are whole"
         return value
 
+    def carried(self, param: Any, function: str) -> Tree[Value]:
+        """The values of a parameter of a loop."""
+        return self._param(param.ty, param.name, function, None, "carried")
+
     def param(self, param: Any, function: str, weight: bool, before: int) -> Tree[Value]:
         """The values of a parameter; `before` weights of its function have the same name."""
         return self._param(param.ty, param.name, function, (param.name, before) if weight else None)
 
-    def _param(self, ty: Any, name: str, function: str, key: tuple[Any, ...] | None) -> Tree[Value]:
+    def _param(self, ty: Any, name: str, function: str, key: tuple[Any, ...] | None, role: str = "input") -> Tree[Value]:
         """Weights have a key; those with the same key, shape and dtype are one."""
         if isinstance(ty, relax.TupleType):
             fields = enumerate(ty.fields[:])
-            return tuple([self._param(f, f"{name}[{i}]", function, None if key is None else (*key, i)) for i, f in fields])
+            return tuple([self._param(f, f"{name}[{i}]", function, None if key is None else (*key, i), role) for i, f in fields])
         if key is None:
-            return self.new(name, function, ty, "input")
+            return self.new(name, function, ty, role)
         value = self.new(name, function, ty, "weight")
         shared = self._weights.setdefault((*key, value.shape, value.dtype), value)
         if shared is not value:

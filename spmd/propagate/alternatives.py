@@ -126,6 +126,7 @@ class Alternatives:
         nodes: list[tuple[Node, float]] = []
         operators = conversions = 0.0
         for function in problem.graph.functions.values():
+            turns = cost.turns(function)
             for node in function.nodes:
                 strategy = problem.strategy(node, choice)
                 alike = (node.call_class, id(strategy))
@@ -136,8 +137,8 @@ class Alternatives:
                     moved += cost.convert(cost.shape(value), cost.item_bytes(value), problem.sharding(value, choice), wanted)
                 for value, made in zip(node.outputs, strategy.outputs, strict=True):
                     moved += cost.convert(cost.shape(value), cost.item_bytes(value), made, problem.sharding(value, choice))
-                nodes.append((node, known[alike] + moved))
-                operators, conversions = operators + known[alike], conversions + moved
+                nodes.append((node, turns * (known[alike] + moved)))
+                operators, conversions = operators + turns * known[alike], conversions + turns * moved
             for value, wanted, _ in function.at_end:
                 if wanted is not None:
                     end = problem.at_end(value, wanted, choice)

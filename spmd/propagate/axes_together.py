@@ -15,12 +15,17 @@ from spmd.placement.sharding import Sharding, Split
 from spmd.program.graph import Graph, Node, Value
 from spmd.rules.model import Rule
 from spmd.rules.strategy import Strategy, replicate, strategy_of
+from spmd.transfers.atoms import atoms_of
 
-from .candidates import AxisSearch, Candidates
+from .candidates import AxisSearch, Candidates, hides_size
 
 MOST_STRATEGIES = 256
 MOST_SHARDINGS = 96
 """The most strategies of an operator, and shardings of a value, that are considered on a mesh of several axes."""
+
+MOST_PARTS = 3
+"""On three axes and more, the axes and parts of axes that transfers move one by one, beyond which no further part is considered:
+the shardings between which a value moves grow as their factorial."""
 
 Part = tuple[Any, ...]
 """``(factor, sizes of its segments, whether they are repeated, their length)`` for each factor, ``("partial", *inputs)``, or nothing."""
@@ -50,6 +55,9 @@ class _Together:
         self._unions: dict[tuple[Any, ...], list[Sharding]] = {}
         self._lists: dict[tuple[int, ...], list[Sharding]] = {}
         self._cut_short: dict[str, None] = {}
+        self._incomplete: set[tuple[Any, ...]] = set()
+        """The strategies over each set of axes, alone or with their rule, of which combinations are left out."""
+        self._left_out = self._too_fine()
 
     def candidates(self) -> Candidates:
         """What there is to choose."""
@@ -82,6 +90,8 @@ class _Together:
         found = self._unions[key]
         if value.wanted is not None:
             found = [self._one(s) for s in value.wanted.among(found)]
+        if value.role == "carried" and None in value.shape:
+            found = [s for s in found if not hides_size(value, s)]
         if len(found) > MOST_SHARDINGS:
             self._cut_short[f"{value.function}: {value.name}"] = None
         return self._list(found[:MOST_SHARDINGS])
@@ -100,29 +110,62 @@ class _Together:
         found = tuple(tuple(map(id, self.found[axes].strategies[node])) for axes in self.sets)
         key = (id(self.canonical[node]), found)
         if key not in self._strategies:
-            self._strategies[key] = self._combined(node, found)
-        if len(self._strategies[key]) == MOST_STRATEGIES:
+            self._strategies[key] = self._combined(node, key)
+        if key in self._incomplete or found in self._incomplete:
             self._cut_short[f"{node.function}: {node.name}"] = None
         return self._strategies[key]
 
-    def _combined(self, node: Node, found: tuple[Any, ...]) -> list[Strategy]:
-        rule = self.canonical[node]
+    def _too_fine(self) -> frozenset[str]:
+        """The parts of axes that are not considered: on three axes and more, those that come when there are `MOST_PARTS` of all."""
+        given = {axis for v in self.graph.values if v.wanted is not None for d in v.wanted.dims if d is not None for axis in d.axes}
+        names = [*self.mesh.axes, *sorted(given.difference(self.mesh.axes))]
+        if len(self.axes) < 3:
+            return frozenset()
+        parts = dict.fromkeys(
+            axis
+            for axes in self.sets
+            for found in {id(found): found for found in self.found[axes].strategies.values()}.values()
+            for strategy in found
+            for axis in _axes(strategy)
+            if axis not in names
+        )
+        left_out: set[str] = set()
+        for part in parts:
+            if len(atoms_of(frozenset([*names, part]), self.mesh)) > MOST_PARTS:
+                left_out.add(part)
+            else:
+                names.append(part)
+        return frozenset(left_out)
+
+    def _split_by(self, node: Node, key: tuple[Any, ...]) -> _Options:
+        """What an operator can do over each set of axes."""
+        found = key[1]
         if found not in self._options:
             options: _Options = {}
             for axes in self.sets:
                 for strategy in self.found[axes].strategies[node]:
-                    options.setdefault(_part(strategy), {}).setdefault(axes, []).append(strategy)
+                    if self._left_out.isdisjoint(_axes(strategy)):
+                        options.setdefault(_part(strategy), {}).setdefault(axes, []).append(strategy)
+                    else:
+                        self._incomplete.add(found)
             self._options[found] = options
-        options = self._options[found]
+        return self._options[found]
+
+    def _combined(self, node: Node, key: tuple[Any, ...]) -> list[Strategy]:
+        rule, options = self.canonical[node], self._split_by(node, key)
         choices = [[(), *(p for p, by_axes in options.items() if p and any(axis in axes for axes in by_axes))] for axis in self.axes]
         made: dict[int, Strategy] = {}
         # Those with few parts come first: a mesh that has the axes of this one as one axis is among them.
         for parts in sorted(product(*choices), key=lambda parts: len({p for p in parts if p})):
             ways = [self._ways(options, part, parts) for part in dict.fromkeys(p for p in parts if p)]
-            for chosen in product(*ways):
-                strategy = self._merged(rule, chosen)
-                if strategy is not None and len(made) < MOST_STRATEGIES:
+            for strategy in (self._merged(rule, chosen) for chosen in product(*ways)):
+                if strategy is not None and id(strategy) not in made:
+                    if len(made) == MOST_STRATEGIES:
+                        self._incomplete.add(key)
+                        break
                     made[id(strategy)] = strategy
+            if len(made) == MOST_STRATEGIES and key in self._incomplete:
+                break
         for axes in self.sets:
             if not set(axes) <= set(self.axes):  # parts of axes, or axes of size 1, that a constraint names: alone
                 for strategy in self.found[axes].strategies[node]:
@@ -153,6 +196,11 @@ class _Together:
 
     def _one(self, sharding: Sharding) -> Sharding:
         return self._same.setdefault(sharding, sharding)
+
+
+def _axes(strategy: Strategy) -> list[str]:
+    """The axes, and parts of axes, that a strategy splits factors over."""
+    return [axis for _, split in strategy.splits for axis in split.axes]
 
 
 def _part(strategy: Strategy) -> Part:

@@ -215,7 +215,7 @@ class AxisSearch:
 
     def _propose(self, value: Value, sharding: Sharding) -> None:
         known = self.shardings[value]
-        if id(sharding) in known or (value.wanted is not None and not self._allowed(value, sharding)) or _hides_size(value, sharding):
+        if id(sharding) in known or (value.wanted is not None and not self._allowed(value, sharding)) or hides_size(value, sharding):
             return
         if len(known) >= MOST:
             self.cut_short[f"{value.function}: {value.name}"] = None
@@ -232,11 +232,13 @@ class AxisSearch:
         return self.same.setdefault(sharding, sharding)
 
 
-def _hides_size(value: Value, sharding: Sharding) -> bool:
+def hides_size(value: Value, sharding: Sharding) -> bool:
     """Whether a parameter that tells a symbolic size would not tell it so: shards of a pattern are a multiple of what nobody then knows,
-    and an array does not tell a length that is measured by other sizes.
+    and an array does not tell a length that is measured by other sizes. What a loop carries tells its sizes whole.
     """
-    if not sharding.is_symbolic or value.role not in ("input", "weight"):
+    if not sharding.is_symbolic or value.role not in ("input", "weight", "carried"):
         return False
+    if value.role == "carried":
+        return True
     repeated = any(d is not None and d.repeated and isinstance(size, tvm.ir.Var) for d, size in zip(sharding.dims, value.dims, strict=True))
     return repeated or bool(sharding.names)

@@ -47,7 +47,13 @@ class Usage:
         cost, functions = self.problem.cost, self.problem.graph.functions
         prices = MovePrices(cost)
         steps = self._steps or {name: realize(function, self._decided, prices) for name, function in functions.items()}
-        return {name: Timeline(cost, function, steps[name], self._decided.kept) for name, function in functions.items()}
+        loops: dict[str, int] = {}
+        found: dict[str, Timeline] = {}
+        for name, function in sorted(functions.items(), key=lambda item: not item[1].is_loop):
+            found[name] = Timeline(cost, function, steps[name], self._decided.kept, loops)
+            if function.is_loop:
+                loops[name] = found[name].peak
+        return {name: found[name] for name in functions}
 
     @cached_property
     def weights(self) -> int:

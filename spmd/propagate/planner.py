@@ -38,7 +38,8 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
     steps = {name: realize(function, decided, prices) for name, function in graph.functions.items()}
     usage = Usage(decision.problem, decision.solution.choice, decided, steps)
     signatures = {name: _signature(function, decided, graph) for name, function in graph.functions.items()}
-    returned = _returned(graph, signatures)
+    public = {name: signature for name, signature in signatures.items() if not graph.functions[name].is_loop}
+    returned = _returned(graph, public)
     ends = {name: function.at_end[i] for name, (function, i) in returned.items()}
     kept = {v.path: v for v in decision.problem.values}
     asked = {name: why for name, (_, wanted, why) in ends.items() if wanted is not None}
@@ -46,12 +47,13 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
         mesh=cost.mesh,
         params={v.name: decided.kept[v] for v in kept.values() if v.role == "weight"},
         inputs={name: decided.kept[v] for name, v in kept.items() if v.role == "input"},
-        outputs={name: sharding for function, sig in signatures.items() for name, sharding in output_shardings(function, sig.outputs)},
+        outputs={name: sharding for function, sig in public.items() for name, sharding in output_shardings(function, sig.outputs)},
         values={name: decided.kept[v] for name, v in kept.items() if v.role != "weight"},
-        functions=signatures,
+        functions=public,
+        loops={name: signature for name, signature in signatures.items() if name not in public},
         steps=steps,
         reasons={**{name: v.reason for name, v in kept.items() if v.reason}, **asked},
-        predicted={name: predicted(found) for name, found in steps.items()},
+        predicted={name: predicted(found) * cost.turns(graph.functions[name]) for name, found in steps.items()},
         profile=cost.profile.name,
         width=decision.solution.width,
         cost=decision.solution.cost,
@@ -89,7 +91,7 @@ def _signature(function: Function, decided: Decided, graph: Graph) -> Signature:
 def _returned(graph: Graph, signatures: Mapping[str, Signature]) -> _Returned:
     """Where each result comes from, by the names that `Plan.outputs` gives them."""
     found: _Returned = {}
-    for name, function in graph.functions.items():
+    for name, function in ((name, graph.functions[name]) for name in signatures):
         names = [key for key, _ in output_shardings(name, signatures[name].outputs)]
         numbers = [i for i, (value, _, _) in enumerate(function.at_end) if value.is_tensor]
         found.update({key: (function, i) for key, i in zip(names, numbers, strict=True)})
@@ -103,6 +105,9 @@ def _notes(decision: Decision, decided: Decided, steps: Mapping[str, Sequence[St
     for function in graph.functions.values():
         notes += lost_splits(function, decided.kept.__getitem__, decided.runs, cost.mesh)
     notes += decision.notes
+    for function in (f for f in graph.functions.values() if f.is_loop and f.name not in cost.sizes):
+        way_out = f"say how many with sizes={{{function.name!r}: ...}}"
+        notes.append(f"{function.name} is a loop, planned for {cost.turns(function)} turns; {way_out}")
     if cost.mesh.size > 1 and all(not sharding.axes() for sharding in decided.kept.values()):
         way_out = "pass specs, or the profile of your hardware"
         notes.append(f"nothing is split: under profile {cost.profile.name!r} that would cost more time than it saves; {way_out}")

@@ -67,6 +67,8 @@ class Problem:
             for value, wanted, _ in function.at_end:
                 if wanted is not None:
                     self.groups[function.name] += self._end(value, wanted)
+            if (turns := cost.turns(function)) != 1:
+                self.groups[function.name] = [(scope, table * turns) for scope, table in self.groups[function.name]]
 
     def at_end(self, value: Value, wanted: Constraint | Value, choice: Mapping[int, int]) -> Sharding:
         """How a solution returns a value."""
@@ -123,7 +125,8 @@ class Problem:
         if isinstance(wanted, Constraint):
             key = ("end", self._kinds[value], wanted)
             if key not in self._tables:
-                self._tables[key] = np.array([self._returned(value, s, wanted)[0] for s in found])
+                times = self._conversions(value, found, wanted.among(found), wanted.gather).min(axis=1)
+                self._tables[key] = np.where([wanted.allows(s) for s in found], 0.0, times)
             return [((self.number[value],), self._tables[key])]
         if wanted is value:
             return []
@@ -222,9 +225,10 @@ class Problem:
             self._tables[key] = times[[at[sharding] for sharding in taken]]
         return self._tables[key]
 
-    def _conversions(self, value: Value, sources: Sequence[Sharding], targets: Sequence[Sharding]) -> Table:
+    def _conversions(self, value: Value, sources: Sequence[Sharding], targets: Sequence[Sharding], gather: bool = True) -> Table:
         """The time to convert a value from each of these to each of those."""
-        return self.cost.conversions(self.cost.shape(value), self.cost.item_bytes(value), sources, targets, _may_gather(value))
+        shape, item = self.cost.shape(value), self.cost.item_bytes(value)
+        return self.cost.conversions(shape, item, sources, targets, gather and _may_gather(value))
 
     def _between(self, node: Node, i: int, is_output: bool, kept: Sharding, sharding: Sharding) -> float:
         """The time to convert operand `i` of a node from how it is kept to how it is taken, or from how it is made to how it is kept."""

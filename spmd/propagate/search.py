@@ -18,8 +18,8 @@ from .joint import CORE, Joint
 from .solver import Elimination, Factor, Limits, Sums, Table, conditioned
 from .units import Units
 
-ALONE = Limits(1 << 20, 1 << 17)
-"""How far elimination goes where a function is solved on its own."""
+ALONE = Limits(1 << 20, 1 << 17, made=1 << 22)
+"""How far elimination goes where a function is solved on its own: what needs more than 32 MB is seldom done with it."""
 _PASSES = 32
 """Of messages, for what each value of a variable costs at least."""
 _CLOSE = 1e-9

@@ -38,6 +38,8 @@ class Limits:
     """Entries of the largest sum of tables that it may make."""
     least: int = LARGEST_TABLE
     """Entries of the largest table that it may leave in their place."""
+    made: int = MOST_ENTRIES
+    """Entries of all tables, after which it makes small ones only."""
     cost: int | None = None
     """What is not told from more: costs are cut there, so that sums of integers stay in range."""
 
@@ -54,7 +56,7 @@ class _Bucket:
 class Elimination:
     """The optimum of ``sum(tables)`` over variables with values ``range(sizes[v])``; ties go to the lowest values.
 
-    Variables in `kept`, and those that would need a table above `limits` (or above `SMALL_TABLE` after `MOST_ENTRIES` of all), are left:
+    Variables in `kept`, and those that would need a table above `limits` (or above `SMALL_TABLE` after ``limits.made`` of all), are left:
     `core` has them, `left` the tables over them, and `cost` is what comes to these. `sums` is shared by problems with the same tables.
     """
 
@@ -167,7 +169,7 @@ class Elimination:
             around = tuple(sorted(self._neighbours[v]))
             least = math.prod([self.sizes[u] for u in around])
             if least > self._limits.least or least * self.sizes[v] > (
-                self._limits.total if self._made < MOST_ENTRIES else min(SMALL_TABLE, self._limits.total)
+                self._limits.total if self._made < self._limits.made else min(SMALL_TABLE, self._limits.total)
             ):
                 continue  # its turn comes again when a neighbour is gone
             self._eliminate(v, around)

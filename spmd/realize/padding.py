@@ -9,7 +9,7 @@ from tvm import relax
 
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Split
-from spmd.program.graph import Node
+from spmd.program.graph import PASSING, Node
 from spmd.rules.model import Rule, Spec
 from spmd.rules.strategy import Strategy
 
@@ -17,6 +17,8 @@ from spmd.rules.strategy import Strategy
 def masked(node: Node, strategy: Strategy, zero: Sequence[bool], mesh: Mesh) -> list[int]:
     """The inputs of an operator whose padding must change nothing in its reduction, and may not be so; `zero` says where it is zero."""
     rule, splits = node.rule, dict(strategy.splits)
+    if node.op == "argument":  # loops take zeros for granted, as every function does
+        return [] if zero[0] else [0]
     padded = {f for f in rule.reduced if f in splits and splits[f].is_padded(mesh)}
     if not padded or any(f in rule.forms for f in splits):
         return []
@@ -30,7 +32,7 @@ def masked(node: Node, strategy: Strategy, zero: Sequence[bool], mesh: Mesh) -> 
 def gives_zeros(node: Node, strategy: Strategy, zero: Sequence[bool], mesh: Mesh) -> bool:
     """Whether the padding of what an operator makes is zero, where `zero` says so of its inputs."""
     rule, splits = node.rule, dict(strategy.splits)
-    if node.op == "relax.spmd.hint" or node.joined is not None:
+    if node.op == "relax.spmd.hint" or node.op in PASSING or node.joined is not None:
         return zero[0]
     if isinstance(node.binding, relax.MatchCast):
         return len(node.inputs) == len(node.outputs) == 1 and zero[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from spmd.costs.cost import Cost
 from spmd.costs.fusion import fused
@@ -45,8 +46,16 @@ class Buffer:
 class Timeline:
     """The activations of one function: its arguments but for weights, its temporaries, and converted copies of any."""
 
-    def __init__(self, cost: Cost, function: Function, steps: Sequence[Step], kept: Mapping[Value, Sharding]) -> None:
-        self.cost, self.function = cost, function
+    def __init__(
+        self,
+        cost: Cost,
+        function: Function,
+        steps: Sequence[Step],
+        kept: Mapping[Value, Sharding],
+        loops: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """`loops` says what is held by those that are called, besides what they are passed."""
+        self.cost, self.function, self._loops = cost, function, loops
         self._end, self._kept = len(function.nodes), kept
         self._own: dict[tuple[Value, Sharding], Buffer] = {}
         self._views: dict[Value, Value] = {}
@@ -56,7 +65,7 @@ class Timeline:
         """What both branches of an If make."""
         self.buffers: list[Buffer] = []
         for value in (v for tree in function.params for v in leaves(tree)):
-            if value.is_tensor and value.role not in RESIDENT:
+            if value.is_tensor and value.role not in RESIDENT and not function.is_loop:
                 self._own[value, kept[value]] = held = self._hold(value, kept[value], 0)
                 held.last = self._end
         self._read_steps(steps)
@@ -126,6 +135,11 @@ class Timeline:
                         self._move(named[move.value], move.move.source, move.move.target, at - is_late)
 
     def _compute(self, node: Node, step: Compute, at: int) -> None:
+        if node.called is not None:
+            self.buffers += [Buffer(v, self._loops.get(node.called.name, 0), at, at) for v in node.called.returns[:1]]
+        if node.op == "argument":  # the loop is passed what is there
+            self._read(node.inputs[0], step.inputs[0], at)
+            return
         read = [self._read(v, sharding, at) for v, sharding in zip(node.inputs, step.inputs, strict=True) if v.is_tensor]
         for value, made in zip(node.outputs, step.outputs, strict=True):
             if not value.is_tensor:

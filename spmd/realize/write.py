@@ -130,7 +130,7 @@ class _Writer:
                 self._take(value, sharding, node.branch)
         zero = self._masked(node, runs) if self._is_padded(runs) else True
         self._compute(node, runs, bool(taken or made))
-        for value, sharding in zip(node.outputs, runs.outputs, strict=True):
+        for value, sharding in _made(node, runs, kept):
             if value.is_tensor:
                 self._hold(value, sharding, node.branch, zero or not sharding.is_padded(self.mesh))
         for value, sharding in made:
@@ -263,6 +263,15 @@ class _Writer:
         if found is None:
             found = self._names[value] = value.path
         return found
+
+
+def _made(node: Node, runs: Strategy, kept: Mapping[Value, Sharding]) -> Sequence[tuple[Value, Sharding]]:
+    """What there is after an operator: what is passed to a loop is there in the loop alone, and the call gives what that returns."""
+    if node.op == "argument":
+        return []
+    if node.called is not None:
+        return [(value, kept[value]) for value in node.called.returns]
+    return list(zip(node.outputs, runs.outputs, strict=True))
 
 
 def _span(node: Node) -> str:

@@ -17,12 +17,14 @@ from spmd.checks import door, told
 from spmd.collectives import Record
 from spmd.costs.profile import Link, Profile, profile_taken
 from spmd.errors import ShardingError
+from spmd.ir.inline import reached
 from spmd.ir.lift import LIFT
 from spmd.pipeline import ShardedModule, shard
 from spmd.placement.layout import Array
 from spmd.placement.mesh import Mesh, MeshLike
 from spmd.plan.decisions import Collective, Leaf, LeafTree, Signature
 from spmd.plan.model import Plan
+from spmd.plan.steps import computes
 from spmd.program.graph import Branch
 from spmd.run.library import program
 from spmd.run.signatures import signatures
@@ -165,11 +167,14 @@ def _symbols(mod: tvm.IRModule) -> list[str]:
 def traffic_difference(plan: Plan, traces: Mapping[str, tuple[Record, ...]]) -> str:
     """How the collectives that ran differ from those of the plan; empty where they are the same to the byte.
 
-    Those that stand in branches must be those of some way through the branches.
+    Those that stand in branches must be those of some way through the branches. Those of loops may run any number of times.
     """
-    for function, records in traces.items():
-        ran = Counter((r.kind, r.axis, r.bytes, r.dtype, r.value) for r in records)
-        planned = [c for c in plan.collectives if c.function == function]
+    for function, everything in traces.items():
+        loops = _loops_of(plan, function)
+        repeated = {_traffic(c) for c in plan.collectives if c.function in loops}
+        records = [r for r in everything if _ran(r) not in repeated]
+        ran = Counter(map(_ran, records))
+        planned = [c for c in plan.collectives if c.function == function and _traffic(c) not in repeated]
         if ran not in _ways(planned, (), ran):
             always = Counter(map(_traffic, (c for c in planned if not c.branch)))
             extra, lacking = sorted((ran - Counter(map(_traffic, planned))).elements()), sorted((always - ran).elements())
@@ -188,6 +193,15 @@ def _bundled(moved: Iterable[tuple[int, str]]) -> list[list[str]]:
     for call, value in moved:
         calls.setdefault(call, []).append(value)
     return sorted(values for values in calls.values() if len(values) > 1)
+
+
+def _loops_of(plan: Plan, function: str) -> set[str]:
+    """The loops that a function calls, and those that these call."""
+    return reached(function, {name: {step.op for step in computes(steps)} & plan.loops.keys() for name, steps in plan.steps.items()})
+
+
+def _ran(record: Record) -> tuple[str, str, int, str, str]:
+    return record.kind, record.axis, record.bytes, record.dtype, record.value
 
 
 def _traffic(collective: Collective) -> tuple[str, str, int, str, str]:

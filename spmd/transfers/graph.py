@@ -1,9 +1,10 @@
-"""The shardings of one kind and the moves between them as arrays: the time of every move, and the fastest paths."""
+"""The shardings of one kind and the moves between them as arrays, and the time of every move."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from functools import cached_property
+from itertools import permutations
 from math import prod
 from typing import TypeAlias
 
@@ -20,10 +21,6 @@ Measured = Mapping[tuple[int, int], int]
 """What a worker holds of a dimension by a tiling of it that only the planning sizes tell."""
 TilingNumbers = tuple[int, ...]
 """The number of the tiling of each dimension, -1 where it is whole."""
-_LONGEST = 12
-"""Moves of the longest path: more than any needs."""
-_ALIKE = 1e-9
-"""Of paths whose times differ by no more than rounding, the one of the fewest moves is taken."""
 
 
 class Graph:
@@ -49,6 +46,7 @@ class Graph:
         numbers = [self.tilings(state) for state in range(len(self.states))]
         self._tilings: Ints = np.array(numbers, np.int64).reshape(len(numbers), len(kind.tilings))
         self._shares: Ints = np.array(shares, np.int64).reshape(len(shares), len(kind.tilings), 2)
+        self._tiled: dict[tuple[TilingNumbers, TilingNumbers], tuple[Ints, Ints]] = {}
         self._gathers = np.array([move.kind == "all_gather" for _, move, _ in moves], bool)
 
     def move(self, number: int) -> Edge:
@@ -91,87 +89,46 @@ class Graph:
         """Those of each dimension, -1 where it is whole."""
         return tuple([held.tiling if held else -1 for held in self.states[state].dims])
 
+    def tiled(self, source: TilingNumbers, target: TilingNumbers) -> tuple[Ints, Ints]:
+        """The states on paths between shardings of these tilings, by one of which each dimension is split, and the place of each there."""
+        if (source, target) not in self._tiled:
+            ends = np.array([source, target], np.int64)
+            among = ((self._tilings == -1) | (self._tilings == ends[0]) | (self._tilings == ends[1])).all(axis=1)
+            self._tiled[source, target] = np.flatnonzero(among), np.cumsum(among) - 1
+        return self._tiled[source, target]
+
     def between(self, source: TilingNumbers, target: TilingNumbers, gather: bool) -> Ints:
-        """The moves of paths between shardings of these tilings: those that split a dimension do so as the one or the other.
+        """The moves between `tiled` states. Without `gather`, none gathers."""
+        allowed = np.zeros(len(self.states), bool)
+        allowed[self.tiled(source, target)[0]] = True
+        return np.flatnonzero(allowed[self.before] & allowed[self.after] & (gather | ~self._gathers))
 
-        Without `gather`, none gathers.
-        """
-        ends = np.array([(*source, -1), (*target, -1)], np.int64)  # a move into no dimension takes the last of these
-        allowed = (ends[0, self._into] == self._tiling) | (ends[1, self._into] == self._tiling)
-        return np.flatnonzero(allowed & (gather | ~self._gathers))
-
-
-class Paths:
-    """The fastest paths between the states of a graph, for one number of bytes."""
-
-    def __init__(self, graph: Graph, times: Floats, gather: bool = True) -> None:
-        self.graph, self.times, self._gather = graph, times, gather
-        self._known: dict[tuple[object, ...], Floats] = {}
-
-    def seconds(self, sources: Sequence[int], targets: Sequence[int]) -> Floats:
-        """The least time from each of `sources` (rows) to each of `targets` (columns), infinite where there is no way."""
-        found = np.empty((len(sources), len(targets)))
-        rows, columns = self._by_tilings(sources), self._by_tilings(targets)
-        for (source, some), (target, others) in product(rows.items(), columns.items()):
-            ends = [targets[j] for j in others]
-            found[np.ix_(some, others)] = self._columns(source, target, ends)[[sources[i] for i in some]]
+    @cached_property
+    def renamings(self) -> list[tuple[Ints, Ints]]:
+        """What renaming atoms of one size makes of each state, and of each move, for the renamings that leave the graph as it is."""
+        kind = self.kind
+        order, keys = self._sorted(np.arange(len(self.states)))
+        found: list[tuple[Ints, Ints]] = []
+        for names in permutations(range(len(kind.sizes))) if kind.ends is None else ():
+            if list(names) == sorted(names) or any(size != kind.sizes[name] for size, name in zip(kind.sizes, names, strict=True)):
+                continue
+            states = np.array([self.number.get(_renamed(state, names), -1) for state in self.states], np.int64)
+            if states.min() < 0:
+                continue
+            renamed, like = self._sorted(states)
+            if np.array_equal(keys, like):
+                moves = np.empty(len(order), np.int64)
+                moves[renamed] = order
+                found.append((states, moves))
         return found
 
-    def _by_tilings(self, states: Sequence[int]) -> dict[TilingNumbers, list[int]]:
-        found: dict[TilingNumbers, list[int]] = {}
-        for place, state in enumerate(states):
-            found.setdefault(self.graph.tilings(state), []).append(place)
-        return found
-
-    def _columns(self, source: TilingNumbers, target: TilingNumbers, ends: Sequence[int]) -> Floats:
-        """The times from all states to `ends`, of paths between shardings of these tilings."""
-        either = tuple([frozenset(pair) - {-1} for pair in zip(source, target, strict=True)])
-        missing = [end for end in dict.fromkeys(ends) if (either, end) not in self._known]
-        if missing:
-            found = self._levels(self.graph.between(source, target, self._gather), missing)[-1]
-            self._known.update(((either, end), found[:, i]) for i, end in enumerate(missing))
-        return np.stack([self._known[either, end] for end in ends], axis=1)
-
-    def path(self, source: int, target: int) -> list[Edge] | None:
-        """The moves of the fastest path, or None where there is no way."""
-        graph = self.graph
-        moves = graph.between(graph.tilings(source), graph.tilings(target), self._gather)
-        levels = [level[:, 0] for level in self._levels(moves, [target])]
-        if np.isinf(levels[-1][source]):
-            return None
-        found: list[Edge] = []
-        last = len(levels) - 1
-        while source != target:
-            while levels[last - 1][source] == levels[last][source]:
-                last -= 1
-            last -= 1  # the moves that are left after the next one
-            mine = moves[graph.before[moves] == source]
-            total = self.times[mine] + levels[last][graph.after[mine]]
-            best = mine[np.flatnonzero(total <= total.min() * (1 + _ALIKE))[0]]
-            found.append(graph.move(int(best)))
-            source = int(graph.after[best])
-        return found
-
-    def _levels(self, moves: Ints, targets: Sequence[int]) -> list[Floats]:
-        """The least times of paths of no move, of one at most, of two at most and so on, up to where more moves save nothing."""
-        graph = self.graph
-        before, after, times = graph.before[moves], graph.after[moves], self.times[moves, None]
-        now = np.full((len(graph.states), len(targets)), np.inf)
-        now[list(targets), range(len(targets))] = 0.0
-        levels = [now]
-        starts = np.flatnonzero(np.diff(before, prepend=-1))
-        if not len(starts):
-            return levels
-        places = before[starts]
-        for _ in range(_LONGEST):
-            best = np.minimum.reduceat(times + now[after], starts, axis=0)
-            better = best < now[places] * (1 - _ALIKE)
-            if not better.any():
-                break
-            now = now.copy()
-            now[places] = np.where(better, best, now[places])
-            levels.append(now)
-        return levels
+    def _sorted(self, states: Ints) -> tuple[Ints, Ints]:
+        """The order of moves between `states` (their numbers after a renaming), by ends and then by kind, and these in that order."""
+        names = sorted({kind for kind, _ in self._calls})
+        kinds = np.array([names.index(kind) for kind, _ in self._calls], np.int64)
+        ends = np.array([states[self.before], states[self.after], kinds[self._called], *self._dims.T], np.int64)
+        order = np.lexsort(ends[::-1])
+        return order, ends[:, order]
 
 
 def _ends(kind: Kind, before: State, move: Edge, known: dict[tuple[object, ...], _Ends]) -> _Ends:
@@ -203,6 +160,12 @@ class _Ends:
             tiling = kind.tilings[move.dim][held.tiling]
             many, is_last = len(tiling.pieces) * held.cuts > 1, move.after.dims[move.dim] is None
             self.is_unpacked = not tiling.symbolic and (many or (is_last and tiling.is_padded))
+
+
+def _renamed(state: State, names: Sequence[int]) -> State:
+    """A state with other atoms in the place of its own."""
+    dims = [held and Held(held.tiling, held.cuts, tuple([names[atom] for atom in held.atoms])) for held in state.dims]
+    return State(tuple(dims), frozenset([names[atom] for atom in state.partial]))
 
 
 def _share(kind: Kind, dim: int, held: Held | None) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from spmd.placement.sharding import Sharding, Split
 from .atoms import MOST, atoms_of
 from .conversion import Move, moves_through
 from .family import Family, Tilings, View, tilings_of, view_of
-from .graph import Floats, Paths
+from .graph import Floats
+from .paths import Paths
 
 Time = Callable[[str, str, int, int], float]
 """The time of one move from its kind, the axis that it runs over, the bytes that each worker brings, and those that it puts in order."""

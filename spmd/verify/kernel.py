@@ -127,7 +127,7 @@ class Kernel:
 
         def sort(env: Env) -> None:
             data = field.signed(env[slots[0]]) if is_real else env[slots[0]].astype("int64")
-            env[slots[1]][...] = np.argsort(data if ascending(env) else -data, axis=int(axis(env)), kind="stable")
+            env[slots[1]][...] = np.argsort(data if ascending(env) else ~data, axis=int(axis(env)), kind="stable")
 
         return sort
 
@@ -272,7 +272,7 @@ class Kernel:
             return None
         value = store.value
         own = [part for part in (value.a, value.b) if _is_same_place(part, store)]
-        other = value.b if own and own[0] is value.a else value.a
+        other = value.b if own and own[0].same_as(value.a) else value.a
         if len(own) != 1 and not (own and own[0].same_as(value.a)):
             return None
         if any(load.source.same_as(store.buffer) for load in loads(other)):
@@ -302,7 +302,8 @@ class Kernel:
                 last = min(first + chunk, sizes[count])
                 bind(env, first, last)
                 shape = (*sizes[:count], last - first, *sizes[count + 1 :])
-                folded = fold(np.broadcast_to(terms(env), shape), axes).reshape(*sizes[:count], *(1 for _ in reduced))
+                folded = fold(np.broadcast_to(terms(env), shape), axes)
+                folded = folded.reshape(*sizes[:count], *(1 for _ in reduced)) if indices else folded
                 if init is not None and first == 0 and _begins(iterations, env):
                     init(env)
                 place = [index(env) for index in indices]

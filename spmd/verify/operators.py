@@ -22,7 +22,7 @@ def _keys(x: Tensor) -> Array:
 def _order(x: Tensor, axis: int, descending: bool) -> Array:
     """Where the elements in their order stand; of equal ones the first one first."""
     keys = _keys(x)
-    return np.argsort(-keys if descending else keys, axis=axis, kind="stable")
+    return np.argsort(~keys if descending else keys, axis=axis, kind="stable")
 
 
 def _scan(x: Tensor, attrs: Any, kind: str) -> Tensor:

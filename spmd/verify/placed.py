@@ -59,17 +59,32 @@ def places(placement: Any, shape: Sequence[int], mesh: Mesh, rank: int) -> list[
     return found
 
 
-def cut(x: Tensor, placement: Any, mesh: Mesh, rank: int) -> Tensor:
-    """What a worker holds of a tensor; padding is zero. A partial value is held by the first worker along its axes."""
-    held = places(placement, x.data.shape, mesh, rank)
+def cuts(x: Tensor, placement: Any, mesh: Mesh, shares: bool) -> list[Tensor]:
+    """What each worker holds of a tensor; padding is zero, and a partial value is held by the first workers along its axes.
+
+    Workers that hold the same have one tensor of it where it `shares`.
+    """
+    found: list[Tensor] = []
+    known: dict[Any, Tensor] = {}
+    for rank in range(mesh.size):
+        held = places(placement, x.data.shape, mesh, rank)
+        is_first = not any(mesh.index(rank, (axis,)) for axis, _ in placement.partial)
+        key = (is_first, *(at.tobytes() for at in held)) if shares else rank
+        if key not in known:
+            known[key] = _cut(x, held)
+            if not is_first:
+                if any(kind != "sum" for _, kind in placement.partial):
+                    raise Wrong("it is given as a partial value that is no sum")
+                known[key].data[...] = 0
+        found.append(known[key])
+    return found
+
+
+def _cut(x: Tensor, held: Sequence[Array]) -> Tensor:
     if x.data.size == 0:
         return Tensor(np.zeros([len(at) for at in held], x.data.dtype), x.dtype)
-    data = np.where(valid(held), x.data[np.ix_(*(np.maximum(at, 0) for at in held))], np.zeros((), x.data.dtype))
-    if any(mesh.index(rank, (axis,)) for axis, _ in placement.partial):
-        if any(kind != "sum" for _, kind in placement.partial):
-            raise Wrong("it is given as a partial value that is no sum")
-        data = np.zeros_like(data)
-    return Tensor(data, x.dtype)
+    data = x.data[np.ix_(*(np.maximum(at, 0) for at in held))]
+    return Tensor(np.where(valid(held), data, np.zeros((), x.data.dtype)), x.dtype)
 
 
 def valid(held: Sequence[Array]) -> Array:

@@ -28,6 +28,8 @@ from .values import Sizes, Tensor, Unknown, Wrong, first_unknown
 Column = list[Any]
 """A value of each worker, by place among those that run."""
 Decide = Callable[[list[bool]], "bool | None"]
+_DEEPEST = 48
+"""Functions that call each other to this depth are not followed: Python has its limit, too."""
 _OWN = ("relax.spmd.", "relax.ccl.")
 
 
@@ -69,13 +71,17 @@ class Program:
         """How many elements were read or written outside of memory."""
         self._kernels: dict[Any, Kernel] = {}
         self._constants: dict[Any, Tensor] = {}
+        self._last: dict[Any, dict[Any, list[Any]]] = {}
         self._at = ""
-        self._shares = not any(_writes_in_place(f) for f in self.mod.functions.values())
+        self._running: list[str] = []
+        """The functions that are at work, one called by the other."""
+        self.shares = not any(_writes_in_place(f) for f in self.mod.functions.values())
         """Whether workers that compute the same may have one tensor of it."""
 
     def run(self, name: str, args: Sequence[Column]) -> Column:
         """What a function gives on each worker. Raises `Wrong` where workers would wait for each other, with the value in its text."""
         try:
+            self._running.clear()
             return self._function(self.mod[name], name, list(range(self.mesh.size)), args)
         except Wrong as wrong:
             raise Wrong(f"{self._at}: {wrong}") from wrong
@@ -87,7 +93,13 @@ class Program:
         for param, column in zip(func.params, args, strict=True):
             frame.variables[param] = column
             self._bind_sizes(param.ty, column, frame)
-        return self._expression(func.body, frame)
+        self._running.append(name)
+        if len(self._running) > _DEEPEST:
+            self._running.clear()
+            raise Undecided(f"a loop of {name!r} that does not end in {_DEEPEST} turns")
+        found = self._expression(func.body, frame)
+        self._running.pop()
+        return found
 
     def _bind_sizes(self, ty: Any, column: Column, frame: Frame) -> None:
         """Give the symbols in a type the sizes that values have."""
@@ -111,9 +123,12 @@ class Program:
 
     def _expression(self, e: Any, frame: Frame) -> Column:
         if isinstance(e, relax.SeqExpr):
+            last = self._last_uses(e) if self.steps is None else {}
             for block in e.blocks:
                 for binding in block.bindings:
                     self._binding(binding, frame)
+                    for variable in last.get(binding.var, ()):
+                        frame.variables.pop(variable, None)
             return self._expression(e.body, frame)
         if isinstance(e, relax.If):
             return self._branch(e, frame)
@@ -122,6 +137,21 @@ class Program:
         if isinstance(e, relax.TupleGetItem):
             return [v if isinstance(v, Unknown) else v[e.index] for v in self._expression(e.tuple_value, frame)]
         return self._leaf(e, frame)
+
+    def _last_uses(self, e: Any) -> dict[Any, list[Any]]:
+        """Which variables nobody needs after a binding of a sequence, of those that it binds."""
+        if e not in self._last:
+            bindings = [binding for block in e.blocks for binding in block.bindings]
+            own, last = {binding.var for binding in bindings}, dict[Any, Any]()
+            for at, part in (*((binding.var, binding.value) for binding in bindings), (None, e.body)):
+                used: list[Any] = []
+                tvm_ffi.structural_walk(part, ((relax.Var,), used.append))
+                last.update((variable, at) for variable in used)
+            found = self._last[e] = dict[Any, list[Any]]()
+            for variable, at in last.items():
+                if variable in own and at is not None:
+                    found.setdefault(at, []).append(variable)
+        return self._last[e]
 
     def _leaf(self, e: Any, frame: Frame) -> Column:
         if isinstance(e, tvm.ir.Var) and e in frame.variables:
@@ -136,7 +166,7 @@ class Program:
             return [str(e.value)] * len(frame.ranks)
         if isinstance(e, tvm.ir.GenericConst):
             constant = self._constant(e)
-            return [constant if self._shares else _copied(constant) for _ in frame.ranks]
+            return [constant if self.shares else _copied(constant) for _ in frame.ranks]
         if isinstance(e, tvm.ir.GlobalVar | relax.ExternFunc):
             return [e] * len(frame.ranks)
         return self._size(e, frame)
@@ -178,6 +208,8 @@ class Program:
             return [unknown] * len(frame.ranks)
         ways = [bool(np.asarray(c.data if isinstance(c, Tensor) else c).reshape(())) for c in conditions]
         forced = self.decide(ways) if len(set(ways)) == 1 else None
+        if self._running.count(frame.function) > 1:  # a loop that is told which way to go never ends
+            forced = None
         ways = ways if forced is None else [forced] * len(ways)
         found: Column = [None] * len(ways)
         for way in sorted(set(ways), reverse=True):
@@ -204,7 +236,7 @@ class Program:
         found: Column = []
         for i, rank in enumerate(frame.ranks):
             args, out = [column[i] for column in columns], types[0][i]
-            key = (tuple(map(_identity, args)), str(out)) if self._shares and _is_pure(name) else i
+            key = (tuple(map(_identity, args)), str(out)) if self.shares and _is_pure(name) else i
             if key not in done:
                 done[key] = self._operator(e, name, args, out, rank)
             found.append(done[key])
@@ -290,7 +322,7 @@ class Program:
                 come, lack = [r for r in group if r in place], [r for r in group if r not in place]
                 raise Wrong(f"workers {come} wait in {short}, and workers {lack} never come")
             for i, value in zip(here, _met([column[i] for i in here], step, e.attrs, group), strict=False):
-                found[i] = value if self._shares else _copied(value)
+                found[i] = value if self.shares else _copied(value)
         return found
 
 

@@ -18,11 +18,32 @@ CONSTANTS = "spmd.constants"
 
 
 @dataclass(frozen=True)
-class Whole:
-    """The placement of what every worker holds whole."""
+class Segment:
+    """A piece of a dimension."""
 
-    dims: tuple[None, ...]
+    size: int
+    unit: int = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a dimension of a known size is split."""
+
+    axes: tuple[str, ...]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A placement, in the form that those of a plan have."""
+
+    dims: tuple[Split | None, ...]
     partial: tuple[tuple[str, str], ...] = ()
+
+
+def whole(ndim: int) -> Place:
+    """The placement of what every worker holds whole."""
+    return Place((None,) * ndim)
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,7 @@ def of_user(mod: tvm.IRModule, local: tvm.IRModule, inputs: Mapping[str, Any], o
     def tree(ty: Any, name: str, given: Mapping[str, Any]) -> Any:
         if isinstance(ty, relax.TupleType):
             return tuple(tree(inner, f"{name}[{i}]", given) for i, inner in enumerate(ty.fields))
-        return given.get(name, Whole((None,) * ty.ndim)) if isinstance(ty, relax.TensorType) else None
+        return given.get(name, whole(ty.ndim)) if isinstance(ty, relax.TensorType) else None
 
     found: dict[str, Signature] = {}
     there = functions(local)

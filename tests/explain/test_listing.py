@@ -203,11 +203,17 @@ class Loop:
         return z
 
 
-def test_a_loop_is_one_step_of_who_calls_it():
-    assert listed(Loop, 2, {"main.x": P("tp", None)})[1:] == [
+def test_a_loop_is_a_list_of_its_own():
+    plan = spmd.plan(Loop, 2, {"main.x": P("tp", None), "body.x": P(None, "tp")}, profile=FREE_LINKS)
+    assert plan.listing("main").splitlines()[1:] == [
         "  take n []",
         "  take x [tp, -]",
-        "  x: all_gather over tp, [tp, -] -> [-, -], 32 bytes",
-        "  z = body(n [], x [-, -]) [-, -]",
+        "  body.n = argument(n []) []",
+        "  x: all_to_all over tp, [tp, -] -> [-, tp], 32 bytes",
+        "  body.x = argument(x [-, tp]) [-, tp]",
+        "  z = body()",
+        "  z = result(body.return [-, tp]) [-, tp]",
+        "  z: all_gather over tp, [-, tp] -> [-, -], 32 bytes",
         "  return z [-, -]",
     ]
+    assert "    x = argument(gv2 [-, tp]) [-, tp], when 'y' is true" in plan.listing("body").splitlines()

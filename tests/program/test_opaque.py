@@ -1,4 +1,4 @@
-"""Loops, functions of other compilers, functions inside of others: what notes say of them, and hints in them."""
+"""Functions of other compilers, loops with effects, functions inside of others: what notes say of them, and hints in them."""
 
 import pytest
 import tvm
@@ -13,7 +13,7 @@ from spmd.testing import FREE_LINKS
 
 @I.ir_module
 class Loop:
-    """A layer that calls itself until it was there three times."""
+    """A layer that calls itself until it was there three times, with a packed function that nobody knows."""
 
     @R.function(private=True)
     def layer(i: R.Tensor((), "int32"), h: R.Tensor((4, 8), "float32"), w: R.Tensor((8, 8), "float32")) -> R.Tensor((4, 8), "float32"):
@@ -22,7 +22,7 @@ class Loop:
         if end:
             out: R.Tensor((4, 8), "float32") = h
         else:
-            a: R.Tensor((4, 8), "float32") = R.matmul(h, w)
+            a: R.Tensor((4, 8), "float32") = R.call_pure_packed("test.product", h, w, ty_args=(R.Tensor((4, 8), "float32"),))
             j: R.Tensor((), "int32") = R.add(i, R.const(1, "int32"))
             out: R.Tensor((4, 8), "float32") = cls.layer(j, a, w)
         return out
@@ -59,7 +59,7 @@ def hinted(mod, name):
     @relax.expr_functor.mutator
     class Hint(relax.expr_functor.PyExprMutator):
         def visit_call_(self, call):
-            if isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.matmul":
+            if isinstance(call.op, tvm.ir.Op) and call.op.name in ("relax.matmul", "relax.call_pure_packed"):
                 return spmd.hint(self.builder_.emit(call), P(None, "tp"))
             return super().visit_call_(call)
 

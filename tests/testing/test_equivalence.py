@@ -183,7 +183,7 @@ def _ran(*values):
 def test_what_ran_is_one_way_through_the_branches():
     yes, no, inner = ("z", True), ("z", False), ("u", True)
     sent = [_sent("a"), _sent("b", yes), _sent("c", yes, inner), _sent("x", no), _sent("x", no), _sent("x", ("v", True))]
-    plan = SimpleNamespace(collectives=sent)
+    plan = SimpleNamespace(collectives=sent, loops={}, steps={"main": []})
     ways = [("a", "b"), ("a", "b", "c"), ("a", "x", "x"), ("a", "b", "x"), ("a", "b", "c", "x"), ("a", "x", "x", "x")]
     assert [traffic_difference(plan, _ran(*way)) for way in ways] == [""] * len(ways)
     assert traffic_difference(plan, _ran("a", "b", "y")).endswith("[('all_gather', 'tp', 8, 'float32', 'y')] ran unplanned, [] did not run")
@@ -193,5 +193,7 @@ def test_what_ran_is_one_way_through_the_branches():
 
 
 def test_a_row_of_many_ifs_is_checked_too():
-    plan = SimpleNamespace(collectives=[_sent(f"v{i}{way}", (f"z{i}", way)) for i in range(200) for way in (True, False)])
+    plan = SimpleNamespace(
+        collectives=[_sent(f"v{i}{way}", (f"z{i}", way)) for i in range(200) for way in (True, False)], loops={}, steps={"main": []}
+    )
     assert traffic_difference(plan, _ran(*(f"v{i}{i % 3 == 0}" for i in range(200)))) == ""

@@ -223,6 +223,19 @@ def test_what_cannot_be_asked(asked, text):
     assert str(error.value) == text
 
 
+def test_the_smallest_integer_is_sorted_last():
+    """Padding of integers is the smallest there is, which has no negative."""
+
+    @I.ir_module
+    class Largest:
+        @R.function
+        def main(x: R.Tensor((3, 9), "int64")):
+            y = R.topk(x, k=3, axis=1, ret_type="values", largest=True, dtype="int32")
+            return y
+
+    assert spmd.verify(Largest, spmd.shard(Largest, 4, {"main.x": P(None, "tp")}, profile=FREE_LINKS))
+
+
 def test_a_kernel_of_a_user_runs_as_it_stands():
     @I.ir_module(s_tir=True)
     class Kernel:
