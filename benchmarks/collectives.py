@@ -1,10 +1,12 @@
-"""All-reduces of float32 between processes of this machine: those of compiled programs, MPI's from Python, gloo's, and a copy in memory.
+"""All-reduces of float32 between processes of this machine: those of compiled programs, and what others do.
 
-    python -m benchmarks.collectives [--quick]
+    python -m benchmarks.collectives [--quick] [--workers 2]
 
-`spmd` is `workers(backend="mpi")`: a chain of sums in two lengths, and of what one more takes the difference, divided. The others are
-called in a loop: MPI by mpi4py, gloo by torch.distributed (left out where PyTorch is not installed), `memcpy` by NumPy on each worker.
-They take turns in the same processes. Microseconds of the slowest worker, the best of some rounds, for a machine with nothing else to do.
+`spmd` is `workers(backend="mpi")`: a chain of sums in two lengths, and of what one more takes the difference, divided. `bare` is a sum in
+shared memory and nothing else (`spinning.py`), some in one compiled loop, where each worker has a processor. The others are called in a
+loop: MPI by mpi4py, gloo by torch.distributed (left out where PyTorch is not installed), `memcpy` by NumPy on each worker. They take turns
+in the same processes, a few sums at a time: of many rounds, the best are those in which nothing else had the processors. Microseconds
+of the slowest worker.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,18 +28,20 @@ import tvm
 from tvm import relax
 
 import spmd
+from benchmarks.spinning import summed
 from examples.llm.report import size_text, table
 
 WORKERS = (2, 4)
 BYTES = tuple(4 << n for n in range(10, 25, 2))
 QUICK = (4 << 10, 64 << 10, 1 << 20)
-ROUNDS = 9
+ROUNDS, SECONDS = 9, 12.0
+"""At least so many rounds of a size, and more for so long."""
 Seconds = Callable[[], float]
 
 
 def count_of(size: int) -> int:
-    """How many in a row: the fewer, the longer they take."""
-    return 64 if size <= 64 << 10 else 16 if size <= 1 << 20 else 3
+    """How many in a row: the fewer, the longer they take, as what is short is seldom interrupted."""
+    return 24 if size <= 64 << 10 else 6 if size <= 1 << 20 else 2
 
 
 def program(workers: int, size: int) -> spmd.ShardedModule:
@@ -83,6 +88,14 @@ def chain(running: Any, name: str, size: int) -> Seconds:
     return looped(lambda: running[name](x, keep=True), 1)
 
 
+def bare(comm: Any, source: np.ndarray, target: np.ndarray) -> Seconds:
+    """Seconds of a bare sum in shared memory, of some in a compiled loop."""
+    call, count = summed(comm, len(source)), count_of(source.nbytes)
+    given = tvm.runtime.tensor(source), tvm.runtime.tensor(target)
+    call_them = looped(lambda: call(*given, count), 1)
+    return lambda: call_them() / count
+
+
 def gloo(rank: int, workers: int, path: str) -> Callable[[int], Callable[[], object]] | None:
     """What adds up so many bytes by gloo, or None without PyTorch."""
     try:
@@ -113,12 +126,15 @@ def measure(sizes: tuple[int, ...], path: str) -> None:
             takes: dict[str, Seconds] = {
                 **{name: chain(running, name, size) for name in ("short", "long")},
                 "MPI": looped(lambda: comm.Allreduce(source, target), count_of(size)),  # noqa: B023 -- called in this round
+                **({"bare": bare(comm, source, target)} if comm.size <= len(os.sched_getaffinity(0)) else {}),
                 "memcpy": looped(lambda: np.copyto(target, source), count_of(size)),  # noqa: B023
             }
             if by_gloo is not None:
-                takes["gloo"] = looped(by_gloo(size), max(3, count_of(size) // 8))
+                takes["gloo"] = looped(by_gloo(size), 3)
             best = dict.fromkeys(takes, float("inf"))
-            for _ in range(ROUNDS):
+            begin, rounds = time.monotonic(), 0
+            while comm.bcast(rounds < ROUNDS or time.monotonic() - begin < SECONDS):
+                rounds += 1
                 for name, seconds in takes.items():
                     comm.Barrier()
                     best[name] = min(best[name], comm.allreduce(seconds(), MPI.MAX))
@@ -141,8 +157,8 @@ def rows_of(measured: list[dict[str, float]]) -> list[list[str]]:
     return [
         [
             size_text(int(line["bytes"])),
-            *(f"{line[name]:,.1f}" if name in line else "" for name in ("spmd", "MPI", "gloo", "memcpy")),
-            f"{line['spmd'] / line['MPI']:.2f}",
+            *(f"{line[name]:,.1f}" if name in line else "" for name in ("spmd", "MPI", "bare", "gloo", "memcpy")),
+            f"{line['spmd'] / min(line['MPI'], line.get('bare', line['MPI'])):.2f}",
             f"{line['gloo'] / line['spmd']:.1f}" if "gloo" in line else "",
         ]
         for line in measured
@@ -153,14 +169,16 @@ def main() -> None:
     """Print a table for each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 sizes")
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--measure", metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         measure(QUICK if options.quick else BYTES, options.measure)
         return
-    for workers in WORKERS:
+    for workers in options.workers:
         print(f"{workers} workers, µs of an all-reduce")
-        print(table(["bytes", "spmd", "MPI", "gloo", "memcpy", "spmd / MPI", "gloo / spmd"], rows_of(started(workers, options.quick))))
+        head = ["bytes", "spmd", "MPI", "bare", "gloo", "memcpy", "spmd / best", "gloo / spmd"]
+        print(table(head, rows_of(started(workers, options.quick))))
 
 
 if __name__ == "__main__":

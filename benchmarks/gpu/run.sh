@@ -12,7 +12,7 @@ Runs from a copy of this repository, whose dependencies are installed: pip insta
   --python PATH  the interpreter (default: .venv/bin/python, else python3)
   --out DIR      where the logs go (default: gpu-log)
   --every N      run one of so many cases of the suite (default: 4)
-  --dry-run      print the commands, run nothing
+  --dry-run      print the commands and what is missing for them, run nothing
   --pack FILE    write what has to be carried to that machine, a .tar.xz of the sources, and say how large it is
 All parts together take 8 minutes at most; each has a limit of its own, and the others run where one fails. The exit code is that of the last that failed.
 TEXT
@@ -58,6 +58,14 @@ part() { # its name, its seconds, the command
 	timeout -k 10 "$seconds" "$@" > >(tee "$out/$name.log") 2>&1 || { code=$?; echo "== $name failed with $code" >&2; }
 }
 
+if [[ -n $dry ]]; then
+	for name in nvidia-smi nvcc timeout tee; do
+		command -v "$name" >/dev/null || echo "missing: $name, on the path" >&2
+	done
+	for module in tvm mpi4py nvidia.nccl hypothesis; do
+		"$python" -c "import sys; from importlib.util import find_spec as f; sys.exit(not f(sys.argv[1]))" "$module" 2>/dev/null || echo "missing: $module, which $python does not have" >&2
+	done
+fi
 [[ -n $dry ]] || mkdir -p "$out" || exit 1
 export PYTHONPATH=$PWD
 # Few blocks for each worker: where the GPU has no room for all of them at once, they wait for one another for ever.

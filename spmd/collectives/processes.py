@@ -12,6 +12,7 @@ import tempfile
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,10 +26,12 @@ from spmd.placement.mesh import Mesh
 from .backend import Backend
 from .communicator import Endpoint
 from .native.board import ENDED, FAILED, MOST_AXES, STATUS
+from .native.calls import Calls
 from .native.carriers import carrier, compiled, position
 from .native.guard import COMPILATION
 from .native.mpi import process
 from .native.table import Table
+from .native.tir import Moves, at
 from .slots import Call, CollectiveError, Record, Slot, Slots, records
 
 Item = TypeVar("Item")
@@ -113,19 +116,23 @@ class ProcessBackend(Backend):
                 comms[axis] = self.over(groups)
         functions: dict[str, Any] = {}
         for slot in slots.slots:
+            moves = self.moves(slot, comms[slot.axis])
             if slot.operation == "axis_index":
-                where = self._positions.ctypes.data + 8 * self.mesh.index(rank, (slot.axis,))
-                constants = {**self.constants(comms[slot.axis]), "position": T.reinterpret("handle", T.uint64(where))}
-                functions[slot.name] = position(slot, self.table, constants)
+                functions[slot.name] = position(moves)
             else:
-                arguments = self._arguments(slot, comms[slot.axis])
-                functions[slot.name] = carrier(slot, axes.index(slot.axis), self.table, arguments, guard.row, self.process.trace)
+                functions[slot.name] = carrier(slot, axes.index(slot.axis), guard.row, self.process.trace, moves)
         return compiled(functions)
+
+    def moves(self, slot: Slot, comm: Any) -> Moves:
+        """What writes the TIR that moves the tensors of a slot, over the communicator of its axis: by default, calls of the library."""
+        return Calls(slot, self.table, self._arguments(slot, comm))
 
     def _arguments(self, slot: Slot, comm: Any) -> list[dict[str, Any]]:
         """For each tensor of a slot, the arguments that no call changes; words that are not there say what is not called."""
         found: dict[str, Any] = {**self.constants(comm), "zero": T.int32(0)}
         me = self._groups[slot.axis].index(self.process.rank)
+        if slot.operation == "axis_index":
+            found["position"] = at(self._positions.ctypes.data + 8 * me)
         if slot.operation == "broadcast":
             found["root"] = T.int32(slot.root)
             found |= {"sends": T.int32(1)} if me == slot.root else {}
@@ -134,9 +141,9 @@ class ProcessBackend(Backend):
             sources = {target: source for source, target in targets.items()}
             found |= {"to": T.int32(targets[me])} if me in targets else {}
             found |= {"from": T.int32(sources[me])} if me in sources else {"receives_nothing": T.int32(1)}
-        each = [{"type": self.number(self.table.type_of(slot, dtype))} for dtype in slot.dtypes]
+        types = [{"type": self.number(self.table.type_of(slot, dtype))} for dtype in slot.dtypes]
         kinds = [{"kind": self.number(self.table.kind_of(slot, dtype))} if slot.kind else {} for dtype in slot.dtypes]
-        return [{**found, **type_, **kind} for type_, kind in zip(each, kinds, strict=True)]
+        return [{**found, **type_, **kind} for type_, kind in zip(types, kinds, strict=True)]
 
     def agree(self, what: str, facts: Sequence[str] = ()) -> None:
         """See `Backend`."""
@@ -188,7 +195,7 @@ class ProcessEndpoint(Endpoint):
             for group in self.mesh.groups(axis):
                 if len({int(outcome[rank, 1 + number]) for rank in group}) > 1:
                     what = f"workers {', '.join(map(str, group))} did not do the same collectives over mesh axis {axis!r}"
-                    raise CollectiveError(f"{what}: their results are of no use")
+                    raise CollectiveError("\n".join([f"{what}: their results are of no use", *self._differences(axis, group)]))
 
     def abort(self, why: str) -> None:
         """Say so, and meet those who come to the end; where somebody waits in a collective, the guard ends all."""
@@ -212,6 +219,16 @@ class ProcessEndpoint(Endpoint):
             if calls:  # the oldest that is kept may be in the middle of a bundle
                 calls[-1][2].append(sizes[:rank])
         return records(calls)
+
+    def _differences(self, axis: str, group: Sequence[int]) -> list[str]:
+        """The first collectives over an axis in which the workers of a group differ, in words. All workers do this together."""
+        slots = self._backend.slots
+        mine = [row for row in self._process.trace.rows().tolist() if slots.of(row[0]).axis == axis]
+        with self._process.guard.meeting("the end of the run"):
+            everyone = self._process.comm.allgather(mine)
+        firsts = next(c for c in zip_longest(*(everyone[rank] for rank in group)) if any(c[0] != other for other in c))
+        told = [slots.told(c[0], f"of shape {tuple(c[3 : 3 + c[2]])}") if c else "no more" for c in firsts]
+        return [f"  worker {rank} did {text}" for rank, text in zip(group, told, strict=True)]
 
     def _axes(self) -> list[str]:
         return list(dict.fromkeys(slot.axis for slot in self._backend.slots.slots))

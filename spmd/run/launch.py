@@ -70,7 +70,8 @@ def find() -> Launcher:
     """The launcher of that MPI: beside the interpreter, or on the path. Raises `ShardingError` where there is none."""
     family, beside = library(), str(Path(sys.executable).parent)
     found: dict[str, str] = {}
-    for path in (shutil.which("mpiexec", path=beside), shutil.which("mpiexec")):
+    names = ("mpiexec", "mpiexec.hydra")  # of two MPIs that are installed in one place, one has the first name
+    for path in (shutil.which(name, path=where) for name in names for where in (beside, None)):
         if path is not None and path not in found:
             found[path] = _family(path)
             if found[path] == family:

@@ -17,6 +17,7 @@ def test_its_commands_and_their_limits() -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
     ran = script("--dry-run", "--python", "python3", "--every", "3")
     assert ran.returncode == 0, ran.stderr
+    assert all(line.startswith("missing: ") for line in ran.stderr.splitlines())
     parts = dict(line.split(": timeout -k 10 ", 1) for line in ran.stdout.splitlines())
     assert list(parts) == ["machine", "doctor", "shared", "hosts"]
     assert sum(int(command.split()[0]) + 10 for command in parts.values()) <= 480, "8 minutes"

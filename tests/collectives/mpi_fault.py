@@ -16,6 +16,7 @@ from tvm.script import relax as R
 
 import spmd
 from spmd.collectives import CollectiveError
+from spmd.collectives.mpi import MPIBackend
 from spmd.collectives.pool import WorkerError
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
@@ -72,6 +73,32 @@ class Program:
         return z
 
     @R.function
+    def size(x: R.Tensor((4, 8), "float32")):
+        # the same collective, of which one worker brings half as much
+        place = R.spmd.axis_index(axis="tp", workers=2)
+        flag = R.equal(place, R.const(1, "int64"))
+        if flag:
+            half = R.strided_slice(x, axes=[0], begin=[0], end=[2])
+            y = R.spmd.all_reduce(half, axis="tp", kind="sum", workers=2, value="total")
+            z = R.sum(y, axis=[0])
+        else:
+            w = R.spmd.all_reduce(x, axis="tp", kind="sum", workers=2, value="total")
+            z = R.sum(w, axis=[0])
+        return z
+
+    @R.function
+    def more(x: R.Tensor((4, 8), "float32")):
+        # one worker comes to a collective, the other to none
+        place = R.spmd.axis_index(axis="tp", workers=2)
+        flag = R.equal(place, R.const(1, "int64"))
+        if flag:
+            z = R.sum(x, axis=[0])
+        else:
+            w = R.spmd.all_reduce(x, axis="tp", kind="sum", workers=2, value="total")
+            z = R.sum(w, axis=[0])
+        return z
+
+    @R.function
     def silent(x: R.Tensor((4, 8), "float32")):
         # the same call of MPI for different values: MPI sees nothing wrong
         place = R.spmd.axis_index(axis="tp", workers=2)
@@ -91,7 +118,7 @@ def leaf(name: str, shape: tuple[int, ...], sharding: str) -> Leaf:
 
 ROWS, WHOLE = leaf("x", (8, 8), "[tp, -]"), leaf("z", (4, 8), "[-, -]")
 FUNCTIONS = {name: Signature((ROWS,), WHOLE, None) for name in ("main", "other", "silent")}
-FUNCTIONS["operation"] = Signature((ROWS,), leaf("z", (8,), "[-]"), None)
+FUNCTIONS |= {name: Signature((ROWS,), leaf("z", (8,), "[-]"), None) for name in ("operation", "size", "more")}
 
 
 def sharded(mod: tvm.IRModule = Program) -> SimpleNamespace:
@@ -103,9 +130,9 @@ def hard(w: spmd.run.workers.Workers) -> None:
     """What only the end of all processes can end."""
     if CASE == "leaves" and RANK == 1:
         return
-    if CASE == "script" and RANK == 1:
-        raise KeyError("lr")
-    w["operation" if CASE == "operation" else "main"](X)
+    if CASE == "file" and RANK == 1:
+        spmd.load("nowhere")
+    w[CASE if CASE in ("operation", "size", "more") else "main"](X)
     print("not reached", flush=True)
 
 
@@ -127,7 +154,11 @@ def soft(w: spmd.run.workers.Workers) -> None:
         w["main"](-X - 1)
     goes_on()
     np.testing.assert_array_equal(w["main"](X), X[:4] + X[4:])
-    with pytest.raises(WorkerError, match="workers 0, 1 did not do the same collectives over mesh axis 'tp': their results are of no use"):
+    with pytest.raises(
+        WorkerError,
+        match=r"workers 0, 1 did not do the same collectives over mesh axis 'tp': their results are of no use\n"
+        r"  worker 0 did all_reduce\('sum'\) of 'another', of shape \(4, 8\), over axis 'tp'\n  worker 1 did .* of 'one', of shape",
+    ):
         w["silent"](X)
     goes_on()
     with pytest.raises(ShardingError, match=r"Mesh\(tp=3\) has 3 workers, and MPI has started 2\. python -m spmd run -n 3"):
@@ -137,6 +168,10 @@ def soft(w: spmd.run.workers.Workers) -> None:
     part = tvm.IRModule({"main": Program["main"], "other": Program["other"]})
     with pytest.raises((CollectiveError, WorkerError), match="workers disagree on what to run"):
         spmd.workers(sharded(part if RANK else Program), backend="mpi")
+    if RANK:
+        MPIBackend.library = "another MPI"  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises((CollectiveError, WorkerError), match=r"(?s)workers disagree on what to run.*another MPI"):
+        spmd.workers(sharded(), backend="mpi")
     goes_on()
     print("went on", flush=True)
 

@@ -21,6 +21,7 @@ MESHES = [
     *(Mesh(tp=n) for n in (1, 2, 3, 4)),
     Mesh(dp=2, tp=2),
 ]
+EIGHT = [Mesh(tp=8), Mesh(dp=2, tp=4)]
 PARTS = {"Mesh(tp=4)": ("tp(1)2", "tp(2)2")}
 """Parts of axes that are tried, too."""
 VALUE = "moved"

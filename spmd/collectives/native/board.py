@@ -81,19 +81,23 @@ class Trace:
         return ring[:count] if count <= KEPT else np.roll(ring, -(count % KEPT), axis=0)
 
 
-def create(rows: int) -> tuple[str, mmap.mmap]:
-    """Shared memory of so many rows, in a file for the others to open; to be removed when they have."""
+def create(size: int) -> tuple[str, mmap.mmap]:
+    """Shared memory of so many bytes, in a file for the others to open; to be removed when they have. Raises `OSError` without room."""
     folder = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
     handle, path = tempfile.mkstemp(prefix="spmd-", dir=folder)
     with os.fdopen(handle, "r+b") as file:
-        file.truncate(rows * ROW)
-        return path, mmap.mmap(file.fileno(), rows * ROW)
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # memory that is only promised ends the process that writes to it
+            return path, mmap.mmap(file.fileno(), size)
+        except OSError:
+            os.unlink(path)
+            raise
 
 
-def opened(path: str, rows: int) -> mmap.mmap:
+def opened(path: str, size: int) -> mmap.mmap:
     """The memory that another process of this host created."""
     with open(path, "r+b") as file:
-        return mmap.mmap(file.fileno(), rows * ROW)
+        return mmap.mmap(file.fileno(), size)
 
 
 def described(row: Row, told: Any) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,8 +16,9 @@ from tvm.tirx.script import builder as T
 
 from spmd.errors import ShardingError
 
-from .board import Row, Trace, create, opened
+from .board import ROW, Row, Trace, create, opened
 from .guard import Guard
+from .shared import POSSIBLE, Window, size_of
 from .table import Function, Table
 
 TABLE = Table(
@@ -46,8 +49,16 @@ TABLE = Table(
 )
 
 
+@dataclass(frozen=True)
+class Group:
+    """Processes that meet: their communicator, and the memory that they share where all are on one host."""
+
+    comm: Any
+    window: Window | None
+
+
 class Process:
-    """What this process has of MPI, made once: communicators by their groups, the board that its host shares, the guard."""
+    """What this process has of MPI, made once: communicators by their groups, memory that its host shares, the guard."""
 
     def __init__(self) -> None:
         if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
@@ -61,26 +72,34 @@ class Process:
         self.trace = Trace()
         self.guard = Guard(self.rank, self._board(), self.size, lambda: MPI.COMM_WORLD.Abort(1))
         self.status = np.zeros(64, np.uint8)  # what MPI_Sendrecv writes
-        self._split: dict[tuple[tuple[int, ...], ...], Any] = {}
+        self._made: dict[tuple[tuple[int, ...], ...], Group] = {}
 
     def _board(self) -> dict[int, Row]:
         """The rows of the processes of this host, by their ranks in all."""
-        path, memory = create(self.host.size) if self.host.rank == 0 else ("", None)
-        path = self.host.bcast(path)
-        memory = opened(path, self.host.size) if memory is None else memory
-        self.host.Barrier()
-        if self.host.rank == 0:
-            os.unlink(path)
+        memory = _shared(self.host, self.host.size * ROW)
+        if isinstance(memory, OSError):
+            raise ShardingError("backend 'mpi'", f"this host has no shared memory left ({memory})", "Make room in /dev/shm.")
         return {rank: Row(memory, place) for place, rank in enumerate(self.host.allgather(self.rank))}
 
-    def over(self, groups: Sequence[Sequence[int]]) -> Any:
-        """The communicator of this process's group; each is made once, by all together."""
+    def over(self, groups: Sequence[Sequence[int]]) -> Group:
+        """The group of this process; each is made once, by all together."""
         key = tuple(map(tuple, groups))
-        if key not in self._split:
+        if key not in self._made:
             color = next(i for i, group in enumerate(key) if self.rank in group)
-            self._split[key] = self.comm.Split(color, key[color].index(self.rank))
-            self._split[key].Set_errhandler(MPI.ERRORS_RETURN)
-        return self._split[key]
+            comm = self.comm.Split(color, key[color].index(self.rank))
+            comm.Set_errhandler(MPI.ERRORS_RETURN)
+            self._made[key] = Group(comm, self._window(comm, key[color]))
+        return self._made[key]
+
+    def _window(self, comm: Any, group: Sequence[int]) -> Window | None:
+        """None where it is of no use: for one process, on several hosts, or without room for it."""
+        if not POSSIBLE or len(group) == 1 or not set(group) <= set(self.guard.rows):
+            return None
+        memory = _shared(comm, size_of(len(group)))
+        if isinstance(memory, OSError):
+            return None
+        address = np.frombuffer(memory, np.uint8).ctypes.data
+        return Window(memory, address, len(group), group.index(self.rank), self.host.size <= len(os.sched_getaffinity(0)))
 
     def handle(self, thing: Any) -> Any:
         """What C calls it: a pointer, or an int where this MPI has those."""
@@ -95,6 +114,24 @@ class Process:
 def process() -> Process:
     """What there is of this process."""
     return Process()
+
+
+def _shared(comm: Any, size: int) -> mmap.mmap | OSError:
+    """Memory of so many bytes that the processes of a communicator share, or why there is none; its file has no name any more."""
+    path, memory = "", None
+    if comm.rank == 0:
+        try:
+            path, memory = create(size)
+        except OSError as error:
+            memory = error
+    path, error = comm.bcast((path, memory if isinstance(memory, OSError) else None))
+    if error is not None:
+        return error
+    memory = opened(path, size) if memory is None else memory
+    comm.Barrier()
+    if comm.rank == 0:
+        os.unlink(path)
+    return memory
 
 
 def _c_library() -> ctypes.CDLL:

@@ -58,17 +58,22 @@ class Table:
 
     def type_of(self, slot: Slot, dtype: str) -> str:
         """Its name for what a slot moves. What is not added up moves as unsigned numbers of the same width."""
-        return self.types[dtype if slot.kind and dtype != "bool" else _UNSIGNED[itemsize(dtype)]]
+        return self.types[reduced_as(slot, dtype)[1] if slot.kind else _UNSIGNED[itemsize(dtype)]]
 
     def kind_of(self, slot: Slot, dtype: str) -> str:
-        """Its name for the reduction of a slot. Of truth values, a sum is whether any is true, and a product whether all are."""
-        return self.kinds[_BITS[slot.kind] if dtype == "bool" else slot.kind]
+        """Its name for the reduction of a slot."""
+        return self.kinds[reduced_as(slot, dtype)[0]]
 
     @property
     def symbols(self) -> list[str]:
         """Of all functions that carriers call."""
         called = [*self.group, *(function for functions in self.functions.values() for function in functions)]
         return list(dict.fromkeys(function.symbol for function in called))
+
+
+def reduced_as(slot: Slot, dtype: str) -> tuple[str, str]:
+    """How a slot reduces a tensor: the kind and the dtype. Of truth values, a sum is whether any is true, and a product whether all are."""
+    return (_BITS[slot.kind], _UNSIGNED[1]) if dtype == "bool" else (slot.kind, dtype)
 
 
 def itemsize(dtype: str) -> int:
