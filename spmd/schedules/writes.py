@@ -2,7 +2,8 @@
 
 In one dataflow block, a kernel of `call_tir_inplace` would be fused into one that writes new memory, and what reads memory before it is
 written into what stands behind. A constant that is written would be another one at the next call. A reshape of what is written stays a
-view of memory, which TVM makes of it where nothing is fused with it.
+view of memory, which TVM makes of it where nothing is fused with it. A write of which nothing is read would be dropped: it becomes a plain
+call of what writes.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class _Separation:
         bindings: list[Any] = []
         tvm_ffi.structural_walk(func.body, (relax.VarBinding, bindings.append))
         self.made.update((b.var, b.value) for b in bindings)
+        self.used = _used(func)
+        self.bare = False
+        """Whether something is called that only writes."""
         self.views: dict[Any, Any] = {}
         self.owned: set[Any] = set()
         self._follow()
@@ -59,7 +63,8 @@ class _Separation:
 
         tvm_ffi.structural_walk(body, (relax.SeqExpr, see))
         body = tvm_ffi.structural_mutate(body, [(relax.DataflowVar, lambda v, _: shared.get(v, v))])
-        return relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs, func.span)
+        made = relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs, func.span)
+        return made.with_attr("relax.force_pure", True) if self.bare else made
 
     def _follow(self) -> None:
         """Find the reshapes through which something is written, and what is written and would be folded to a constant."""
@@ -95,8 +100,8 @@ class _Separation:
         for block in seq.blocks:
             bindings = [made for binding in block.bindings for made in self._bindings(binding)]
             if isinstance(block, relax.DataflowBlock):
-                parts = [(is_write, list(part)) for is_write, part in groupby(bindings, key=lambda b: _is_write(b.value))]
-                blocks += [(relax.BindingBlock if is_write else relax.DataflowBlock)(part) for is_write, part in parts]
+                parts = [(alone, list(part)) for alone, part in groupby(bindings, key=lambda b: _stands_alone(b.value))]
+                blocks += [(relax.BindingBlock if alone else relax.DataflowBlock)(part) for alone, part in parts]
             else:
                 blocks.append(relax.BindingBlock(bindings))
         return relax.SeqExpr(blocks, seq.body, seq.span)
@@ -114,6 +119,10 @@ class _Separation:
             yield relax.VarBinding(folded, binding.value, binding.span)
             yield relax.VarBinding(both, self.bb.normalize(copy))
             yield relax.VarBinding(var, self.bb.normalize(relax.TupleGetItem(both, 1)))
+        elif var not in self.used and (call := _bare(binding.value)) is not None:
+            self.bare = True
+            call = self.bb.normalize(call)
+            yield relax.VarBinding(relax.Var(var.name, call.ty), call, binding.span)
         else:
             yield binding
 
@@ -142,6 +151,31 @@ def _writes(func: relax.Function) -> bool:
     found: list[Any] = []
     tvm_ffi.structural_walk(func.body, (relax.Call, lambda call: found.append(call) if _is_write(call) else None))
     return bool(found)
+
+
+def _used(func: relax.Function) -> set[Any]:
+    """The variables of a function that something reads."""
+    found: set[Any] = set()
+
+    def see(seq: relax.SeqExpr) -> None:
+        tvm_ffi.structural_walk([seq.body, *(b.value for block in seq.blocks for b in block.bindings)], (tvm.ir.Var, found.add))
+
+    tvm_ffi.structural_walk(func.body, (relax.SeqExpr, see))
+    return found
+
+
+def _bare(value: Any) -> relax.Call | None:
+    """The call alone of what a call that writes in place writes by, where that is all that it needs: no memory of its own, no sizes."""
+    if not _is_write(value) or any(int(i) < 0 for i in value.attrs.inplace_indices):
+        return None
+    if _name(value) == "relax.call_inplace_packed":
+        return relax.Call(value.args[0], value.args[1:], ty_args=[relax.TupleType([])])
+    return relax.Call(value.args[0], value.args[1].fields) if len(value.args) == 2 else None
+
+
+def _stands_alone(value: Any) -> bool:
+    """Whether a value is a call that writes: in place, or one that gives nothing."""
+    return _is_write(value) or (isinstance(value, relax.Call) and isinstance(value.ty, relax.TupleType) and not value.ty.fields)
 
 
 def _is_write(value: Any) -> bool:

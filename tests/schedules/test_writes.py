@@ -165,3 +165,38 @@ def test_a_write_that_reads_what_the_write_before_it_made() -> None:
     for _ in range(2):
         result = machine["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(kept))
         np.testing.assert_allclose(result.numpy(), kept + (x + 0.5), rtol=1e-6)
+
+
+@I.ir_module(s_tir=True)
+class Unread:
+    @T.prim_func(private=True, s_tir=True)
+    def add(count: T.Buffer((T.int64(4), T.int64(4)), "float32"), more: T.Buffer((T.int64(4), T.int64(4)), "float32")):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                count[vi, vj] = count[vi, vj] + more[vi, vj]
+
+    @R.function
+    def main(x: R.Tensor((4, 4), "float32"), p: R.Tensor((4, 4), "float32"), q: R.Tensor((4, 4), "float32")) -> R.Tensor((4, 4), "float32"):
+        cls = Unread
+        with R.dataflow():
+            first = R.call_tir_inplace(cls.add, (p, x), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+            _last = R.call_tir_inplace(cls.add, (q, first), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+            _other = R.call_inplace_packed("tests.halve", x, inplace_indices=[0], ty_args=R.Tensor((4, 4), "float32"))
+            y = R.exp(p)
+            R.output(y)
+        return y
+
+
+def test_a_write_of_which_nothing_is_read_is_made() -> None:
+    """TVM drops what is pure and unread, and calls a write that."""
+
+    @tvm.register_global_func("tests.halve", override=True)
+    def halve(x: tvm.runtime.Tensor) -> tvm.runtime.Tensor:
+        x.copyfrom(x.numpy() / 2)
+        return x
+
+    x, p, q = (tvm.runtime.tensor(np.full((4, 4), value, "float32")) for value in (2.0, 1.0, 5.0))
+    machine = relax.VirtualMachine(build(Unread), tvm.cpu())
+    np.testing.assert_allclose(machine["main"](x, p, q).numpy(), np.exp(3.0), rtol=1e-6)
+    assert [float(value.numpy()[0, 0]) for value in (x, p, q)] == [1.0, 3.0, 8.0]
