@@ -17,7 +17,7 @@ from . import checks, pipeline
 from .checks.door import door
 from .errors import ShardingError
 from .explain import Plan
-from .lower.score_cap import cap_scores
+from .lower import score_cap
 from .pipeline import ShardedModule
 
 _Options = ParamSpec("_Options")
@@ -86,7 +86,7 @@ def CapScores(cap: float) -> tvm.transform.Pass:
     @tvm.transform.module_pass(opt_level=0, name="spmd.CapScores")
     def run(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         _check_whole(mod)
-        return cap_scores(mod, float(cap))
+        return score_cap.cap_scores(mod, float(cap))
 
     return run
 
