@@ -148,8 +148,8 @@ def covers(reader: s_tir.SBlock, producer: s_tir.SBlock) -> bool:
     made = [it.dom.extent for it in producer.iter_vars if it.iter_type == tirx.IterVar.DataPar]
     asked = [it for it in reader.iter_vars if not is_unit(it.dom.extent)]
     counts = (math.prod(extents, start=tirx.const(1, "int64")) for extents in (made, [it.dom.extent for it in asked]))
-    used = [region_variables(read) for read in reader.reads if read.source.same_as(producer.writes[0].source)]
-    return tvm.sym.Analyzer().can_prove_equal(*counts) and all(it.var in variables for variables in used for it in asked)
+    read = [region_variables(region) for region in reader.reads if region.source.same_as(producer.writes[0].source)]
+    return tvm.sym.Analyzer().can_prove_equal(*counts) and all(it.var in found for found in read for it in asked)
 
 
 def is_reduction_block(block: s_tir.SBlock) -> bool:
