@@ -8,6 +8,7 @@ call of what writes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
@@ -16,6 +17,7 @@ import tvm
 import tvm_ffi
 from tvm import relax, te, tirx
 
+_LOG = logging.getLogger("spmd")
 _IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
 _VIEWS = frozenset(f"relax.{name}" for name in ("reshape", "flatten", "expand_dims", "squeeze"))
 
@@ -124,6 +126,8 @@ class _Separation:
             call = self.bb.normalize(call)
             yield relax.VarBinding(relax.Var(var.name, call.ty), call, binding.span)
         else:
+            if var not in self.used and _is_write(binding.value):
+                _LOG.warning("%r writes in place, but nothing reads what it gives: TVM leaves it out; return what it gives", var.name)
             yield binding
 
     def _copy(self, ty: Any) -> Any:

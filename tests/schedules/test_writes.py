@@ -1,8 +1,11 @@
 """What writes in place stands in a block of its own."""
 
+import logging
+
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
+from tvm.relax import op
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -200,3 +203,21 @@ def test_a_write_of_which_nothing_is_read_is_made() -> None:
     machine = relax.VirtualMachine(build(Unread), tvm.cpu())
     np.testing.assert_allclose(machine["main"](x, p, q).numpy(), np.exp(3.0), rtol=1e-6)
     assert [float(value.numpy()[0, 0]) for value in (x, p, q)] == [1.0, 3.0, 8.0]
+
+
+def test_a_write_that_is_left_out_is_told(caplog) -> None:
+    """It needs memory for what else it gives."""
+    bb = relax.BlockBuilder()
+    x, y = (relax.Var(name, relax.TensorType([4, 4], "float32")) for name in ("x", "y"))
+    given = te.placeholder((4, 4), "float32", "given")
+    copy = te.create_prim_func([given, te.compute((4, 4), lambda i, j: given[i, j], "copy")]).without_attr("global_symbol")
+    with bb.function("main", [x, y]):
+        with bb.dataflow():
+            bb.emit(op.call_tir_inplace(bb.add_func(copy, "copy"), relax.Tuple([x]), [0, -1], [x.ty, x.ty]), "both")
+            result = bb.emit_output(op.exp(y))
+        bb.emit_func_output(result)
+    with caplog.at_level(logging.WARNING, "spmd"):
+        SeparateWrites()(bb.get())
+    assert [r.getMessage() for r in caplog.records] == [
+        "'both' writes in place, but nothing reads what it gives: TVM leaves it out; return what it gives"
+    ]
