@@ -54,13 +54,31 @@ def module_tree(operators: Sequence[Operator], weights: Container[str], kinds: S
 
 def _paths(operators: Sequence[Operator], weights: Container[str]) -> list[Path]:
     """The module of each operator: that of its weights or of its name, else what it stands between."""
-    taken = _weights_of(operators, weights)
-    modules = {_module_of(weight) for those in taken for weight in those}
+    own, shared = _weights_of(operators, weights)
+    modules = {_module_of(weight) for those in (*own, *shared) for weight in those}
     by_name = {"_".join(path[:i]): path[:i] for path in modules for i in range(1, len(path) + 1)}
-    found: list[Path | None] = []
-    for op, those in zip(operators, taken, strict=True):
-        own = [_module_of(weight) for weight in those]
-        found.append(_longest(op.name, by_name) or (_common(own) if own else None))
+
+    def module(those: Sequence[str]) -> Path | None:
+        return _common([_module_of(weight) for weight in those]) if those else None
+
+    found = [_longest(op.name, by_name) or module(those) for op, those in zip(operators, own, strict=True)]
+    layers: dict[str, set[Path]] = {}
+    for path, those in zip(_filled(found), shared, strict=True):
+        for weight in those:
+            layers.setdefault(weight, set()).add(_layer(path))
+    for i, those in enumerate(shared):
+        if found[i] is None:  # what several layers share is a table, and says nothing of where they are
+            found[i] = module([weight for weight in those if len(layers[weight] - {()}) < 2])
+    return _filled(found)
+
+
+def _layer(path: Path) -> Path:
+    """The outermost numbered module of these; none where none has a number."""
+    return path[: next((i + 1 for i, name in enumerate(path) if name.isdigit()), 0)]
+
+
+def _filled(found: Sequence[Path | None]) -> list[Path]:
+    """The modules of those that nothing tells, by what they stand between."""
     after: list[Path] = []
     following: Path = ()
     for path in reversed(found):
@@ -74,8 +92,11 @@ def _paths(operators: Sequence[Operator], weights: Container[str]) -> list[Path]
     return made
 
 
-def _weights_of(operators: Sequence[Operator], weights: Container[str]) -> list[list[str]]:
-    """The weights of each operator, also those that it takes transposed, cast or dequantized; none that other operators take, too."""
+def _weights_of(operators: Sequence[Operator], weights: Container[str]) -> tuple[list[list[str]], list[list[str]]]:
+    """The weights of each operator, also those that it takes transposed, cast or dequantized, that tell its module, and the others.
+
+    Those of a layer do, and those that no other operator takes.
+    """
     behind: dict[str, list[str]] = {}
     """What is made of weights alone -> these."""
     taken: list[list[str]] = []
@@ -88,7 +109,11 @@ def _weights_of(operators: Sequence[Operator], weights: Container[str]) -> list[
             behind.update(dict.fromkeys(op.results, those))
         else:
             users.update((weight, users.get(weight, 0) + 1) for weight in those)
-    return [[weight for weight in those if users.get(weight, 0) <= 1] for those in taken]
+
+    def tells(weight: str) -> bool:
+        return users.get(weight, 0) <= 1 or any(map(str.isdigit, _module_of(weight)))
+
+    return [[w for w in those if tells(w)] for those in taken], [[w for w in those if not tells(w)] for those in taken]
 
 
 def _module_of(weight: str) -> Path:
@@ -111,8 +136,7 @@ def _common(paths: Sequence[Path]) -> Path:
 def _between(before: Path, after: Path) -> Path:
     """Where an operator stands that follows one module and precedes another: around both, but what ends a layer is a part of it."""
     around = _common([before, after])
-    layer = next((i for i in range(len(around), len(before)) if before[i].isdigit()), None)
-    return around if layer is None else before[: layer + 1]
+    return (around + _layer(before[len(around) :])) or around
 
 
 class _Tree:

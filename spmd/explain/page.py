@@ -116,7 +116,7 @@ class _Data:
             "sent": sum(c.seconds for c in sent) * 1e6,
             "ops": rows,
             "collectives": [self._collective(c) for c in sent],
-            "tree": _tree(module_tree(operators, plan.params, kinds)),
+            "tree": _tree(module_tree(operators, plan.params.keys() - self.constants, kinds)),
             "returns": returned,
         }
 

@@ -7,7 +7,11 @@ from spmd.explain.modules import Group, Operator, module_tree
 
 def shown(item):
     """A tree as nested lists, with how many equal ones a group stands for."""
-    return item if isinstance(item, int) else [f"{item.name} x{len(item.names)}" if len(item.names) > 1 else item.name, *map(shown, item.children)]
+    return (
+        item
+        if isinstance(item, int)
+        else [f"{item.name} x{len(item.names)}" if len(item.names) > 1 else item.name, *map(shown, item.children)]
+    )
 
 
 def layer(weights, prefix="", count=1):
@@ -61,9 +65,16 @@ def test_what_a_weight_is_made_into_belongs_to_its_module():
     assert shown(made) == ["", ["a", ["q", 0, 1, 2], ["norm", 3]]]
 
 
-def test_a_weight_of_several_operators_says_nothing():
+def test_a_table_that_layers_share_is_no_module_in_them():
     rows = [("m", "a.0.w"), ("cos", "table.w"), ("m", "a.0.v"), ("m", "a.1.w"), ("cos", "table.w"), ("m", "a.1.v")]
     assert shown(tree(rows, range(6))) == ["", ["a", ["0", 0, 1, 2], ["1", 3, 4, 5]]]
+
+
+def test_weights_that_a_training_step_takes_again():
+    forward = [("take", "embed.w"), ("m", "h.0.w"), ("m", "h.1.w"), ("n", "norm.w")]
+    rows = [*forward, *reversed(forward), *forward]
+    names = [shown(child)[0] for child in tree(rows, range(12)).children]
+    assert names == ["embed", "h", "norm", "h", "embed", "h", "norm"]  # two of the norm one after another, and of the embedding
 
 
 def test_values_named_after_modules():

@@ -211,7 +211,9 @@ def test_a_browser_is_driven_by_wheel_keys_tree_and_search(llama, tmp_path):
     """What a reader does, as events of the browser."""
     at = "plan.functions.findIndex(f => f.name === 'decode')"
     last = "plan.tensors.findIndex(t => t[0] === 'model.layers.79.mlp.down_proj.weight')"
-    wheel = "document.querySelector('#canvas').dispatchEvent(new WheelEvent('wheel', {{deltaY: {}, ctrlKey: {}, clientX: 600, clientY: 400}}))"
+    wheel = (
+        "document.querySelector('#canvas').dispatchEvent(new WheelEvent('wheel', {{deltaY: {}, ctrlKey: {}, clientX: 600, clientY: 400}}))"
+    )
     drag = (
         "document.querySelector('#canvas').dispatchEvent(new PointerEvent('pointerdown', {button: 0, clientX: 500, clientY: 300})), "
         "dispatchEvent(new PointerEvent('pointermove', {clientX: 540, clientY: 320})), dispatchEvent(new PointerEvent('pointerup'))"
