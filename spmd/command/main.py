@@ -22,6 +22,7 @@ from spmd.weights import command as weights
 
 from .modules import module_of
 from .options import add_planning, planned
+from .traced import traced
 
 _EXAMPLES = """examples:
   python -m spmd explain model.py --mesh tp=4 --profile h100 --html plan.html
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_planning(explain)
     explain.add_argument("--name", action="append", default=[], help="explain this weight, input, output or value; may be given again")
     explain.add_argument("--html", metavar="FILE", help="write the plan as a page")
+    explain.add_argument("--timeline", metavar="FILE", help="write what each worker does when as a trace for https://ui.perfetto.dev")
+    explain.add_argument("--traced", action="store_true", help="run each function on random arguments, and have those times beside it")
     explain.add_argument("--save", metavar="FILE", help="write the plan as JSON, for spmd.Plan.load")
     make = command("plan", _plan, "plan a module, and write the plan as JSON, which every other command reads")
     add_planning(make)
@@ -97,7 +100,10 @@ def _done(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> None:
     is_plan = options.file.endswith(".json") and options.mesh is None
-    made = Plan.load(options.file) if is_plan else plan(**planned(options))
+    if options.traced and (is_plan or not options.timeline):
+        raise ShardingError("--traced", "it runs a module, for a time line", "Give a module, --mesh and --timeline.")
+    sharded = shard(**planned(options)) if options.traced else None
+    made = sharded.plan if sharded is not None else Plan.load(options.file) if is_plan else plan(**planned(options))
     if options.name:
         print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
     else:
@@ -105,6 +111,10 @@ def _explain(options: argparse.Namespace) -> None:
         _print(made.report())
     if options.html:
         print(f"wrote {made.show(options.html)}")
+    if options.timeline:
+        line = made.timeline() if sharded is None else made.timeline() + traced(sharded)
+        line.save(options.timeline)
+        print(f"{line}\nwrote {options.timeline}")
     if options.save:
         made.save(options.save)
         print(f"wrote {options.save}")
