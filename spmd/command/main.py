@@ -15,13 +15,15 @@ import tvm
 from spmd.errors import ShardingError
 from spmd.explain import Plan
 from spmd.pipeline import lower, plan, shard
+from spmd.placement.mesh import Mesh
 from spmd.run.doctor import examine
 from spmd.run.launch import run
+from spmd.scaling import scaling
 from spmd.verify import verify
 from spmd.weights import command as weights
 
 from .modules import module_of
-from .options import add_planning, planned
+from .options import add_module, add_planning, module_and_wishes, planned
 from .traced import traced
 
 _EXAMPLES = """examples:
@@ -29,6 +31,7 @@ _EXAMPLES = """examples:
   python -m spmd plan model.onnx --mesh dp=2,tp=2 --divisible batch=2 -o plan.json
   python -m spmd shard model.onnx --plan plan.json -o sharded/
   python -m spmd compare plan.json other.json
+  python -m spmd scaling model.onnx --profile h100 --workers 1,2,4,8 --svg scaling.svg
   python -m spmd run -n 2 script.py
 
 0 is returned where all went well, 1 after an error, which is one line on stderr, 2 for options that are none, 130 after Ctrl-C."""
@@ -65,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sharding.add_argument("--plan", metavar="FILE", help="lower by this plan, as the command plan wrote it")
     sharding.add_argument("-o", "--output", required=True, metavar="DIR", help="where to: module.json and plan.json")
     add_planning(command("verify", _verify, "shard a module, and prove that its workers compute what it computes"))
+    more = command("scaling", _scaling, "predict the times of a module for more and more workers, and say where its plan changes")
+    add_module(more)
+    more.add_argument("--workers", default="1,2,4,8,16,32,64", metavar="N,...", help="how many (default: 1,2,4,8,16,32,64)")
+    more.add_argument("--axis", default="tp", help="the mesh axis that they form (default: tp)")
+    more.add_argument("--svg", metavar="FILE", help="write the plot")
     compare = command("compare", _compare, "say what is different in a second plan")
     compare.add_argument("first", help="a plan as JSON")
     compare.add_argument("second", help="another one of the same module")
@@ -148,6 +156,17 @@ def _verify(options: argparse.Namespace) -> int:
     proof = verify(asked["mod"], shard(**asked))
     print(proof)
     return 0 if proof else 1
+
+
+def _scaling(options: argparse.Namespace) -> None:
+    counts = options.workers.split(",")
+    if not all(count.strip().isdigit() for count in counts):
+        raise ShardingError(f"--workers {options.workers}", "it is no list of numbers", "Write --workers 1,2,4,8.")
+    made = scaling(meshes=[Mesh.of({options.axis: int(count)}) for count in counts], **module_and_wishes(options))
+    print(made)
+    if options.svg:
+        made.save(options.svg)
+        print(f"wrote {options.svg}")
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -48,6 +48,16 @@ def test_a_time_line(capsys, tmp_path):
         assert explain(capsys, *given)[2] == "error: --traced: it runs a module, for a time line. Give a module, --mesh and --timeline.\n"
 
 
+def test_more_workers(capsys, tmp_path):
+    plot = tmp_path / "scaling.svg"
+    assert main(["scaling", *MLP[:3], "--workers", "1,2", "--axis", "mp", "--profile", "cpu", "--svg", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("predicted time, profile cpu\nmesh") and "\nMesh(mp=2)" in out and out.endswith(f"wrote {plot}\n")
+    assert plot.read_text().startswith("<svg")
+    assert main(["scaling", *MLP[:3], "--workers", "1,two"]) == 1
+    assert capsys.readouterr().err == "error: --workers 1,two: it is no list of numbers. Write --workers 1,2,4,8.\n"
+
+
 def test_a_proof(capsys):
     status = main(["verify", *MLP, "--spec", 'w1=P(None, "tp")', "--spec", 'w2=P("tp", None)'])
     out, err = capsys.readouterr()
