@@ -30,7 +30,7 @@ _SLICE = 1e-9
 
 
 _SLOWEST = {"bandwidth": min, "latency": max, "hop": max}
-"""Of several links, what a collective over all of them meets."""
+"""What a collective over several links meets of their numbers."""
 
 
 class Cost(Works):

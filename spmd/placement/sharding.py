@@ -118,7 +118,7 @@ class Split:
     uneven: bool = False
     """Whether the size is known only when the program runs, and dealt out in units, with padding."""
     length: Length | None = None
-    """Of a unit, or of a pattern of blocks."""
+    """The length of a unit, or of a pattern of blocks."""
 
     @property
     def wrong(self) -> str:

@@ -85,7 +85,7 @@ class Transfer:
     """One collective that takes a value from ``move.source`` to ``move.target``."""
 
     value: str
-    """As `Plan.tensors` names it."""
+    """The name that `Plan.tensors` has for it."""
     move: Move
     cause: Cause
     branch: Branch = ()

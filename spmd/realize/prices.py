@@ -18,7 +18,7 @@ class CostPrices:
     def __init__(self, cost: Cost) -> None:
         self.cost = cost
         self._computes: dict[tuple[int, int], tuple[float, tuple[Exchange, ...], Strategy]] = {}
-        """By class of call and identity of the strategy, which is kept alive."""
+        """What is known by class of call and identity of the strategy, which is kept alive."""
         self._moves: dict[tuple[Any, ...], tuple[int, tuple[float, float, float]]] = {}
         self._masks: dict[tuple[Any, ...], tuple[int, float]] = {}
 

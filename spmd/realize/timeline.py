@@ -33,7 +33,7 @@ class Buffer:
     first: int
     last: int
     made_of: tuple[Buffer, ...] = ()
-    """Of what is never written: what it is made of whenever it is read."""
+    """What a buffer that is never written is made of whenever it is read."""
 
     def until(self, at: int) -> None:
         """Hold it for operator `at`, too."""

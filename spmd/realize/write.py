@@ -100,7 +100,7 @@ class _Writer:
         self._padded: dict[int, bool] = {}
         self._names: dict[Value, str] = {}
         self._to_kept: dict[Value, Sequence[Move]] = {}
-        """By which moves what an operator makes becomes what is kept."""
+        """The moves by which what an operator makes becomes what is kept."""
         self._taken: set[tuple[Value, Sharding]] = set()
         """What operators, conversions and the return take."""
 
@@ -116,7 +116,7 @@ class _Writer:
         return bundled(self.steps, self._singles, self._starts, self.function.nodes, self.prices)
 
     def needed(self) -> dict[Value, int]:
-        """Of the moves to where a value is kept, how many something goes on from, where not all: what takes it may start nearer."""
+        """How many of the moves to where a value is kept something goes on from, where not all: what takes it may start nearer."""
         found: dict[Value, int] = {}
         for value, way in self._to_kept.items():
             if way and (value, self.decided.kept[value]) not in self._taken:
