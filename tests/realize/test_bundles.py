@@ -50,7 +50,7 @@ def test_what_is_too_large_parts_nothing():
     for order in ((5.0, 0.1, 0.1), (0.1, 5.0, 0.1), (0.1, 0.1, 5.0)):
         found = [replace(small, place=place, moving=moving) for place, moving in enumerate(order)]
         assert [sorted(w.moving for w in bundle) for bundle in bundles(found)] == [[0.1, 0.1]]
-    halves = [replace(small, place=place, moving=moving) for place, moving in enumerate((0.2, 0.8, 0.3, 0.7))]
+    halves = [replace(small, place=place, moving=moving) for place, moving in enumerate((0.25, 0.75, 0.375, 0.625))]
     assert [sum(w.moving for w in bundle) for bundle in bundles(halves)] == [1.0, 1.0]
 
 
