@@ -19,7 +19,7 @@ MOST_WORK = 1 << 32
 NEAR = 1e-3
 """The gap, as a part of the cost, at which half of that is enough: the other half seldom betters what is so near."""
 _PASSES = 8
-"""Of messages, between two looks at what they show."""
+"""The passes of messages between two looks at what they show."""
 _BETTER = 1 / 64
 """The part of the gap by which the bound must rise, or the solution fall, to go on."""
 _CLOSE = 500
