@@ -31,6 +31,7 @@ from spmd.checks import door, told
 from spmd.errors import ShardingError
 
 from .axes import AXIS
+from .html import sharding_html
 from .length import Length
 from .mesh import Mesh
 
@@ -297,6 +298,11 @@ class Sharding:
 
     def __repr__(self) -> str:
         return f"<Sharding {self}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line a dimension."""
+        dims = [("", "") if d is None else (" and ".join(d.axes), str(d).partition(":")[2] or str(d.size)) for d in self.dims]
+        return sharding_html(str(self), dims, self.partial)
 
     @classmethod
     def replicated(cls, rank: int) -> Sharding:
