@@ -163,7 +163,7 @@ class Dual:
         return table
 
     def _steps(self, order: Sequence[int], sign: int) -> list[tuple[int, int, list[_Side], int]]:
-        """For each variable of a pass: the number of shares of what it knows, its tables, and a number for all that are alike."""
+        """What a pass does at each variable: the number of shares of what it knows, its tables, and a number for all that are alike."""
         rank = {v: i for i, v in enumerate(order)}
         ends = [(min(ranks), max(ranks)) for ranks in ([rank[v] for v in scope] for scope in self._scopes)]
         numbers: dict[tuple[object, ...], int] = {}

@@ -17,7 +17,7 @@ from .solver import Elimination, Factor, Limits
 MOST_WORK = 1 << 32
 """Entries of tables that are gone through, in all branches."""
 _PASSES = 8
-"""Of messages, between two looks at what they show."""
+"""The passes of messages between two looks at what they show."""
 _BETTER = 1 / 64
 """The part of the gap by which the bound must rise, or the solution fall, to go on."""
 _CLOSE = 500

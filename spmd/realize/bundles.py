@@ -42,7 +42,7 @@ class Waiting:
     """A transfer that need not run at once, from the time when it can to the time when something takes its result."""
 
     place: int
-    """In the list of the function's steps."""
+    """The place in the list of the function's steps."""
     ready: int
     needed: int
     alike: tuple[Any, ...]

@@ -13,7 +13,7 @@ from .states import Edge
 _LONGEST = 12
 """Moves of the longest path: more than any needs."""
 _ALIKE = 1e-9
-"""Of paths whose times differ by no more than rounding, the one of the fewest moves is taken."""
+"""The relative difference of times that is rounding; of such paths the one of the fewest moves is taken."""
 _Either = tuple[frozenset[int], ...]
 """The tilings of each dimension in the two shardings of a pair."""
 
