@@ -81,7 +81,7 @@ class Observer:
     def layer(self, function: str) -> list[str]:
         """The kernels between the attention of the first layer and that of the second: those of one layer."""
         calls = self.planned[function].calls
-        first, second = (i for i, call in enumerate(calls) if call == ATTENTION)
+        first, second, *_ = (i for i, call in enumerate(calls) if call == ATTENTION)
         return calls[first + 1 : second]
 
     def products(self, function: str) -> tuple[list[str], list[str]]:
