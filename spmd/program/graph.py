@@ -145,6 +145,15 @@ class Function:
         return {v.path: v for v in (*given, *(v for node in self.nodes for v in (*node.inputs, *node.outputs)))}
 
     @cached_property
+    def makers(self) -> dict[Value, Node]:
+        """The operator that makes each value, the first of them where branches do."""
+        found: dict[Value, Node] = {}
+        for node in self.nodes:
+            for value in node.outputs:
+                found.setdefault(value, node)
+        return found
+
+    @cached_property
     def readers(self) -> dict[Value, list[Node]]:
         """The operators that take each value, as they are when somebody asks first."""
         found: dict[Value, list[Node]] = {}
