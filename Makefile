@@ -61,6 +61,10 @@ fuzz: $(READY) ## 10,000 new random programs, 1,000 for GPUs, and the property t
 		--programs=$(PROGRAMS) --gpu-programs=$$(($(PROGRAMS) / 10)) --programs-seed=$(SEED) -k random_programs $(ARGS)
 	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
 
+.PHONY: docs
+docs: $(READY) ## the site of docs/ in build/site, with a reference of all public names; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 .PHONY: bench
 bench: $(READY) ## every figure of the README and docs/measured.md, measured here
 	$(BIN)/python -m benchmarks $(ARGS)

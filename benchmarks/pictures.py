@@ -1,4 +1,4 @@
-"""The pictures of docs/pictures, made anew: pages of plans in headless Chromium, and a scaling plot.
+"""The pictures of docs/figures, made anew: pages of plans in headless Chromium, and a scaling plot.
 
 python -m benchmarks.pictures [NAME ...]
 """
@@ -17,7 +17,7 @@ import spmd
 from examples.llm.config import LlamaConfig
 from examples.llm.model import build_module
 
-FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
+FOLDER = Path(__file__).parents[1] / "docs" / "figures"
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 WIDE, TALL = 1280, 800
 

@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -62,11 +63,17 @@ def test_the_wheel_runs_in_a_clean_environment(built, tmp_path):
     assert (site / "spmd" / "py.typed").is_file()
 
 
-def test_the_sdist_holds_the_tests(built):
+def test_the_sdist_holds_all_that_tests_need_and_builds_the_same_wheel(built, tmp_path):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+        archive.extractall(tmp_path, filter="data")
     assert {"spmd/explain/page.html", "tests/test_distribution.py", "pyproject.toml", "README.md", "LICENSE"} <= names
+    assert {"docs/index.md", "docs/figures/scaling.svg", "mkdocs.yml", "examples/notebooks/plans.ipynb"} <= names
+    (unpacked,) = tmp_path.iterdir()
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "dist"], cwd=unpacked, check=True, capture_output=True)
+    contents = [set(zipfile.ZipFile(next(folder.glob("*.whl"))).namelist()) for folder in (built, unpacked / "dist")]
+    assert contents[0] == contents[1] and not {name for name in contents[0] if not name.startswith("spmd")}
 
 
 @pytest.fixture

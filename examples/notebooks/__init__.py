@@ -1,0 +1,1 @@
+"""Notebooks that show spmd; `run.py` executes them and writes what they print."""
