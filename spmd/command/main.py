@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ import tvm
 
 from spmd.errors import ShardingError
 from spmd.explain import Plan
-from spmd.pipeline import lower, plan, shard
+from spmd.pipeline import lower, plan, price, shard
 from spmd.run.doctor import examine
 from spmd.run.launch import run
 from spmd.verify import verify
 from spmd.weights import command as weights
 
 from .modules import module_of
-from .options import add_planning, planned
+from .options import add_planning, planned, tp_plan
 
 _EXAMPLES = """examples:
   python -m spmd explain model.py --mesh tp=4 --profile h100 --html plan.html
@@ -97,17 +97,28 @@ def _done(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> None:
     is_plan = options.file.endswith(".json") and options.mesh is None
-    made = Plan.load(options.file) if is_plan else plan(**planned(options))
+    asked = {} if is_plan else planned(options)
+    made = Plan.load(options.file) if is_plan else plan(**asked)
     if options.name:
         print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
     else:
         print(made.explain(), end="\n\n")
         _print(made.report())
+    if options.tp_plan and asked:
+        _print_price(asked, options)
     if options.html:
         print(f"wrote {made.show(options.html)}")
     if options.save:
         made.save(options.save)
         print(f"wrote {options.save}")
+
+
+def _print_price(asked: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """What the plan of transformers leaves, and what it costs beside the optimum."""
+    left = tp_plan(asked["mod"], options).left
+    cost = price(**asked)
+    print("\n".join(["", *(f"left of {key}: {why}" for key, why in left.items()), "from the optimum to this plan:"]))
+    print("\n".join(f"  {line}" for line in str(cost).splitlines()))
 
 
 def _plan(options: argparse.Namespace) -> None:

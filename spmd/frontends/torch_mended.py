@@ -10,16 +10,40 @@ import numpy as np
 from tvm import relax
 from tvm.relax import op
 
-_FROM_0 = ("arange", "argmax", "argmin", "argsort", "topk", "sort", "getitem")
+_FROM_0 = ("argmax", "argmin", "argsort", "topk", "sort", "ge", "gt", "le", "lt", "eq", "ne", "logical_and", "logical_or")
 """Operators that make no index from the end."""
+_KEEP = (
+    "view",
+    "reshape",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "slice",
+    "select",
+    "permute",
+    "clone",
+    "_to_copy",
+    "add",
+    "mul",
+    "cumsum",
+    "getitem",
+)
+"""Operators that make one of nothing else."""
 
 
 def _select(node: Any, importer: Any) -> Any:
     """``x[:, -1]``: the index may be one from the end, where TVM's `take` reads what is not there."""
     x, (dim, index) = importer.env[node.args[0]], node.args[1:3]
-    emit, size = importer.block_builder.emit, x.ty.shape[dim]
-    begin = index if index >= 0 else size + index
-    return emit(op.squeeze(emit(op.strided_slice(x, [dim], [begin], [begin + 1])), [dim]))
+    at = relax.const(index, "int64") if index >= 0 else _number(index + x.ty.shape[dim], "int64", importer)
+    return importer.block_builder.emit(op.take(x, at, axis=dim))
+
+
+def _number(size: Any, kind: str, importer: Any) -> Any:
+    """A size as a tensor without dimensions, known or not."""
+    if isinstance(size, int) or hasattr(size, "value"):
+        return relax.const(int(size), kind)
+    emit = importer.block_builder.emit
+    return emit(op.squeeze(emit(op.arange(size, size + 1, 1, kind)), [0]))
 
 
 def _index(node: Any, importer: Any) -> Any:
@@ -44,13 +68,21 @@ def _from_start(arg: Any, importer: Any, size: Any) -> Any:
     """An index whose negative elements, if it may have some, count from the end."""
     emit, index = importer.block_builder.emit, importer.env[arg]
     kind = str(index.ty.dtype)
-    if "uint" in kind or getattr(arg.target, "__name__", "").partition(".")[0] in _FROM_0:
+    if "uint" in kind or _is_from_start(arg):
         return index
-    if not isinstance(size, int) and not hasattr(size, "value"):
-        sizes = emit(op.astype(emit(op.full(relax.ShapeExpr([]), relax.prim_value(size), "int64")), kind))
-    else:
-        sizes = relax.const(int(size), kind)
+    sizes = _number(size, kind, importer)
     return emit(op.where(emit(op.less(index, relax.const(0, kind))), emit(op.add(index, sizes)), index))
+
+
+def _is_from_start(arg: Any) -> bool:
+    """Whether no element of an index is negative, by the operators that make it."""
+    if not hasattr(arg, "target"):  # a number, or sizes
+        return not isinstance(arg, (int, float)) or arg >= 0
+    name = getattr(arg.target, "__name__", "").partition(".")[0]
+    if name == "arange":
+        return len(arg.args) < 2 or (isinstance(arg.args[0], int) and arg.args[0] >= 0)
+    data = arg.args[:2] if name in ("add", "mul") else arg.args[:1]
+    return name in _FROM_0 or (name in _KEEP and all(map(_is_from_start, data)))
 
 
 def _elu(node: Any, importer: Any) -> Any:

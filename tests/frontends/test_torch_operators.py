@@ -78,6 +78,19 @@ def test_numbers_are_those_of_pytorch(name):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+def test_an_index_from_the_end_of_a_size_that_is_split():
+    """The size is that of all workers together, where each knows its own."""
+    rows = torch.export.Dim("rows", max=64)
+    called = Called(lambda x, i: (x[i + 0], x[-1]))
+    imported = spmd.from_torch(called, (FLOATS[0].T, torch.tensor([-1, 0, -3])), dynamic_shapes=(({0: rows}, None),))
+    sharded = spmd.shard(imported.mod, 2, {"main.args_0": spmd.P("tp", None)}, divisible={"rows": 2})
+    x, i = torch.randn(6, 3), torch.tensor([5, -6, -2])
+    with spmd.workers(sharded) as w:
+        found = [np.asarray(part) for part in w["main"](x, i)]
+    np.testing.assert_allclose(found[0], x[i])
+    np.testing.assert_allclose(found[1], x[-1])
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
