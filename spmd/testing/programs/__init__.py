@@ -32,7 +32,7 @@ Draw = Callable[[Any], Any]
 SIZES = {f"n{size}": size for size in SYMBOLIC}
 """What the symbols of programs stand for: `sizes` of `assert_equivalent`."""
 DIVISIBLE = {f"n{size}": by for size, by in BLOCKS.items()}
-"""By what some of them are said to be divisible: `divisible` of `assert_equivalent`."""
+"""What some of them are said to be divisible by: `divisible` of `assert_equivalent`."""
 
 
 @st.composite
