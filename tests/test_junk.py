@@ -103,6 +103,7 @@ def public():
     return {
         "shard": (spmd.shard, {"mod": Mlp, "mesh": 2, "specs": SPLIT, "profile": "h100", "sizes": None, "divisible": None, "memory": None}),
         "plan": (spmd.plan, {"mod": Mlp, "mesh": 2, "specs": None, "cost": spmd.Cost}),
+        "price": (spmd.price, {"mod": Mlp, "mesh": 2, "specs": None, "cost": spmd.Cost}),
         "lower": (spmd.lower, {"mod": Mlp, "plan": PLAN}),
         "verify": (spmd.verify, {"mod": Mlp, "sharded": SHARDED, "sizes": None, "arguments": None, "rounds": 1, "seed": 0}),
         "verify by hand": (spmd.verify, {"mod": Mlp, "sharded": Mlp, "mesh": 1, "inputs": None, "outputs": None}),
