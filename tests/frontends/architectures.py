@@ -72,7 +72,6 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "recurrent_gemma": TEXT | GROUPED | {"lru_width": 32, "block_types": ["attention"], "attention_window_size": 8},
     "jamba": TEXT | GROUPED | EXPERTS | {"use_mamba_kernels": False, "mamba_d_state": 4, "attn_layer_period": 1, "attn_layer_offset": 0},
     "bamba": TEXT | GROUPED | {"attn_layer_indices": [0], "mamba_n_heads": 8, "mamba_d_head": 8},
-    "rwkv": {k: v for k, v in STATE.items() if k != "state_size"} | {"attention_hidden_size": 32, "intermediate_size": 48},
 }
 ENCODERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("bert", "roberta", "camembert", "xlm-roberta", "electra", "mpnet", "ernie", "megatron-bert", "layoutlm"), TEXT),
