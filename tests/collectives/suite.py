@@ -130,6 +130,24 @@ def run(mesh: Mesh, backend: str, every: int = 1, target: str = "llvm") -> int:
     return len(cases)
 
 
+def special(mesh: Mesh, backend: str, target: str = "llvm") -> None:
+    """The largest and the smallest of numbers among which are NaN, infinities and zeros: NaN wherever a worker has one."""
+    ways = [("all_reduce", {"kind": kind}) for kind in ("max", "min")] + [("reduce_scatter", {"kind": "max", "dim": 0})]
+    axis = tuple(mesh.axes)[-1]
+    n = mesh.axis_size(axis)
+    cases = [Asked(op, axis, attrs, ((n, 8),), dtype) for op, attrs in ways for dtype in ("float32", "float64", "float16")]
+    values = np.array([np.nan, np.inf, -np.inf, 0.0, 1.0, -2.5, 1e-7, -3e4])
+    given = [np.random.default_rng(rank).choice(values, (n, 8)) for rank in range(mesh.size)]
+    groups = {rank: group for group in mesh.groups(axis) for rank in group}
+    with spmd.workers(program(mesh, cases), backend, target) as w:
+        for number, case in enumerate(cases):
+            xs = [x.astype(case.dtype) for x in given]
+            (found,) = w[f"case_{number}"](np.stack(xs))
+            for rank, group in groups.items():
+                want = expect(case.op, [xs[m] for m in group], group.index(rank), case.own)
+                np.testing.assert_array_equal(found[rank], want, err_msg=f"{case}, worker {rank}")
+
+
 def positions(mesh: Mesh, backend: str, target: str = "llvm") -> None:
     """`axis_index` of each axis, and of all joined."""
     builder, axes = relax.BlockBuilder(), [*mesh.axes, "+".join(mesh.axes)]

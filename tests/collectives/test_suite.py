@@ -9,7 +9,7 @@ from spmd.collectives import backend, register_backend
 from spmd.collectives.threads import ThreadBackend
 from spmd.placement.mesh import Mesh
 from spmd.run.launch import library
-from tests.collectives.suite import EIGHT, MESHES, in_rows, positions, run
+from tests.collectives.suite import EIGHT, MESHES, in_rows, positions, run, special
 from tests.mpi import mpirun, need_mpi
 
 
@@ -23,6 +23,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_on_threads(mesh: Mesh, carrier: str) -> None:
     positions(mesh, carrier)
+    special(mesh, carrier)
     assert run(mesh, carrier) > 100
 
 

@@ -11,9 +11,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import tvm_ffi
 from mpi4py import MPI
 from tvm.tirx.script import builder as T
 
+from spmd.collectives.slots import CollectiveError
 from spmd.errors import ShardingError
 
 from .board import ROW, Row, Trace, create, opened
@@ -99,7 +101,13 @@ class Process:
         if isinstance(memory, OSError):
             return None
         address = np.frombuffer(memory, np.uint8).ctypes.data
-        return Window(memory, address, len(group), group.index(self.rank), self.host.size <= len(os.sched_getaffinity(0)))
+        window = Window(memory, address, len(group), group.index(self.rank), self.host.size <= len(os.sched_getaffinity(0)))
+
+        def disagreed(place: int) -> None:
+            raise CollectiveError(self.guard.disagreement(dict(zip(group, window.brought(place), strict=True))))
+
+        tvm_ffi.register_global_func(window.disagreed, disagreed, override=True)
+        return window
 
     def handle(self, thing: Any) -> Any:
         """What C calls it: a pointer, or an int where this MPI has those."""
