@@ -13,6 +13,7 @@ from operator import mul
 from typing import Any
 
 import tvm
+from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import script
 from tvm.tirx.script import builder as T
@@ -23,6 +24,7 @@ from .board import AXES, BEGUN, COUNT, DONE, KEPT, RECORD, SITE, Row, Trace
 from .table import itemsize
 from .tir import NDIM, SHAPE, Brought, Expr, Moved, Moves, add, address, at, demand, memory
 
+_PIPELINE = "spmd.carriers"
 _MOST_DIMS = RECORD - 3
 _MIXED = 0x5E3779B97F4A7C15  # odd: no two numbers become one when they are multiplied by it
 _HOST = {"tirx.is_scheduled": True, "tirx.is_host_func": True, "op_pattern": 8}
@@ -33,9 +35,25 @@ def compiled(functions: Mapping[str, Any]) -> dict[str, Callable[..., None]]:
     numbered = {name: f"carrier_{i}" for i, name in enumerate(functions)}
     if not functions:
         return {}
-    target = {"kind": "llvm", "mcpu": tvm.get_global_func("target.llvm_get_system_cpu")()}
-    made = tvm.compile(tvm.IRModule({numbered[n]: f.with_attr("global_symbol", numbered[n]) for n, f in functions.items()}), target)
+    target = {"kind": "llvm", "mcpu": tvm.get_global_func("target.llvm_get_system_cpu")(), "opt-level": 1}
+    mod = tvm.IRModule({numbered[n]: f.with_attr("global_symbol", numbered[n]) for n, f in functions.items()})
+    made = tirx.build(mod, target, pipeline=_PIPELINE)
     return {name: made[numbered[name]] for name in functions}
+
+
+def _lowered() -> tuple[Any, Callable[[], Any], Callable[[], Any]]:
+    """What such functions need of TVM's passes: most of the time that it takes goes to schedules and devices, of which they have none."""
+    passes = [
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.VectorizeLoop(True),
+        tirx.transform.SplitHostDevice(),
+        tirx.transform.MakePackedAPI(),
+    ]
+    _, host, device = tirx.get_tir_pipeline("default")
+    return tvm.ir.transform.Sequential(passes), host, device
+
+
+tirx.register_tir_pipeline(_PIPELINE, _lowered)
 
 
 def position(moves: Moves) -> Any:
