@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import faulthandler
 import os
 import random
 import signal
@@ -22,9 +23,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mpi4py.run import set_abort_status
@@ -79,6 +82,7 @@ def program(workers: int) -> spmd.ShardedModule:
 
 def work(libraries: Mapping[int, spmd.Library], fault: str, victim: int, after: float, folder: Path) -> None:
     """One process: sums without end, in which the victim does what the fault says after so many seconds."""
+    faulthandler.register(signal.SIGUSR1)
     (folder / f"pid.{os.getpid()}").touch()
     from mpi4py import MPI
 
@@ -99,7 +103,7 @@ def work(libraries: Mapping[int, spmd.Library], fault: str, victim: int, after: 
             running["sums"](x)
 
 
-def own(fault: str, running: spmd.Workers, x: np.ndarray) -> None:
+def own(fault: str, running: Any, x: np.ndarray) -> None:
     """What a process does to itself."""
     if fault == "raises":
         raise ValueError("no such row")
@@ -139,13 +143,11 @@ class Pool:
         with open(log, "wb") as file:
             return subprocess.Popen(command, env=environment, stdout=file, stderr=file, process_group=0)
 
-    def left(self, before: set[str]) -> list[str]:
-        """Processes that have the mark, but the resident one, and names in shared memory that were not there and that nobody uses."""
+    def left(self, shared: set[str]) -> list[str]:
+        """Processes that have the mark, but the resident one, files of ours in shared memory, and those of a run that are there yet."""
         alive = [path for path in Path("/proc").iterdir() if path.name.isdigit() and int(path.name) != self.resident.pid]
         found = [f"process {path.name}" for path in alive if _has(path, f"{MARK}={self.mark}")]
-        files = {path.name for path in SHARED.iterdir()} - before
-        maps = "".join(map(_maps, alive)) if files else ""
-        return found + [f"{SHARED / name}" for name in sorted(files) if f"{SHARED / name}\n" not in maps]
+        return found + sorted({f"{path}" for path in SHARED.glob("spmd-*")} | {name for name in shared if os.path.exists(name)})
 
 
 def _has(path: Path, variable: str) -> bool:
@@ -155,11 +157,14 @@ def _has(path: Path, variable: str) -> bool:
         return False
 
 
-def _maps(path: Path) -> str:
-    try:
-        return (path / "maps").read_text()
-    except OSError:
-        return ""
+def _shared(pids: Sequence[int]) -> set[str]:
+    """The files in shared memory that processes use."""
+    found: set[str] = set()
+    for pid in pids:
+        with suppress(OSError):
+            names = [line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+            found |= {name for name in names if name.startswith(f"{SHARED}/")}
+    return found
 
 
 def inject(pool: Pool, draw: random.Random, number: int) -> list[str]:
@@ -167,27 +172,27 @@ def inject(pool: Pool, draw: random.Random, number: int) -> list[str]:
     fault, workers = draw.choice(FAULTS), draw.choice((2, 2, 3, 4))
     early = fault not in OWN and draw.random() < 0.3
     victim, after = draw.randrange(workers), draw.uniform(0.0, 0.8 if early else 0.3)
-    before = {path.name for path in SHARED.iterdir()}
     with tempfile.TemporaryDirectory(prefix="faults-") as made, tempfile.TemporaryDirectory(prefix="faults-tmp-") as temporary:
         folder = Path(made)
         started = pool.start(workers, [fault, f"{victim}", f"{after}", made], temporary, folder / "log")
         while len(list(folder.glob("pid.*" if early else "works.*"))) < workers and started.poll() is None:
             time.sleep(0.02)
         time.sleep(after)
+        pids = sorted(int(path.suffix[1:]) for path in folder.glob("pid.*"))
+        shared = _shared(pids)
         if fault in SIGNALS:
-            pids = sorted(int(path.suffix[1:]) for path in folder.glob("pid.*"))
             os.kill(pids[victim] if early else int((folder / f"rank.{victim}").read_text()), SIGNALS[fault])
         if fault in LAUNCHER:
             started.send_signal(LAUNCHER[fault])
-        wrong = ended(pool, started, before, temporary)
+        wrong = ended(pool, started, pids, shared, temporary)
         if wrong:
             when = "of its start" if early else "of its work"
             print(f"{number}: {fault}, worker {victim} of {workers} after {after:.3f} s {when}: {'; '.join(wrong)}", flush=True)
-            print((folder / "log").read_text(errors="replace")[-1500:], flush=True)
+            print((folder / "log").read_text(errors="replace")[-4000:], flush=True)
     return [fault, *wrong]
 
 
-def ended(pool: Pool, started: subprocess.Popen[bytes], before: set[str], temporary: str) -> list[str]:
+def ended(pool: Pool, started: subprocess.Popen[bytes], pids: Sequence[int], shared: set[str], temporary: str) -> list[str]:
     """What is wrong when the time is over; what still runs then is killed."""
     wrong: list[str] = []
     try:
@@ -195,8 +200,12 @@ def ended(pool: Pool, started: subprocess.Popen[bytes], before: set[str], tempor
             wrong.append("the exit code is 0")
     except subprocess.TimeoutExpired:
         wrong.append(f"it did not end in {TIMEOUT + GRACE:g} seconds")
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)  # where it is goes to the log
+        time.sleep(0.5)
     deadline = time.monotonic() + PATIENCE
-    while (found := pool.left(before)) and time.monotonic() < deadline:
+    while (found := pool.left(shared)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for what in found:
         if what.startswith("process "):

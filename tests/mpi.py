@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +37,14 @@ class Ended:
 def mpirun(workers: int, *program: object, timeout: float = 280.0) -> Ended:
     """Run what ``python -m spmd run -n workers program`` becomes; fails if it does not end, or if a process of it is left."""
     need_mpi()
-    marker = f"{os.getpid()}-{time.monotonic_ns()}"
     launcher = find()
-    environment = {**launcher.environment(workers), "PYTHONPATH": str(ROOT), "SPMD_TEST": marker}
-    command = launcher.command(workers, list(map(str, program)))
+    return ended(launcher.command(workers, list(map(str, program))), launcher.environment(workers), timeout)
+
+
+def ended(command: list[str], environment: Mapping[str, str], timeout: float) -> Ended:
+    """Run a command; fails if it does not end, or if a process of it is left."""
+    marker = f"{os.getpid()}-{time.monotonic_ns()}"
+    environment = {**environment, "PYTHONPATH": str(ROOT), "SPMD_TEST": marker}
     began = time.monotonic()
     started = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
