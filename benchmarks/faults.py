@@ -36,8 +36,9 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 import spmd
-from benchmarks.resident import serve
 from spmd.run.launch import Launcher, find
+from spmd.run.started import begin
+from tests.resident import NAMED, client, serve, start
 
 TIMEOUT, GRACE, PATIENCE = 2.0, 5.0, 2.0
 """Seconds that a worker waits for another, that all may take to end after it, and that the system may take to clear up."""
@@ -45,7 +46,6 @@ SIGNALS = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM, "interrupted"
 OWN = ("raises", "leaves", "sleeps", "memory", "function", "operation", "file")
 LAUNCHER = {"launcher interrupted": signal.SIGINT, "launcher terminated": signal.SIGTERM}
 FAULTS = (*SIGNALS, *OWN, *LAUNCHER)
-MARK = "SPMD_FAULTS"
 WORKERS, ELEMENTS = (2, 3, 4), 4096
 SHARED = Path("/dev/shm")
 
@@ -82,8 +82,6 @@ def program(workers: int) -> spmd.ShardedModule:
 
 def work(libraries: Mapping[int, spmd.Library], fault: str, victim: int, after: float, folder: Path) -> None:
     """One process: sums without end, in which the victim does what the fault says after so many seconds."""
-    faulthandler.register(signal.SIGUSR1)
-    (folder / f"pid.{os.getpid()}").touch()
     from mpi4py import MPI
 
     size, rank = MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank
@@ -121,24 +119,14 @@ class Pool:
     """The resident process of a run of this benchmark, and what its launcher is told."""
 
     def __init__(self, folder: Path) -> None:
-        self.mark, self._socket = f"{os.getpid()}", folder / "socket"
-        self._environment = {**os.environ, MARK: self.mark, "OPENBLAS_NUM_THREADS": "1"}
+        self.name = f"faults-{os.getpid()}"
+        self._environment = {**os.environ, NAMED: self.name}
         self._launcher: Launcher = find()
-        self.resident = subprocess.Popen([sys.executable, "-m", "benchmarks.faults", "--serve", str(folder)], env=self._environment)
-        while not self._socket.exists():
-            if self.resident.poll() is not None:
-                sys.exit("the resident process does not start")
-            time.sleep(0.1)
+        self.resident = start("benchmarks.faults", self.name, "--programs", str(folder), environment=self._environment)
 
     def start(self, workers: int, arguments: list[str], temporary: str, log: Path) -> subprocess.Popen[bytes]:
         """A launcher of so many processes."""
-        script = [str(Path(__file__).with_name("resident.py")), str(self._socket), *arguments]
-        command = [
-            *self._launcher.command(workers, [])[:-2],
-            "-I",
-            "-S",
-            *script,
-        ]  # instead of the module mpi4py, which the forked one runs
+        command = [*self._launcher.command(workers, [])[:-2], *client(self.name), *arguments]  # instead of spmd.run.started
         environment = {**self._launcher.environment(workers, self._environment), "TMPDIR": temporary}
         with open(log, "wb") as file:
             return subprocess.Popen(command, env=environment, stdout=file, stderr=file, process_group=0)
@@ -146,7 +134,7 @@ class Pool:
     def left(self, shared: set[str]) -> list[str]:
         """Processes that have the mark, but the resident one, files of ours in shared memory, and those of a run that are there yet."""
         alive = [path for path in Path("/proc").iterdir() if path.name.isdigit() and int(path.name) != self.resident.pid]
-        found = [f"process {path.name}" for path in alive if _has(path, f"{MARK}={self.mark}")]
+        found = [f"process {path.name}" for path in alive if _has(path, f"{NAMED}={self.name}")]
         return found + sorted({f"{path}" for path in SHARED.glob("spmd-*")} | {name for name in shared if os.path.exists(name)})
 
 
@@ -215,14 +203,17 @@ def ended(pool: Pool, started: subprocess.Popen[bytes], pids: Sequence[int], sha
     return [*wrong, *(f"{what} is left" for what in (*found, *files))]
 
 
-def become(folder: Path) -> None:
+def become(name: str, folder: Path) -> None:
     """The resident process; then one that is forked from it, as the launcher started it."""
     libraries = {n: spmd.load(folder / f"{n}") for n in WORKERS}
-    fault, victim, after, made = serve(str(folder / "socket"))
+    fault, victim, after, made = serve(name)
+    faulthandler.register(signal.SIGUSR1)
+    Path(made, f"pid.{os.getpid()}").touch()
+    begin()
     try:
         work(libraries, fault, int(victim), float(after), Path(made))
     except BaseException:
-        set_abort_status(1)  # as python -m mpi4py does
+        set_abort_status(1)  # as mpi4py.run.main does
         raise
 
 
@@ -232,10 +223,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after so long")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--programs", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        become(options.serve)
+        become(options.serve, options.programs)
         return
     draw, begin, done, bad = random.Random(options.seed), time.monotonic(), Counter[str](), 0
     with tempfile.TemporaryDirectory(prefix="faults-pool-") as folder:
@@ -248,8 +240,7 @@ def main() -> None:
             fault, *wrong = inject(pool, draw, number)
             done[fault] += 1
             bad += bool(wrong)
-        pool.resident.terminate()
-        pool.resident.wait()
+        pool.resident.communicate()  # it ends with its standard input
     print(", ".join(f"{times} {fault}" for fault, times in sorted(done.items())))
     print(f"{sum(done.values())} faults, {bad} of them with something wrong")
     sys.exit(bad > 0)

@@ -34,7 +34,7 @@ class Launcher:
             ]
         elif hosts:
             chosen += ["-f", hosts]
-        return [*chosen, sys.executable, "-m", "mpi4py", *program]
+        return [*chosen, sys.executable, "-m", "spmd.run.started", *program]
 
     def environment(self, processes: int, given: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The variables of its processes: threads of each by the cores there are, and leave to run as root where the caller does."""
