@@ -1,12 +1,13 @@
 """A process that has imported what takes long, and forks whoever is to run: what a launcher starts hands over to it.
 
-The one that is forked has the environment, the folder, the streams and the process group of who handed over, which ends as it ends: by its
-exit code, or by the signal that killed it. So a launcher sees, and signals, what it would if it had started it. Unlike processes that
-are started, all have the same seed of hashes. This file imports nothing but the standard library at first, as it is also the program that
-hands over: ``python -I -S resident.py NAME [argument ...]``.
+The one that is forked has the environment, the folder, the streams and the process group of who handed over. That one ends as it ends, by
+its exit code or by the signal that killed it, and it ends with that one. So a launcher sees, and kills, what it would if it had started
+it. Unlike processes that are started, all have the same seed of hashes. This file imports nothing but the standard library at first, as
+it is also the program that hands over: ``python -I -S resident.py NAME [argument ...]``.
 """
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -47,6 +48,8 @@ def serve(name: str) -> list[str]:
     listener.bind(f"\0{name}")
     listener.listen(64)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()  # who is forked does not go through all that is imported, of which it would copy each page
     print("ready", flush=True)
     while True:
         if 0 in select.select([listener, 0], [], [])[0]:
@@ -66,6 +69,11 @@ def serve(name: str) -> list[str]:
             came.close()
             _become(given, streams)
             return given["arguments"]
+        ends, there = select.poll(), os.pidfd_open(worker)
+        ends.register(there, select.POLLIN)
+        ends.register(came, 0)  # its end alone: nothing more is written there
+        if there not in dict(ends.poll()):
+            os.kill(worker, signal.SIGKILL)  # its launcher has killed who handed over
         status = os.waitpid(worker, 0)[1]
         with contextlib.suppress(BrokenPipeError):  # who handed over may have been killed
             came.sendall(struct.pack("i", status))

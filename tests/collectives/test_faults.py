@@ -33,7 +33,7 @@ def left() -> set[str]:
 
 @pytest.mark.parametrize("case", HARD)
 def test_all_end_with_words(case: str) -> None:
-    ended = mpirun(2, "-m", "tests.collectives.mpi_fault", case, timeout=120.0)
+    ended = mpirun(2, "-m", "tests.collectives.mpi_fault", case, timeout=120.0, forked=True)
     assert ended.code != 0 and ended.out.count("began") == 2
     for text in HARD[case]:
         assert text in ended.err
@@ -42,7 +42,7 @@ def test_all_end_with_words(case: str) -> None:
 
 
 def test_what_all_are_told_ends_nobody() -> None:
-    ended = mpirun(2, "-m", "tests.collectives.mpi_fault", "soft", timeout=120.0)
+    ended = mpirun(2, "-m", "tests.collectives.mpi_fault", "soft", timeout=120.0, forked=True)
     assert ended.code == 0, ended.err
     assert ended.out.count("went on") == 2
 
