@@ -9,7 +9,7 @@ from .collectives.pool import WorkerError
 from .costs.cost import Cost, Work
 from .costs.profile import Link, Profile
 from .errors import ShardingError
-from .explain import Plan
+from .explain import Plan, visualize
 from .frontends import from_jax, from_onnx, from_torch
 from .pipeline import ShardedModule, lower, plan, shard
 from .placement.mesh import Mesh
@@ -56,6 +56,7 @@ __all__ = [
     "testing",
     "transform",
     "verify",
+    "visualize",
     "weights",
     "workers",
 ]

@@ -135,6 +135,8 @@ def public():
         "Plan.explain": (PLAN.explain, {"name": "w1"}),
         "Plan.alternatives": (PLAN.alternatives, {"name": "w1"}),
         "Plan.visualize": (PLAN.visualize, {"name": "w1"}),
+        "visualize": (lambda **given: str(spmd.visualize(**given)), {"what": P(None, "tp"), "of": None, "shape": (4, 8), "mesh": 2}),
+        "visualize a name": (spmd.visualize, {"what": "w1", "of": PLAN}),
         "Plan.listing": (PLAN.listing, {"function": "main"}),
         "Plan.diff": (PLAN.diff, {"other": PLAN}),
         "Plan.from_json": (spmd.Plan.from_json, {"text": PLAN.to_json()}),

@@ -171,7 +171,7 @@ def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _print(report: Any) -> None:
-    """With tables of `rich` on a terminal that has it, else as text."""
+    """Prints a report with tables of `rich` on a terminal that has it, else as text."""
     try:
         from rich.console import Console
     except ImportError:

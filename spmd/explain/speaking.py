@@ -15,10 +15,11 @@ from spmd.plan.decisions import Alternative
 from .difference import Difference, difference
 from .listing import listing
 from .page import write_page
-from .picture import picture
+from .picture import Picture
 from .report import Report, report
 from .tables import time_text
 from .text import explanation, known_name, summary
+from .visualize import picture_of
 
 
 def _named(where: str, given: Any) -> str:
@@ -67,13 +68,12 @@ class Plan(model.Plan):
         return self.searched.of(name)
 
     @door(name=_named)
-    def visualize(self, name: str) -> str:
-        """A picture of text: which workers hold which part of a value, at the sizes that were planned for.
+    def visualize(self, name: str) -> Picture:
+        """Which workers hold which part of a value, at the sizes that were planned for; see `spmd.visualize`.
 
         Raises `ShardingError` for a name that the plan does not have.
         """
-        sharding = known_name(self, name)
-        return picture(sharding, self.tensors[name].sizes if name in self.tensors else (), self.mesh)
+        return picture_of(self, name)
 
     @door(function=checks.text)
     def listing(self, function: str) -> str:

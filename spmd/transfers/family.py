@@ -59,7 +59,7 @@ class Family:
         self.atoms = atoms_of(names, mesh)
         self.names = [names_of([atom], mesh)[0] for atom in self.atoms]
         self.dims = [dim for dim, found in enumerate(tilings) if found]
-        """Of the tensor, those that are dimensions of the graph."""
+        """The dimensions of the tensor that are dimensions of the graph."""
         found = {(at, number): tiling for at, dim in enumerate(self.dims) for number, tiling in enumerate(tilings[dim])}
         self.measured = {place: tiling.of for place, tiling in found.items() if tiling.uneven and tiling.of is not None}
         """Splits by the tilings whose sizes they alone tell, by dimension and number."""

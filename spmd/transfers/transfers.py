@@ -57,7 +57,7 @@ class _Expected:
 
 
 def _count(tilings: Tilings) -> int:
-    """In how many ways a tensor can be tiled."""
+    """The number of ways in which a tensor can be tiled."""
     return prod([len(of_dim) for of_dim in tilings if of_dim])
 
 

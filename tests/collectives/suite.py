@@ -41,7 +41,7 @@ class Asked:
     """Whether NaN, infinities and zeros are among the numbers: a maximum is NaN wherever a worker has one."""
 
     def data(self, mesh: Mesh) -> list[list[np.ndarray]]:
-        """For each tensor, one array a worker."""
+        """One array a worker, for each tensor."""
         if not self.special:
             return [data(mesh, shape, self.dtype) for shape in self.shapes]
         rngs = [np.random.default_rng(rank) for rank in range(mesh.size)]

@@ -47,7 +47,7 @@ class Guard:
         self.timeout = COMPILATION
         self.slots = Slots()
         self.groups: Mapping[str, Sequence[Sequence[int]]] = {}
-        """For each axis of the running program, the ranks that meet there, by groups."""
+        """The ranks that meet along each axis of the running program, by groups."""
         self.compared: Collection[str] = ()
         """The axes over which carriers see themselves who came to something else."""
         self.axes: Mapping[str, int] = {}

@@ -71,7 +71,7 @@ def test_what_a_library_reports_ends_all(two: SimpleNamespace, capsys: pytest.Ca
 
 
 def test_workers_that_wait_for_one_another_are_ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 2 x 2 workers two are at an axis and two at the other: each waits for one of the others."""
+    """Two of 2 x 2 workers are at an axis and two at the other: each waits for one of the others."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(module, "_kill", lambda: None)
     memory, ended = mmap.mmap(-1, 4 * ROW), []
