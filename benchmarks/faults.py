@@ -126,7 +126,7 @@ class Pool:
 
     def start(self, workers: int, arguments: list[str], temporary: str, log: Path) -> subprocess.Popen[bytes]:
         """A launcher of so many processes."""
-        command = [*self._launcher.command(workers, [])[:-2], *client(self.name), *arguments]  # instead of spmd.run.started
+        command = [*self._launcher.command(workers, [])[:-1], *client(self.name), *arguments]  # instead of started.py
         environment = {**self._launcher.environment(workers, self._environment), "TMPDIR": temporary}
         with open(log, "wb") as file:
             return subprocess.Popen(command, env=environment, stdout=file, stderr=file, process_group=0)

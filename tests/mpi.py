@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from spmd.errors import ShardingError
-from spmd.run.launch import find
+from spmd.run.launch import STARTED, find
 from tests.resident import NAMED, client, start
 
 ROOT = Path(__file__).parents[1]
@@ -48,8 +48,8 @@ def mpirun(workers: int, *program: object, timeout: float = 280.0, forked: bool 
     launcher = find()
     command = launcher.command(workers, list(map(str, program)))
     if forked:
-        place = command.index("spmd.run.started") - 1
-        command[place : place + 2] = client(resident())
+        place = command.index(STARTED)
+        command[place : place + 1] = client(resident())
     return ended(command, launcher.environment(workers), timeout)
 
 

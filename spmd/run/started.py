@@ -6,7 +6,9 @@ for it. So Ctrl-C is held back until MPI has begun, and ends all then.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from importlib import import_module
 
 from mpi4py.run import main, set_abort_status
@@ -24,5 +26,6 @@ def begin() -> None:
 
 
 if __name__ == "__main__":
+    sys.path[0] = os.getcwd()  # as python -m has it: this file is run as it is, for scripts that do not import all of spmd
     begin()
     main()
