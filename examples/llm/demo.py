@@ -147,10 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="another model: a .gguf file or a Hugging Face folder")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
-    if options.backend == "mpi" and not options.started:
-        program = ["-m", "examples.llm.demo", *given, "--started"]
-        os.execv(sys.executable, [sys.executable, "-m", "spmd", "run", "-n", str(options.num_shards), *program])
     try:
+        if options.backend == "mpi" and not options.started:
+            if not options.model:
+                fetch()  # by one process for all
+            program = ["-m", "examples.llm.demo", *given, "--started"]
+            os.execv(sys.executable, [sys.executable, "-m", "spmd", "run", "-n", str(options.num_shards), *program])
         with quiet(options):
             return 0 if run(options) else 1
     except (ModelError, ShardingError) as error:
