@@ -55,7 +55,7 @@ def program(
         mod = quantize(mod, quantization)
     if num_shards == 1:
         return mod
-    specs = {} if config.tie_word_embeddings else {name: P(None, "tp") for name in weights(mod) if name.startswith(TABLE)}
+    specs = table_specs(mod, num_shards) if not config.tie_word_embeddings else {}
     options = {
         "mesh": num_shards,
         "specs": specs,
@@ -69,6 +69,12 @@ def program(
         with contextlib.suppress(spmd.ShardingError):  # no plan holds so little: that which is faster stays
             made = spmd.shard(mod, **options, memory=least)
     return made
+
+
+def table_specs(mod: tvm.IRModule, num_shards: int) -> dict[str, P]:
+    """Columns of the table of embeddings, whole groups of them where it is packed; none where the workers cannot have equally many."""
+    parts = {name: shape for name, (shape, _) in weights(mod).items() if name.startswith(TABLE)}
+    return {name: P(None, "tp") for name in parts} if all(shape[-1] % num_shards == 0 for shape in parts.values()) else {}
 
 
 def sizes(max_seq_len: int) -> dict[str, int]:
