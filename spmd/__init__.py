@@ -19,6 +19,7 @@ from .rules.registry import rule
 from .run.library import Library, build, load
 from .run.measure import measure
 from .run.workers import workers
+from .scaling import scaling
 from .verify import Proof, verify
 
 __version__ = version("spmd")
@@ -52,6 +53,7 @@ __all__ = [
     "presets",
     "rule",
     "same",
+    "scaling",
     "shard",
     "testing",
     "transform",

@@ -103,6 +103,7 @@ def public():
     return {
         "shard": (spmd.shard, {"mod": Mlp, "mesh": 2, "specs": SPLIT, "profile": "h100", "sizes": None, "divisible": None, "memory": None}),
         "plan": (spmd.plan, {"mod": Mlp, "mesh": 2, "specs": None, "cost": spmd.Cost}),
+        "scaling": (spmd.scaling, {"mod": Mlp, "meshes": [2], "specs": None, "profile": "h100", "sizes": None, "divisible": None}),
         "lower": (spmd.lower, {"mod": Mlp, "plan": PLAN}),
         "verify": (spmd.verify, {"mod": Mlp, "sharded": SHARDED, "sizes": None, "arguments": None, "rounds": 1, "seed": 0}),
         "verify by hand": (spmd.verify, {"mod": Mlp, "sharded": Mlp, "mesh": 1, "inputs": None, "outputs": None}),
@@ -135,6 +136,7 @@ def public():
         "Plan.explain": (PLAN.explain, {"name": "w1"}),
         "Plan.alternatives": (PLAN.alternatives, {"name": "w1"}),
         "Plan.visualize": (PLAN.visualize, {"name": "w1"}),
+        "Plan.timeline": (PLAN.timeline, {"function": "main"}),
         "visualize": (lambda **given: str(spmd.visualize(**given)), {"what": P(None, "tp"), "of": None, "shape": (4, 8), "mesh": 2}),
         "visualize a name": (spmd.visualize, {"what": "w1", "of": PLAN}),
         "Plan.listing": (PLAN.listing, {"function": "main"}),
@@ -271,6 +273,7 @@ def test_junk_for_running_workers(running, junk):
         lambda: running["main"](given, *WEIGHTS.values()),
         lambda: running["main"](np.zeros((4, 16), "float32"), w1=given, w2=WEIGHTS["w2"]),
         lambda: running["main"](np.zeros((4, 16), "float32"), *WEIGHTS.values(), keep=given),
+        lambda: running["main"].timeline(given, *WEIGHTS.values()),
         lambda: running.load(given),
         lambda: running.load(WEIGHTS, given),
         lambda: running.load({**WEIGHTS, "w1": given}),

@@ -3,7 +3,8 @@
 from .difference import Difference
 from .picture import Picture
 from .report import Report
+from .scaling import Scaling
 from .speaking import Plan
 from .visualize import visualize
 
-__all__ = ["Difference", "Picture", "Plan", "Report", "visualize"]
+__all__ = ["Difference", "Picture", "Plan", "Report", "Scaling", "visualize"]

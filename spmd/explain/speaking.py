@@ -11,6 +11,7 @@ from spmd.checks import door, told
 from spmd.errors import ShardingError
 from spmd.plan import model
 from spmd.plan.decisions import Alternative
+from spmd.plan.timeline import Timeline
 
 from .difference import Difference, difference
 from .listing import listing
@@ -19,6 +20,7 @@ from .picture import Picture
 from .report import Report, report
 from .tables import time_text
 from .text import explanation, known_name, summary
+from .timeline import timeline
 from .visualize import picture_of
 
 
@@ -82,6 +84,15 @@ class Plan(model.Plan):
         Raises `ShardingError` for a function that the plan does not have.
         """
         return listing(self, function)
+
+    @door(function=checks.maybe(checks.text))
+    def timeline(self, function: str | None = None) -> Timeline:
+        """The predicted time line of a function, or of all one after another: what each worker computes and sends, and when.
+
+        `Timeline.save` writes it for Perfetto; ``w["main"].timeline(...)`` of running workers is the traced one. Raises `ShardingError`
+        for a function that the plan does not have.
+        """
+        return timeline(self, function)
 
     def report(self) -> Report:
         """What moves, how long it takes and what each worker holds, by function; prints as tables."""

@@ -21,11 +21,12 @@ from spmd.placement.spec import P
 from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.run.signatures import signatures
 
+from .loops import loops
 from .maker import BLOCKS, SYMBOLIC
 from .write import write
 from .writes import STORE
 
-__all__ = ["DIVISIBLE", "SIZES", "meshes", "programs", "specs"]
+__all__ = ["DIVISIBLE", "SIZES", "loops", "meshes", "programs", "specs"]
 
 Draw = Callable[[Any], Any]
 
