@@ -16,7 +16,7 @@ from spmd import ShardingError
 
 from .artifact import Header
 from .config import PRESETS, LlamaConfig
-from .engine import shard
+from .engine import BATCH_METHODS, shard
 from .errors import ModelError
 from .quantization import FORMATS, Formats
 from .source import open_model
@@ -79,7 +79,7 @@ def build(options: argparse.Namespace) -> Path:
     if options.max_seq_len < 1:
         raise ModelError("--max-seq-len", f"{options.max_seq_len} is too few", "Give a number of at least 1.")
     profile = options.profile or PROFILES.get(options.target, PROFILES["cuda"])
-    program = shard(config, options.num_shards, target, form, profile)
+    program = shard(config, options.num_shards, target, form, profile, BATCH_METHODS)
     with tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": options.use_cuda_graph}):
         library = spmd.build(program, target)
     folder = library.export(options.output)

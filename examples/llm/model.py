@@ -17,7 +17,7 @@ from .config import LlamaConfig
 from .errors import ModelError
 from .models import model_class
 
-METHODS = ("embed", "prefill", "decode", "batch_prefill", "batch_decode", "create_paged_kv_cache")
+METHODS = ("embed", "prefill", "decode", "batch_prefill", "batch_decode", "batch_verify", "create_paged_kv_cache")
 
 
 def build_module(
@@ -49,6 +49,7 @@ def build_module(
             "$": mode,
         },
         "batch_decode": {"input_embeds": nn.spec.Tensor(["batch_size", 1, hidden], dtype), "cache": cache, "$": mode},
+        "batch_verify": {"input_embeds": nn.spec.Tensor([1, "verify_len", hidden], dtype), "cache": cache, "$": mode},
         "create_paged_kv_cache": {
             "max_batch_size": int,
             "max_total_seq_len": int,

@@ -105,6 +105,10 @@ class CausalLM(nn.Module):
         """(batch_size, 1, hidden): one more token of each sequence; logits (batch_size, 1, vocab)."""
         return self.logits(self._hidden(input_embeds, cache)), cache
 
+    def batch_verify(self, input_embeds: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
+        """(1, verify_len, hidden): pieces of several sequences; logits (1, verify_len, vocab) after every token."""
+        return self.logits(self._hidden(input_embeds, cache)), cache
+
     def create_paged_kv_cache(
         self,
         max_batch_size: tirx.Var,
