@@ -13,6 +13,7 @@ NAMES = (
     "training",
     "backtest",
     "shard_time",
+    "builds",
     "scaling",
     "decode",
     "cpu_kernels",

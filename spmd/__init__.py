@@ -9,7 +9,7 @@ from .collectives.pool import WorkerError
 from .costs.cost import Cost, Work
 from .costs.profile import Link, Profile
 from .errors import ShardingError
-from .explain import Plan
+from .explain import Plan, visualize
 from .frontends import from_jax, from_onnx, from_torch
 from .pipeline import ShardedModule, lower, plan, shard
 from .placement.mesh import Mesh
@@ -19,6 +19,7 @@ from .rules.registry import rule
 from .run.library import Library, build, load
 from .run.measure import measure
 from .run.workers import workers
+from .scaling import scaling
 from .verify import Proof, verify
 
 __version__ = version("spmd")
@@ -52,10 +53,12 @@ __all__ = [
     "presets",
     "rule",
     "same",
+    "scaling",
     "shard",
     "testing",
     "transform",
     "verify",
+    "visualize",
     "weights",
     "workers",
 ]

@@ -9,15 +9,15 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from spmd.testing import Case, assert_all_equivalent
-from spmd.testing.programs import DIVISIBLE, SIZES, meshes, programs, specs
+from spmd.testing.programs import DIVISIBLE, SIZES, loops, meshes, programs, specs
 
 ONE_SLICE = 250
 LIFT = 16
 """The tensors of these programs are small."""
 
 
-def drawn(number, count, on=None):
-    """`count` programs of one or two functions, always the same for the same number; `on`: a strategy of their meshes."""
+def drawn(number, count, on=None, of=None):
+    """`count` programs of one or two functions, always the same for the same number; `on`: a strategy of their meshes, `of`: of others."""
     cases = []
 
     @seed(number)
@@ -25,7 +25,8 @@ def drawn(number, count, on=None):
     @given(st.data())
     def draw(data):
         large = data.draw(st.sampled_from(range(10))) == 0
-        mod = data.draw(programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_"))
+        plain = programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_")
+        mod = data.draw(of(prefix=f"f{len(cases)}_") if of else plain)
         mesh = data.draw(on or meshes(6))
         cases.append(Case(mod, mesh, data.draw(specs(mod, mesh, DIVISIBLE, LIFT)), SIZES, DIVISIBLE, LIFT))
 
@@ -60,3 +61,10 @@ def test_random_programs(slice_seed, count, record_property):
 def test_random_programs_with_special_numbers(slice_seed, count):
     """A fifth of them again, with infinities and zeros of both signs among their arguments."""
     assert_all_equivalent(drawn(slice_seed, max(count // 5, 1)), seed=slice_seed, special=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_random_programs_with_loops(slice_seed, count):
+    """One for 25 of them, in which private functions call themselves."""
+    assert_all_equivalent(drawn(slice_seed, max(count // 25, 1), of=loops), seed=slice_seed)

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tvm
+from tvm.support import rocm
 from tvm.target import Target
 
 import spmd
 from spmd import ShardingError
 
 from .artifact import Header
+from .build_program import program
 from .config import PRESETS, LlamaConfig
-from .engine import BATCH_METHODS, shard
 from .errors import ModelError
 from .quantization import FORMATS, Formats
 from .source import open_model
@@ -31,8 +32,16 @@ TARGETS: Mapping[str, dict[str, str]] = {
     "vulkan": {"kind": "vulkan"},
 }
 """Targets by name, and the architecture where none is given."""
-PROFILES = {"llvm": "cpu", "cuda": "a100-pcie", "rocm": "rx-7900-xtx"}
-"""Hardware that a target stands for where none is given; for others that of cuda."""
+PROFILES = {
+    "llvm": "cpu",
+    "sm_80": "a100-pcie",
+    "sm_86": "a10g",
+    "sm_89": "rtx-4090",
+    "sm_90": "h100",
+    "gfx1100": "rx-7900-xtx",
+    "gfx942": "mi300x",
+}
+"""Hardware that a target or an architecture stands for where none is given; for others that of sm_80."""
 PLAIN = {"q0f32": "float32", "q0f16": "float16"}
 """Names of what is not quantized, and its element type."""
 KEPT = {"gguf": "float32", "gguf-f16": "float16"}
@@ -70,18 +79,35 @@ def target_of(name: str, arch: str = "") -> Target:
     return Target(said)
 
 
+def check_tools(target: Target) -> None:
+    """Raises ModelError where TVM lacks the tools of others that it compiles for a target with."""
+    if target.kind.name == "rocm":
+        try:
+            rocm.find_rocm_path()
+            rocm.find_lld()
+        except RuntimeError as error:
+            way_out = "Install AMD's device libraries and LLVM's lld, and set ROCM_PATH to the folder that has amdgcn/bitcode."
+            raise ModelError("--target rocm", f"TVM finds no ROCm to link with ({error})", way_out) from error
+
+
+def profile_of(target: Target) -> str:
+    """The name of the hardware that a target stands for."""
+    arch = str(target.attrs.get("arch") or target.attrs.get("mcpu") or "")
+    return PROFILES.get(arch) or PROFILES.get(target.kind.name) or PROFILES["sm_80"]
+
+
 def build(options: argparse.Namespace) -> Path:
     """Shards, compiles and writes; the folder that it is in."""
     config, form = quantized(options.model, options.quantization)
     target = target_of(options.target, options.arch)
+    check_tools(target)
     if options.use_cuda_graph and options.target != "cuda":
         raise ModelError("--use-cuda-graph", f"the target is {options.target}", "Use it with --target cuda.")
     if options.max_seq_len < 1:
         raise ModelError("--max-seq-len", f"{options.max_seq_len} is too few", "Give a number of at least 1.")
-    profile = options.profile or PROFILES.get(options.target, PROFILES["cuda"])
-    program = shard(config, options.num_shards, target, form, profile, BATCH_METHODS)
+    made = program(config, options.num_shards, target, form, options.profile or profile_of(target), options.max_seq_len)
     with tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": options.use_cuda_graph}):
-        library = spmd.build(program, target)
+        library = spmd.build(made, target)
     folder = library.export(options.output)
     window = max(config.layer_windows)
     Header(

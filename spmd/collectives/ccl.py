@@ -132,14 +132,14 @@ class _Composer(Writer):
         return not self.grouped or self.reach[axis] < self.mesh.size
 
     def position(self, axis: str) -> Expr:
-        """Of this worker along an axis, (1,)."""
+        """The position of this worker along an axis, a tensor of shape (1,)."""
         if axis not in self.positions:
             places = [self.mesh.index(rank, (axis,)) for rank in range(self.mesh.size)]
             self.positions[axis] = self.emit(relax.op.ccl.scatter_from_worker0(_table(places), self.mesh.size))
         return self.positions[axis]
 
     def all_reduce(self, x: Expr, attrs: dict[str, Any], dtype: str) -> Expr:
-        """Of truth values, a sum is whether any is true, and a product whether all are."""
+        """The sum of truth values is whether any is true, and their product whether all are."""
         if attrs["workers"] == 1:
             return x
         kind = _TRUTH.get(attrs["kind"], attrs["kind"]) if dtype == "bool" else attrs["kind"]
@@ -154,7 +154,7 @@ class _Composer(Writer):
         return self.reshaped(y, [workers, *inner])
 
     def all_gather(self, x: Expr, attrs: dict[str, Any], dtype: str) -> Expr:
-        """As it is."""
+        """The tensors of all workers, each in its own row."""
         return self.gathered(x, attrs, list(x.ty.shape.values))
 
     def reduce_scatter(self, x: Expr, attrs: dict[str, Any], dtype: str) -> Expr:
@@ -162,12 +162,12 @@ class _Composer(Writer):
         return self.mine(self.all_reduce(x, attrs, dtype), attrs, 0, _parts(x, attrs["workers"]))
 
     def all_to_all(self, x: Expr, attrs: dict[str, Any], dtype: str) -> Expr:
-        """From everybody the part that is for this worker."""
+        """The worker takes from everybody the part that is for it."""
         parts = _parts(x, attrs["workers"])
         return self.mine(self.gathered(x, attrs, parts), attrs, 1, [attrs["workers"], *parts])
 
     def mine(self, x: Expr, attrs: dict[str, Any], dim: int, sizes: Sequence[Any]) -> Expr:
-        """Of `x` in these sizes, the part along `dim` at this worker's position."""
+        """The part of `x`, cut into these sizes along `dim`, at this worker's position."""
         apart = self.reshaped(x, list(sizes))
         return self.emit(relax.op.take(apart, self.position(attrs["axis"]), dim, "clip"))
 

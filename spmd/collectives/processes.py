@@ -42,7 +42,7 @@ class ProcessBackend(Backend):
 
     rows = True
     name: str
-    """As users write it."""
+    """The name as users write it."""
 
     def __init__(self, mesh: Mesh, timeout: float) -> None:
         super().__init__(mesh, timeout)
@@ -128,7 +128,7 @@ class ProcessBackend(Backend):
         return Calls(slot, self.table, self._arguments(slot, comm))
 
     def _arguments(self, slot: Slot, comm: Any) -> list[dict[str, Any]]:
-        """For each tensor of a slot, the arguments that no call changes; words that are not there say what is not called."""
+        """The arguments that no call changes, for each tensor of a slot; words that are not there say what is not called."""
         found: dict[str, Any] = {**self.constants(comm), "zero": T.int32(0)}
         me = self._groups[slot.axis].index(self.process.rank)
         if slot.operation == "axis_index":
@@ -234,7 +234,7 @@ class ProcessEndpoint(Endpoint):
         return list(dict.fromkeys(slot.axis for slot in self._backend.slots.slots))
 
     def _together(self, failed: int, rows: Array) -> Array:
-        """By rank: whether it failed, and for each axis what stands for the collectives it did over it."""
+        """A row for each rank: whether it failed, and for each axis what stands for the collectives it did over it."""
         axes = self._axes()
         mine = np.zeros(1 + len(axes), np.int64)
         mine[0] = failed

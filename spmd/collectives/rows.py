@@ -48,7 +48,7 @@ def by_rows(
 
 
 def _form(builder: Any, operation: str, x: Expr, attrs: Attrs) -> _Form:
-    """Of what has no elements, nothing moves, and every dimension is as good."""
+    """How rows are made of `x`. Nothing moves where it has no elements, and every dimension is as good."""
     empty = any(_is(size, 0) for size in _sizes(x))
     return (_as_it_is(operation) if empty else _FORMS[operation])(Writer(builder), x, attrs)
 

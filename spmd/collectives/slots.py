@@ -49,9 +49,9 @@ class Slot:
     axis: str
     workers: int
     dtype: str
-    """Of the tensor; those of a bundle are joined by ``+``."""
+    """The dtype of the tensor; those of a bundle are joined by ``+``."""
     kind: str = ""
-    """Of a reduction."""
+    """What a reduction computes: "sum", "max" and so on; empty for other operations."""
     dims: tuple[int, ...] = ()
     """The dimension that grows or is cut; the one that is cut and the one that grows."""
     pairs: tuple[int, ...] = ()
@@ -71,7 +71,7 @@ class Slot:
 
     @property
     def dtypes(self) -> list[str]:
-        """Of each tensor."""
+        """The dtype of each tensor."""
         return self.dtype.split("+")
 
     @property
@@ -88,7 +88,7 @@ class Site:
     slot: int
     values: tuple[str, ...]
     dtypes: tuple[str, ...]
-    """Of the values; a slot may carry them as wider ones."""
+    """The dtypes of the values; a slot may carry them as wider ones."""
     bundle: int = -1
     """Sites of one bundle whose tensors go apart have the same number."""
 

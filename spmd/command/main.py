@@ -15,19 +15,23 @@ import tvm
 from spmd.errors import ShardingError
 from spmd.explain import Plan
 from spmd.pipeline import lower, plan, shard
+from spmd.placement.mesh import Mesh
 from spmd.run.doctor import examine
 from spmd.run.launch import run
+from spmd.scaling import scaling
 from spmd.verify import verify
 from spmd.weights import command as weights
 
 from .modules import module_of
-from .options import add_planning, planned
+from .options import add_module, add_planning, module_and_wishes, planned
+from .traced import traced
 
 _EXAMPLES = """examples:
   python -m spmd explain model.py --mesh tp=4 --profile h100 --html plan.html
   python -m spmd plan model.onnx --mesh dp=2,tp=2 --divisible batch=2 -o plan.json
   python -m spmd shard model.onnx --plan plan.json -o sharded/
   python -m spmd compare plan.json other.json
+  python -m spmd scaling model.onnx --profile h100 --workers 1,2,4,8 --svg scaling.svg
   python -m spmd run -n 2 script.py
 
 0 is returned where all went well, 1 after an error, which is one line on stderr, 2 for options that are none, 130 after Ctrl-C."""
@@ -53,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_planning(explain)
     explain.add_argument("--name", action="append", default=[], help="explain this weight, input, output or value; may be given again")
     explain.add_argument("--html", metavar="FILE", help="write the plan as a page")
+    explain.add_argument("--timeline", metavar="FILE", help="write what each worker does when as a trace for https://ui.perfetto.dev")
+    explain.add_argument("--traced", action="store_true", help="run each function on random arguments, and have those times beside it")
     explain.add_argument("--save", metavar="FILE", help="write the plan as JSON, for spmd.Plan.load")
     make = command("plan", _plan, "plan a module, and write the plan as JSON, which every other command reads")
     add_planning(make)
@@ -62,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sharding.add_argument("--plan", metavar="FILE", help="lower by this plan, as the command plan wrote it")
     sharding.add_argument("-o", "--output", required=True, metavar="DIR", help="where to: module.json and plan.json")
     add_planning(command("verify", _verify, "shard a module, and prove that its workers compute what it computes"))
+    more = command("scaling", _scaling, "predict the times of a module for more and more workers, and say where its plan changes")
+    add_module(more)
+    more.add_argument("--workers", default="1,2,4,8,16,32,64", metavar="N,...", help="how many (default: 1,2,4,8,16,32,64)")
+    more.add_argument("--axis", default="tp", help="the mesh axis that they form (default: tp)")
+    more.add_argument("--svg", metavar="FILE", help="write the plot")
     compare = command("compare", _compare, "say what is different in a second plan")
     compare.add_argument("first", help="a plan as JSON")
     compare.add_argument("second", help="another one of the same module")
@@ -97,7 +108,10 @@ def _done(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> None:
     is_plan = options.file.endswith(".json") and options.mesh is None
-    made = Plan.load(options.file) if is_plan else plan(**planned(options))
+    if options.traced and (is_plan or not options.timeline):
+        raise ShardingError("--traced", "it runs a module, for a time line", "Give a module, --mesh and --timeline.")
+    sharded = shard(**planned(options)) if options.traced else None
+    made = sharded.plan if sharded is not None else Plan.load(options.file) if is_plan else plan(**planned(options))
     if options.name:
         print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
     else:
@@ -105,6 +119,10 @@ def _explain(options: argparse.Namespace) -> None:
         _print(made.report())
     if options.html:
         print(f"wrote {made.show(options.html)}")
+    if options.timeline:
+        line = made.timeline() if sharded is None else made.timeline() + traced(sharded)
+        line.save(options.timeline)
+        print(f"{line}\nwrote {options.timeline}")
     if options.save:
         made.save(options.save)
         print(f"wrote {options.save}")
@@ -140,6 +158,17 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if proof else 1
 
 
+def _scaling(options: argparse.Namespace) -> None:
+    counts = options.workers.split(",")
+    if not all(count.strip().isdigit() for count in counts):
+        raise ShardingError(f"--workers {options.workers}", "it is no list of numbers", "Write --workers 1,2,4,8.")
+    made = scaling(meshes=[Mesh.of({options.axis: int(count)}) for count in counts], **module_and_wishes(options))
+    print(made)
+    if options.svg:
+        made.save(options.svg)
+        print(f"wrote {options.svg}")
+
+
 def _compare(options: argparse.Namespace) -> None:
     difference = Plan.load(options.first).diff(Plan.load(options.second))
     print(difference if difference else "the plans are the same")
@@ -171,7 +200,7 @@ def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _print(report: Any) -> None:
-    """With tables of `rich` on a terminal that has it, else as text."""
+    """Prints a report with tables of `rich` on a terminal that has it, else as text."""
     try:
         from rich.console import Console
     except ImportError:

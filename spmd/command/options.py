@@ -27,13 +27,18 @@ _PRESETS: Mapping[str, tuple[Callable[..., Any], str]] = {
 
 
 def add_planning(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that plans."""
-    parser.add_argument("file", help=KINDS)
-    parser.add_argument("--module", help="the name of the module in a Python file; needed where it has several")
+    """The options of every command that plans for one mesh."""
+    add_module(parser)
     parser.add_argument("--mesh", metavar="AXIS=N,...", help="workers by axis, as tp=4 or dp=2,tp=4")
     parser.add_argument("--hosts", type=int, default=1, metavar="N", help="on how many hosts the workers stand, as many on each")
     parser.add_argument("--devices", type=_devices, metavar="N,...", help="the device of each worker, numbered host by host, as 0,2,1,3")
     parser.add_argument("--link", action="append", default=[], metavar="AXIS=NAME", help="what an axis runs over, as dp=network")
+
+
+def add_module(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is planned, whatever the mesh."""
+    parser.add_argument("file", help=KINDS)
+    parser.add_argument("--module", help="the name of the module in a Python file; needed where it has several")
     parser.add_argument("--memory", metavar="BYTES", help="the most that a worker may hold, as 24GB")
     parser.add_argument("--spec", action="append", default=[], metavar="PATTERN=P(...)", help="what you ask for, as '*.w1=P(\"tp\", None)'")
     parser.add_argument("--preset", metavar="NAME[=AXIS]", help=f"ready-made specs: {', '.join(_PRESETS)}; --spec goes before them")
@@ -47,10 +52,15 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
     if options.mesh is None:
         raise ShardingError("--mesh", "nothing says how many workers there are", "Write --mesh tp=4.")
     links = dict(_link(text) for text in options.link)
+    asked = module_and_wishes(options)
+    return {**asked, "mesh": Mesh(links=links or None, hosts=options.hosts, devices=options.devices, **numbers("--mesh", options.mesh))}
+
+
+def module_and_wishes(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `plan` but for the mesh."""
     mod = module_of(Path(options.file), options.module)
     return {
         "mod": mod,
-        "mesh": Mesh(links=links or None, hosts=options.hosts, devices=options.devices, **numbers("--mesh", options.mesh)),
         "specs": {**_preset(mod, options.preset), **dict(_spec(text) for text in options.spec)},
         "profile": Profile.load(options.profile) if options.profile.endswith(".json") else options.profile,
         "sizes": numbers("--size", ",".join(options.size)) if options.size else None,

@@ -71,7 +71,7 @@ class _Accesses:
         return next((self._caches[v] for v in node.inputs if v in self._caches), None) if node.op in READS_CACHE else None
 
     def _reads(self, node: Node) -> tuple[tuple[Value, ...], ...]:
-        """For each input what is read from memory, each tensor once."""
+        """What is read from memory for each input, each tensor once."""
         found = [self._registers.get(v, (v,)) if v.kind == "tensor" else () for v in node.inputs]
         every = [v for sources in found for v in sources]
         if len(every) > len(seen := set[Value](every)):

@@ -30,7 +30,7 @@ _SLICE = 1e-9
 
 
 _SLOWEST = {"bandwidth": min, "latency": max, "hop": max}
-"""Of several links, what a collective over all of them meets."""
+"""What a collective over several links meets of their numbers."""
 
 
 class Cost(Works):
@@ -191,6 +191,13 @@ class Cost(Works):
         moving = work.bytes / profile.reached_bandwidth
         moving += min(moving, work.launches * profile.ramp)
         return max(0.0 if work.kind == "view" else work.flops / rate, moving) + work.launches * profile.kernel_latency
+
+    def masking(self, value: Value, sharding: Sharding) -> tuple[int, float]:
+        """The bytes of a copy in which padding is cleared, and the time of the kernel that writes it."""
+        shape, item = self.local_shape(self.shape(value), sharding), self.item_bytes(value)
+        points = math.prod(shape)
+        work = Work("pointwise", float(points), 2 * points * item, value.dtype, (shape, shape))
+        return points * item, self._checked(self.compute_time(work), f"clearing padding of {value.name!r}")
 
     def _checked(self, seconds: float, what: str) -> float:
         if 0 <= seconds < INFEASIBLE:

@@ -70,6 +70,20 @@ def fused(function: Function, as_kept: AsKept | None = None) -> frozenset[Value]
     )
 
 
+def mask_goes_along(function: Function, reader: Node | None, value: Value, as_made: bool) -> bool:
+    """Whether clearing the padding of a value for a reader, None for the return, is no kernel of its own: a sum takes it along, a product
+    does with what it makes while it reads it, and so does what makes the value `as_made`, unless somebody else reads it.
+    """
+    if reader is not None and (reader.op in _SUMS or _makes_operand(reader, value)):
+        return True
+    maker, readers = function.makers.get(value), function.readers.get(value, [])
+    ends = [] if function.result is None else leaves(function.result)
+    alone = readers == [reader] and value not in ends if reader is not None else not readers and ends.count(value) == 1
+    if maker is None or not as_made or not alone or maker.branch != (() if reader is None else reader.branch):
+        return False
+    return maker.op in TAKE_ALONG or is_single(maker)
+
+
 def _may_go(function: Function) -> list[Node]:
     """The operators whose results some operator reads in the same branch, and nobody else; the last first."""
     ends = set() if function.result is None else set(leaves(function.result))

@@ -31,7 +31,7 @@ class _Asked(NamedTuple):
     heads: list[Any]
     """How many key-value heads, the size of a query or key, and that of a value."""
     kinds: Sequence[int | None]
-    """Of attention, for each layer; None where nobody knows."""
+    """The kind of attention of each layer; None where nobody knows."""
     dtype: str
 
 

@@ -29,7 +29,7 @@ class Work:
     bytes: int
     """Read and written."""
     dtype: str
-    """Of the first tensor that it takes; empty where it takes none."""
+    """The dtype of the first tensor that it takes; empty where it takes none."""
     shapes: tuple[tuple[int, ...], ...]
     """Local shapes of the tensors that it takes, then of those that it makes."""
     launches: int = 1

@@ -1,23 +1,76 @@
-// Tabs, search, details, memory, weights.
-const state = {function: 0, chosen: []};
+// What is shown, and what is selected; details, keys.
+const state = {function: 0, open: new Set(), chosen: new Map()};
+const kept = new Map();  // function -> what the reader opened there
+let shown = {root: {left: 0, top: 0, width: 1, height: 1}, leaves: []};
 const $ = id => document.getElementById(id);
 
-function show(index, chosen) {
+// Draw a function as the reader left it, at first as an overview.
+function show(index) {
   state.function = index;
   const f = plan.functions[index];
-  state.chosen = chosen || f.repeats.map(() => 0);
+  if (!kept.has(index)) kept.set(index, {open: overview(f), chosen: new Map()});
+  Object.assign(state, kept.get(index));
   [...$("tabs").children].forEach((tab, i) => tab.classList.toggle("on", i === index));
-  $("folds").replaceChildren(...f.repeats.map(([start, period, count], i) => {
-    const input = element("input", {type: "number", min: 1, max: count, value: (state.chosen[i] || 0) + 1});
-    input.addEventListener("change", () => {
-      const next = [...state.chosen];
-      next[i] = Math.max(0, Math.min(count - 1, Number(input.value) - 1));
-      show(state.function, next);
-    });
-    return element("label", {}, `${count} equal parts of ${period} operators, drawn is number `, input);
-  }));
-  $("canvas").replaceChildren(drawGraph(f, state.chosen, select));
+  redraw();
+  fit();
+}
+
+function redraw() {
+  const f = plan.functions[state.function];
+  shown = drawGraph(f, state);
+  $("canvas").replaceChildren(shown.svg);
+  applyView();
+  drawTree(f);
   drawLegend();
+}
+
+const nodeOf = key => {
+  const find = node => node.key === key && node.group ? node : (node.children || []).reduce((found, child) => found || find(child), null);
+  return find(shown.root);
+};
+const ownerOf = op => shown.owner[op];
+
+// Open or close a group, which stays where it is.
+function toggle(key) {
+  const before = nodeOf(key), at = before && [view.x + view.scale * before.left, view.y + view.scale * before.top];
+  state.open.has(key) ? state.open.delete(key) : state.open.add(key);
+  redraw();
+  const after = nodeOf(key);
+  if (!after) return;
+  if (at) Object.assign(view, {x: at[0] - view.scale * after.left, y: at[1] - view.scale * after.top, moved: true});
+  applyView();
+  reveal(after);
+  select({group: key});
+}
+
+// Draw another one of equal layers.
+function step(key, by) {
+  const group = nodeOf(key);
+  if (!group || !isFold(group.group)) return;
+  const count = group.group[3].length;
+  state.chosen.set(key, (group.at + by + count) % count);
+  redraw();
+  select({group: key});
+}
+
+// Open all around an operator, of equal layers its own.
+function openTo(index, op) {
+  if (state.function !== index) show(index);
+  for (const [key, group, at] of around(plan.functions[index], op)) {
+    state.open.add(key);
+    if (isFold(group)) state.chosen.set(key, at);
+  }
+  redraw();
+  reveal(ownerOf(op));
+}
+
+function selectGroup(key) {
+  let outer = "";
+  for (const part of key.split("/").slice(0, -1)) state.open.add(outer = outer ? `${outer}/${part}` : part);
+  if (!nodeOf(key)) redraw();
+  const node = nodeOf(key);
+  if (node) reveal(node);
+  select({group: key});
 }
 
 function drawLegend() {
@@ -36,11 +89,21 @@ function collectiveItem(c) {
   return element("li", {}, element("b", {}, `${what} over ${axis}, ${bytes(held)}, ${micro(us)}`), element("div", {class: "dim"}, [why, branch, span].filter(Boolean).join("; ")));
 }
 
-function select({tensor, op, collective}) {
+function select({tensor, op, collective, group}) {
   const f = plan.functions[state.function], made = [];
   document.querySelectorAll("#canvas .on").forEach(e => e.classList.remove("on"));
   let moved = [];
-  if (tensor !== undefined) {
+  state.selected = group === undefined ? null : group;
+  markRow(op !== undefined ? `op ${op}` : `group ${group}`);
+  if (group !== undefined) {
+    const node = nodeOf(group);
+    if (!node) return;
+    const {us, held, weights, moved: inside} = totals(f, node.lo, node.hi), count = node.group[3].length;
+    made.push(element("h3", {}, groupName(node.group)), rows([["equal layers", count > 1 ? `${count}` : ""], ["operators", `${node.hi - node.lo}`], ["time", micro(us)],
+      ["weights", weights ? `${weights}, ${bytes(held)} on a worker` : ""], ["collectives", counted(inside)]]));
+    moved = inside;
+    mark(`[data-key="${group}"]`);
+  } else if (tensor !== undefined) {
     const [name, role, kept, shape, local, held, whole, sizes, why] = plan.tensors[tensor];
     const percent = whole ? ` (${Math.round(100 * held / whole)}%)` : "";
     made.push(element("h3", {}, name), sizes.length ? framed(tensor, 220, 120) : "", rows([["is", `${role}, ${shape}`], ["sharding", plan.shardings[kept][0]],
@@ -65,36 +128,7 @@ function select({tensor, op, collective}) {
 
 function mark(selector) {
   const found = $("canvas").querySelector(selector);
-  if (!found) return;
-  found.classList.add("on");
-  found.scrollIntoView({block: "center", inline: "center"});
-}
-
-// Show the function and the layer in which an operator stands.
-function go(index, at, what) {
-  const chosen = plan.functions[index].repeats.map(([start, period, count]) => at >= start && at < start + period * count ? Math.floor((at - start) / period) : 0);
-  show(index, chosen);
-  select(what);
-}
-
-function search(text) {
-  const wanted = text.trim().toLowerCase(), items = [];
-  if (wanted) {
-    plan.functions.forEach((f, i) => f.ops.forEach((op, at) => {
-      if (items.length < 60 && `${plan.ops[op[0]]} ${op[1]}`.toLowerCase().includes(wanted)) items.push([`${op[1]}`, `${plan.ops[op[0]]} in ${f.name}`, () => go(i, at, {op: at})]);
-    }));
-    const hits = plan.tensors.flatMap((t, v) => t[0].toLowerCase().includes(wanted) ? [v] : []).slice(0, 40);
-    items.unshift(...hits.map(v => [plan.tensors[v][0], plan.shardings[plan.tensors[v][2]][0], () => {
-      for (const order of [state.function, ...plan.functions.keys()]) {
-        const at = plan.functions[order].ops.findIndex(op => op[2].includes(v) || op[4].includes(v));
-        if (at >= 0) return go(order, at, {tensor: v});
-      }
-      select({tensor: v});
-    }]));
-  }
-  $("found").hidden = !wanted;
-  $("found").replaceChildren(...items.slice(0, 60).map(([name, more, act]) => element("li", {onclick: () => { $("found").hidden = true; act(); }}, name, element("small", {}, more))));
-  if (wanted && !items.length) $("found").append(element("li", {}, "nothing has that name"));
+  if (found) found.classList.add("on");
 }
 
 function drawMemory() {
@@ -112,6 +146,43 @@ function drawMemory() {
   if (plan.uncounted.length) $("memory").append(element("p", {class: "dim"}, `not counted, as nothing says how large: ${plan.uncounted.join(", ")}`));
 }
 
+const KEYS = [["+ and -, or Ctrl and the wheel", "zoom"], ["0", "all of it"], ["arrows, the wheel, dragging", "move"], ["/", "search"], ["Enter, or a double click", "open or close what is selected"],
+  ["[ and ]", "the layer before, the next layer"], ["o", "overview"], ["t", "the tree, where arrows walk"], ["Esc", "nothing selected"], ["?", "this list"]];
+
+function backToOverview() {
+  kept.delete(state.function);
+  show(state.function);
+}
+
+function keys(event) {
+  if (event.target === $("search") || event.altKey) return;
+  if ((event.ctrlKey || event.metaKey) && event.key !== "f") return;
+  const fold = state.selected === null || state.selected === undefined ? "" : state.selected.split("/").map((_, i, all) => all.slice(0, all.length - i).join("/")).find(key => nodeOf(key) && isFold(nodeOf(key).group)) || "";
+  const acts = {
+    "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), "0": fit, o: backToOverview,
+    ArrowLeft: () => pan(60, 0), ArrowRight: () => pan(-60, 0), ArrowUp: () => pan(0, 60), ArrowDown: () => pan(0, -60),
+    "/": () => $("search").select(), f: () => $("search").select(), t: () => $("tree").firstChild && $("tree").firstChild.focus(),
+    Enter: () => state.selected && toggle(state.selected), "[": () => fold && step(fold, -1), "]": () => fold && step(fold, 1),
+    Escape: clear, "?": () => { $("help").hidden = !$("help").hidden; },
+  };
+  if (!acts[event.key] || (event.key === "f" && !event.ctrlKey && !event.metaKey)) return;
+  event.preventDefault();
+  acts[event.key]();
+}
+
+function clear() {
+  $("found").hidden = $("help").hidden = true;
+  state.selected = null;
+  document.querySelectorAll("#canvas .on").forEach(e => e.classList.remove("on"));
+  $("details").replaceChildren(element("p", {class: "hint"}, "Click a box, a picture or a collective. ? lists the keys."));
+}
+
+// The function with the most to see.
+function largest() {
+  const sizes = plan.functions.map(f => f.ops.length);
+  return sizes.indexOf(Math.max(...sizes));
+}
+
 function start() {
   for (const f of plan.functions) $("tabs").append(element("button", {onclick: () => show(plan.functions.indexOf(f))}, f.name, element("small", {}, `${micro(f.us)}, ${f.collectives.length} collectives`)));
   $("notes").append(...plan.notes.map(n => element("p", {}, "note: " + n)), ...plan.remarks.map(n => element("p", {}, "remark: " + n)));
@@ -123,7 +194,14 @@ function start() {
   }
   drawMemory();
   $("search").addEventListener("input", () => search($("search").value));
-  if (plan.functions.length) show(0);
+  $("search").addEventListener("keydown", searchKeys);
+  $("tree").addEventListener("keydown", treeKeys);
+  $("help").append(rows(KEYS));
+  for (const [id, act] of [["larger", () => zoom(1.25)], ["smaller", () => zoom(0.8)], ["fit", fit], ["overview", backToOverview]]) $(id).addEventListener("click", act);
+  document.addEventListener("keydown", keys);
+  watchCanvas();
+  clear();
+  if (plan.functions.length) show(largest());
   document.body.dataset.ready = "yes";
 }
 start();

@@ -14,11 +14,12 @@ from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Collective, branch_text
 from spmd.plan.model import Plan
 
-from .repeats import repeats
+from .modules import Group, Operator, module_tree
 from .report import residents
 from .tables import folded, item_bytes, shape_text
 
 _FILES = Path(__file__).parent
+_SCRIPTS = ("pictures", "scene", "layout", "view", "graph", "tree", "search")
 
 
 def write_page(plan: Plan, path: str | Path | None = None) -> Path:
@@ -34,7 +35,7 @@ def page_text(plan: Plan) -> str:
     """The page as text."""
     # "<" ends a script wherever it stands in "</script>"; in JSON it may be written so.
     data = json.dumps(page_data(plan), separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"style": "page.css", "pictures": "pictures.js", "graph": "graph.js", "script": "page.js"}
+    parts = {"style": "page.css", "script": "page.js", **{name: f"{name}.js" for name in _SCRIPTS}}
     page = (_FILES / "page.html").read_text(encoding="utf-8").replace("{{title}}", escape(f"{plan.mesh}, profile {plan.profile}"))
     for name, file in parts.items():
         page = page.replace(f"/*{name}*/", (_FILES / file).read_text(encoding="utf-8"))
@@ -96,7 +97,9 @@ class _Data:
             around.setdefault(c.at, []).append(c)
         rows: list[list[Any]] = []
         kinds: list[Hashable] = []
-        for at, c in enumerate(plan.choices[name]):
+        choices = plan.choices[name]
+        operators = [Operator(c.name, c.operands, c.results) for c in choices]
+        for at, c in enumerate(choices):
             inputs, outputs = [self._index(s) for s in c.inputs], [self._index(s) for s in c.outputs]
             op = self.ops.setdefault(c.op, len(self.ops))
             operands, results = [self.tensors.get(v, -1) for v in c.operands], [self.tensors.get(v, -1) for v in c.results]
@@ -113,7 +116,7 @@ class _Data:
             "sent": sum(c.seconds for c in sent) * 1e6,
             "ops": rows,
             "collectives": [self._collective(c) for c in sent],
-            "repeats": [[r.start, r.period, r.count] for r in repeats(kinds)],
+            "tree": _tree(module_tree(operators, plan.params.keys() - self.constants, kinds)),
             "returns": returned,
         }
 
@@ -137,6 +140,11 @@ class _Data:
             for d in sharding.dims
         ]
         return [str(sharding), dims, [f"{kind}@{axis}" for axis, kind in sharding.partial]]
+
+
+def _tree(item: Group | int) -> Any:
+    """An operator as its number; a group as its name, where it begins, its operators, the names of the equal ones, what is in it."""
+    return item if isinstance(item, int) else [item.name, item.start, item.size, item.names, [_tree(child) for child in item.children]]
 
 
 def _fullest(plan: Plan) -> dict[str, int]:

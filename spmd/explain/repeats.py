@@ -21,15 +21,15 @@ class Repeat:
     count: int
 
 
-def repeats(items: Sequence[Hashable]) -> list[Repeat]:
-    """The longest repetition, then those before and after it, in order."""
+def repeats(items: Sequence[Hashable], least: int = LEAST_HIDDEN) -> list[Repeat]:
+    """The longest repetition that hides `least` items or more, then those before and after it, in order."""
     numbers: dict[Hashable, int] = {}
     sequence = np.array([numbers.setdefault(item, len(numbers)) for item in items], dtype=np.int64)
     found: list[Repeat] = []
     waiting = [(0, len(items))]
     while waiting:
         start, stop = waiting.pop()
-        best = _longest(sequence[start:stop])
+        best = _longest(sequence[start:stop], least)
         if best is not None:
             here = Repeat(start + best.start, best.period, best.count)
             found.append(here)
@@ -37,7 +37,7 @@ def repeats(items: Sequence[Hashable]) -> list[Repeat]:
     return sorted(found, key=lambda r: r.start)
 
 
-def _longest(sequence: NDArray[np.int64]) -> Repeat | None:
+def _longest(sequence: NDArray[np.int64], least: int) -> Repeat | None:
     best, covered = None, 0
     for period in range(1, len(sequence) // 2 + 1):
         equal = np.concatenate(([False], sequence[:-period] == sequence[period:], [False]))
@@ -49,6 +49,6 @@ def _longest(sequence: NDArray[np.int64]) -> Repeat | None:
         lengths = edges[1::2] - edges[::2]
         at = int(lengths.argmax())
         count = (int(lengths[at]) + period) // period
-        if (count - 1) * period >= LEAST_HIDDEN and count * period > covered:
+        if (count - 1) * period >= least and count * period > covered:
             best, covered = Repeat(int(edges[2 * at]), period, count), count * period
     return best

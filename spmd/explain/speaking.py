@@ -11,14 +11,17 @@ from spmd.checks import door, told
 from spmd.errors import ShardingError
 from spmd.plan import model
 from spmd.plan.decisions import Alternative
+from spmd.plan.timeline import Timeline
 
 from .difference import Difference, difference
 from .listing import listing
 from .page import write_page
-from .picture import picture
+from .picture import Picture
 from .report import Report, report
 from .tables import time_text
 from .text import explanation, known_name, summary
+from .timeline import timeline
+from .visualize import picture_of
 
 
 def _named(where: str, given: Any) -> str:
@@ -67,13 +70,12 @@ class Plan(model.Plan):
         return self.searched.of(name)
 
     @door(name=_named)
-    def visualize(self, name: str) -> str:
-        """A picture of text: which workers hold which part of a value, at the sizes that were planned for.
+    def visualize(self, name: str) -> Picture:
+        """Which workers hold which part of a value, at the sizes that were planned for; see `spmd.visualize`.
 
         Raises `ShardingError` for a name that the plan does not have.
         """
-        sharding = known_name(self, name)
-        return picture(sharding, self.tensors[name].sizes if name in self.tensors else (), self.mesh)
+        return picture_of(self, name)
 
     @door(function=checks.text)
     def listing(self, function: str) -> str:
@@ -82,6 +84,15 @@ class Plan(model.Plan):
         Raises `ShardingError` for a function that the plan does not have.
         """
         return listing(self, function)
+
+    @door(function=checks.maybe(checks.text))
+    def timeline(self, function: str | None = None) -> Timeline:
+        """The predicted time line of a function, or of all one after another: what each worker computes and sends, and when.
+
+        `Timeline.save` writes it for Perfetto; ``w["main"].timeline(...)`` of running workers is the traced one. Raises `ShardingError`
+        for a function that the plan does not have.
+        """
+        return timeline(self, function)
 
     def report(self) -> Report:
         """What moves, how long it takes and what each worker holds, by function; prints as tables."""

@@ -20,11 +20,11 @@ MOST_LISTED = 6
 """Operators, and other choices, that an explanation names."""
 
 
-def known_name(plan: Plan, name: str) -> Sharding:
+def known_name(plan: Plan, name: str, where: str = "Plan.explain") -> Sharding:
     """The sharding of a weight, an input, a value or an output. Raises `ShardingError` with the nearest names for any other name."""
     known = {**plan.values, **plan.params, **plan.inputs, **plan.outputs}
     if name not in known:
-        raise ShardingError("Plan.explain", f"there is no value {name!r}", nearest(name, known))
+        raise ShardingError(where, f"there is no value {name!r}", nearest(name, known))
     return known[name]
 
 

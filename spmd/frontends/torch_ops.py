@@ -41,7 +41,7 @@ def _has_weight(node: Any) -> bool:
 
 
 def _linear(node: Any, importer: Any) -> Any:
-    """In the dtype of its operands, where TVM's own conversion makes all float32."""
+    """Convert aten.linear in the dtype of its operands, where TVM's own conversion makes all float32."""
     x, weight, *bias = importer.retrieve_args(node)
     emit = importer.block_builder.emit
     made = emit(relax.op.matmul(x, emit(relax.op.permute_dims(weight))))
@@ -53,7 +53,7 @@ def _matmul(node: Any, importer: Any) -> Any:
 
 
 def _scaled_dot_product_attention(node: Any, importer: Any) -> Any:
-    """With the scale that was asked for, which TVM's own conversion leaves out."""
+    """Convert aten.scaled_dot_product_attention with the scale that was asked for, which TVM's own conversion leaves out."""
     given, emit = _attention(node), importer.block_builder.emit
     heads_last = [emit(relax.op.permute_dims(importer.env[arg], [0, 2, 1, 3])) for arg in node.args[:3]]
     mask = None if given["attn_mask"] is None else importer.env[given["attn_mask"]]

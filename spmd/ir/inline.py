@@ -11,6 +11,8 @@ from tvm import relax
 
 _KEPT = ("Codegen", "Composite")
 """Attributes of functions that another compiler takes as they are."""
+_IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
+"""Operators that write, and that TVM calls pure."""
 
 
 def inlined(mod: tvm.IRModule) -> tvm.IRModule:
@@ -21,12 +23,36 @@ def inlined(mod: tvm.IRModule) -> tvm.IRModule:
         return mod
     calls = {name: called(f) & functions.keys() for name, f in functions.items()}
     recursive = {name for name in private if name in reached(name, calls)}
-    wanted: Any = {n: f for n, f in private.items() if n not in recursive}
+    wanted: Any = {n: _impure(f) for n, f in private.items() if n not in recursive}
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
     for name, function in functions.items():
         if name not in private and called(function) & wanted.keys():
-            result.update_func(result.get_global_var(name), function.inline_functions(wanted))
+            result.update_func(result.get_global_var(name), _pure(_impure(function).inline_functions(wanted)))
     return result
+
+
+def _impure(function: relax.Function) -> relax.Function:
+    """With what writes in place as calls of no operator: inlining drops what is pure and read by nobody."""
+
+    def see(call: tvm.ir.Call, mutator: Any) -> Any:
+        call = mutator.default_mutate(call)
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name not in _IN_PLACE:
+            return call
+        return tvm.ir.Call(relax.ExternFunc(call.op.name), call.args, call.attrs, call.ty_args, call.span)
+
+    return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, see)])
+
+
+def _pure(function: relax.Function) -> relax.Function:
+    """With the operators again."""
+
+    def see(call: tvm.ir.Call, mutator: Any) -> Any:
+        call = mutator.default_mutate(call)
+        if not isinstance(call.op, relax.ExternFunc) or str(call.op.global_symbol) not in _IN_PLACE:
+            return call
+        return tvm.ir.Call(tvm.ir.Op.get(str(call.op.global_symbol)), call.args, call.attrs, call.ty_args, call.span)
+
+    return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, see)])
 
 
 def is_public(function: relax.Function) -> bool:

@@ -63,7 +63,7 @@ class _Normal(PyExprMutator):
         super().visit_match_cast_(cast)
 
     def visit_call_(self, op: relax.Call) -> relax.Expr:
-        """With arguments that are bound before."""
+        """The call with arguments that are bound before it."""
         args = [self._bound(arg) for arg in op.args]
         return super().visit_call_(tvm.ir.Call(op.op, args, op.attrs, op.ty_args, op.span))
 
@@ -76,7 +76,7 @@ class _Normal(PyExprMutator):
         return relax.TupleGetItem(self._bound(op.tuple_value), op.index, op.span)
 
     def visit_if_(self, op: relax.If) -> relax.Expr:
-        """With a condition that is bound before."""
+        """The If with a condition that is bound before it."""
         return super().visit_if_(relax.If(self._bound(op.cond), op.true_branch, op.false_branch, op.span))
 
     def visit_seq_expr_(self, op: relax.SeqExpr) -> relax.Expr:

@@ -36,7 +36,7 @@ def check_whole(mod: tvm.IRModule, where: str, way_out: str = _WAY_OUT) -> None:
 
 
 def sign_of(function: relax.Function) -> str:
-    """By what a function is known to be that of one of several workers; empty where it is not."""
+    """What shows that a function is that of one of several workers; empty where nothing does."""
     if function.attrs and WORKERS in function.attrs:
         return f"it was sharded over {function.attrs[WORKERS]} workers"
     calls: list[Any] = []

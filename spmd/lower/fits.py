@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 from spmd.errors import ShardingError
@@ -13,7 +14,7 @@ from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, output_shardings
 from spmd.plan.model import Plan
-from spmd.plan.steps import MADE, TAKEN, Bundle, Compute, Reorder, Step, Transfer, computes, conversions, moves
+from spmd.plan.steps import MADE, TAKEN, Bundle, Compute, Mask, Reorder, Step, Transfer, computes, conversions, moves
 from spmd.program.graph import Branch, Function, Graph, Value
 from spmd.realize.write import Decided, End, realize
 from spmd.rules.model import Rule
@@ -152,7 +153,7 @@ def _identity(step: Step) -> str:
     if isinstance(step, Transfer | Reorder):
         kind = step.kind if isinstance(step, Reorder) else "transfer"
         return f"{kind} {step.move} of {step.value!r}, {step.cause.role} {step.cause.at} {step.branch}"
-    return str(step)
+    return str(replace(step, bytes=0, seconds=0.0) if isinstance(step, Mask) else step)
 
 
 def _agree(value: Value, leaf: Leaf, kept: Sharding | None, where: str) -> None:

@@ -43,7 +43,7 @@ def local_kernels(
     attrs: Mapping[str, Any] | None = None,
     lookup: Lookup | None = None,
 ) -> dict[str, tirx.PrimFunc]:
-    """For each PrimFunc of `mod` that `call` passes, by the name of its GlobalVar, the one for `query_heads` and `kv_heads`.
+    """The PrimFuncs that `call` passes, by the names of their GlobalVars in `mod`, made for `query_heads` and `kv_heads`.
 
     `call` is a call of `vm.builtin.paged_attention_kv_cache_create` with the global head counts; `lookup` gives the value bound to a
     variable among its arguments, or None. `attrs` are those of the function that creates the cache: its `rope_scaling`, a dictionary as

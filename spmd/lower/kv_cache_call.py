@@ -46,9 +46,9 @@ class Parameters:
     dtype: str
     rotary_dim: int = 0
     rope_scaling: str = "{}"
-    """As JSON."""
+    """The scaling of rotary positions, as JSON."""
     target: str = ""
-    """As JSON."""
+    """The target, as JSON."""
     score_cap: float = 0.0
     """What scores are capped to; 0: they are not."""
 
@@ -110,7 +110,7 @@ class CacheCall:
         return self.args[at].values
 
     def _ragged_dims(self) -> tuple[int, int]:
-        """In the call of FlashInfer the last two numbers, else the sizes of q and v in the kernel."""
+        """The sizes of q and v: in the call of FlashInfer the last two numbers, else those in the kernel."""
         if (RAGGED, 4) in self.numbers:
             return self.numbers[RAGGED, 3], self.numbers[RAGGED, 4]
         sizes = (self._shape((RAGGED, 1), param)[-1] for param in (0, 3))

@@ -17,7 +17,7 @@ from tvm.ir import TensorLoad
 from spmd.errors import ShardingError
 
 ATTRIBUTE = "score_cap"
-"""Of the Relax function that creates a cache: the cap, a number as JSON text."""
+"""The attribute of the Relax function that creates a cache: the cap, a number as JSON text."""
 _CREATE = "vm.builtin.paged_attention_kv_cache_create"
 _SCALE = "sm_scale"
 _COPIES = (("S_local", "S_smem"), ("t0", "S_local"))

@@ -14,6 +14,7 @@ from spmd.checks import door, told
 from spmd.errors import ShardingError
 
 from .axes import Part, is_name, merged, name_of, overlap, part_of, refined
+from .html import mesh_html
 
 MeshLike: TypeAlias = "Mesh | int | Mapping[str, int]"
 _MOST = 1 << 20
@@ -202,6 +203,15 @@ class Mesh:
 
     def __repr__(self) -> str:
         return f"Mesh({', '.join(f'{name}={value}' for name, value in {**self.axes, **self.extras()}.items())})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the workers as a grid."""
+
+        def place(rank: int) -> str:
+            host = f", host {self.host(rank)}" if self.hosts > 1 else ""
+            return f"{rank}{host}" + (f", device {self.devices[rank]}" if "devices" in self.extras() else "")
+
+        return mesh_html(repr(self), self.axes, place)
 
 
 def _text(name: object) -> str:

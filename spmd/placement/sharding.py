@@ -31,6 +31,7 @@ from spmd.checks import door, told
 from spmd.errors import ShardingError
 
 from .axes import AXIS
+from .html import sharding_html
 from .length import Length
 from .mesh import Mesh
 
@@ -118,7 +119,7 @@ class Split:
     uneven: bool = False
     """Whether the size is known only when the program runs, and dealt out in units, with padding."""
     length: Length | None = None
-    """Of a unit, or of a pattern of blocks."""
+    """The length of a unit, or of a pattern of blocks."""
 
     @property
     def wrong(self) -> str:
@@ -297,6 +298,11 @@ class Sharding:
 
     def __repr__(self) -> str:
         return f"<Sharding {self}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line a dimension."""
+        dims = [("", "") if d is None else (" and ".join(d.axes), str(d).partition(":")[2] or str(d.size)) for d in self.dims]
+        return sharding_html(str(self), dims, self.partial)
 
     @classmethod
     def replicated(cls, rank: int) -> Sharding:

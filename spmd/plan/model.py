@@ -53,7 +53,7 @@ class Plan:
     notes: list[str] = field(default_factory=list[str])
     """What the reader must know: operators replicated for want of a rule, a search cut short."""
     divisible: dict[str, int] = field(default_factory=dict[str, int])
-    """By what symbolic sizes were said to be divisible."""
+    """What symbolic sizes were said to be divisible by."""
     lift: int = LIFT
     """The bytes from which on constants are weights."""
     tensors: dict[str, TensorInfo] = field(default_factory=dict[str, TensorInfo])

@@ -85,7 +85,7 @@ class Transfer:
     """One collective that takes a value from ``move.source`` to ``move.target``."""
 
     value: str
-    """As `Plan.tensors` names it."""
+    """The name that `Plan.tensors` has for it."""
     move: Move
     cause: Cause
     branch: Branch = ()
@@ -120,7 +120,7 @@ class Reorder:
 class Mask:
     """Operand number `operand` of the next operator (or of the return) with what changes no `reduce` wherever it holds padding.
 
-    It takes no time of its own: it is arithmetic on single elements, and goes with who reads it.
+    It is arithmetic on single elements. Where it goes with who reads or makes the value, it has no bytes and takes no time of its own.
     """
 
     value: str
@@ -128,6 +128,9 @@ class Mask:
     operand: int
     reduce: str = "sum"
     branch: Branch = ()
+    bytes: int = 0
+    """Bytes of the copy that each worker writes."""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def seconds(step: Step) -> float:
     """The predicted time of a step."""
     if isinstance(step, Bundle):
         return sum(transfer.seconds for transfer in step.transfers)
-    return 0.0 if isinstance(step, Mask | Return) else step.seconds
+    return 0.0 if isinstance(step, Return) else step.seconds
 
 
 def moves(steps: Iterable[Step]) -> Iterator[Transfer | Reorder]:

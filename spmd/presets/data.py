@@ -32,7 +32,7 @@ def data_parallel(mod: tvm.IRModule, axis: str = "dp") -> dict[str, Spec]:
 
 @door(mod=checks.module, axis=axis_name, specs=specs_of)
 def fsdp(mod: tvm.IRModule, axis: str = "dp", specs: Mapping[str, Spec] | None = None) -> dict[str, Spec]:
-    """As `data_parallel`, but every weight is split over `axis` too, in its largest dimension: memory shrinks with the workers.
+    """The specs of `data_parallel`, but every weight is split over `axis` too, in its largest dimension: memory shrinks with the workers.
 
     Who uses a weight gathers it, or brings its data to the parts, whichever is less. `specs` are those of another plan
     (``fsdp(mod, "dp", megatron(mod, "tp"))``): where they split a weight, it is split over `axis` in another dimension.

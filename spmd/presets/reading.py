@@ -92,7 +92,7 @@ def _factors(spec: Spec) -> list[str]:
 
 
 def _dims_of_factors(spec: Spec, holds: tuple[frozenset[int], ...]) -> dict[str, frozenset[int]]:
-    """For each factor the dimensions of the weight that it runs over."""
+    """The dimensions of the weight that each factor runs over."""
     found: dict[str, frozenset[int]] = {}
     for dim, weight_dims in zip(spec, holds, strict=True):
         for f in _factors((dim,)):

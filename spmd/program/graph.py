@@ -44,7 +44,7 @@ class Value:
     data: Any = None
     """The Relax expression of a constant."""
     blocks: tuple[int, ...] = ()
-    """By what each size can be divided, where symbolic sizes were said to be divisible."""
+    """What each size can be divided by, where symbolic sizes were said to be divisible."""
     memory: int = 0
     """Values of one number lie in the same memory, which an operator writes in place; all others have 0."""
 
@@ -63,9 +63,9 @@ class Access(NamedTuple):
     """What an operator reads from memory and writes to it, without what goes from one operator to another in registers."""
 
     reads: tuple[tuple[Value, ...], ...]
-    """For each input the tensors in memory that it is made of, without those that an input before it has brought."""
+    """The tensors in memory that each input is made of, without those that an input before it has brought."""
     writes: tuple[bool, ...]
-    """For each output whether it is written."""
+    """Whether each output is written."""
     launches: int
     """Kernels that begin with it: none where it is a view, or goes on in the kernel of another."""
     cache: Node | None = None
@@ -104,7 +104,7 @@ class Node:
     writes: tuple[int, ...] = ()
     """The inputs that it writes in place, by number."""
     stays: tuple[bool, ...] = ()
-    """For each input, then each output, whether it is taken, or made, as it is kept: what is written would be lost in a copy."""
+    """Whether each input, then each output, is taken, or made, as it is kept: what is written would be lost in a copy."""
 
     access: Access | None = None
     """What it reads and writes once it is fused, by the values of the first of its class; None: each operand, by a kernel of its own."""
@@ -128,7 +128,7 @@ class Function:
     nodes: list[Node] = field(default_factory=list[Node])
     result: Tree[Value] | None = None
     at_end: list[tuple[Value, Constraint | Value | None, str]] = field(default_factory=list[tuple[Value, "Constraint | Value | None", str]])
-    """For each leaf of the result, what the sharding in which it is returned must be, and why: what a constraint allows, or how another
+    """What the sharding of each leaf of the result must be where it is returned, and why: what a constraint allows, or how another
     value is kept; None for what is no tensor."""
     unwritten: frozenset[Value] | None = field(default=None, init=False)
     """What need not be written to memory, once somebody has asked (`fusion.fused`)."""
@@ -143,6 +143,15 @@ class Function:
         """Every value of the function, by its name in plans, as they are when somebody asks first."""
         given = [*leaves(tuple(self.params)), *(leaves(self.result) if self.result is not None else ())]
         return {v.path: v for v in (*given, *(v for node in self.nodes for v in (*node.inputs, *node.outputs)))}
+
+    @cached_property
+    def makers(self) -> dict[Value, Node]:
+        """The operator that makes each value, the first of them where branches do."""
+        found: dict[Value, Node] = {}
+        for node in self.nodes:
+            for value in node.outputs:
+                found.setdefault(value, node)
+        return found
 
     @cached_property
     def readers(self) -> dict[Value, list[Node]]:

@@ -154,7 +154,7 @@ def _declared(call: Any) -> Iterator[tuple[list[int], list[int]]]:
 
 
 def _starts(types: Iterable[Any]) -> list[int]:
-    """At which operand each of these begins, and where the last one ends."""
+    """The number of the operand at which each of these begins, and where the last one ends."""
     found = [0]
     for ty in types:
         found.append(found[-1] + _count(ty))
@@ -180,7 +180,7 @@ def _pairs(node: Node, written: list[int]) -> Pairs:
 
 
 def _components(pairs: Iterable[tuple[Value, Value]]) -> dict[Value, Value]:
-    """For each value that shares its memory the first one there."""
+    """The first value of each memory, by the values that share it."""
     first: dict[Value, Value] = {}
     members: dict[Value, list[Value]] = {}
     for pair in pairs:

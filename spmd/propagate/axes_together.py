@@ -24,7 +24,7 @@ MOST_SHARDINGS = 96
 """The most strategies of an operator, and shardings of a value, that are considered on a mesh of several axes."""
 
 MOST_PARTS = 3
-"""On three axes and more, the axes and parts of axes that transfers move one by one, beyond which no further part is considered:
+"""The number of axes and parts of axes that transfers move one by one beyond which, on three axes and more, no further part is considered:
 the shardings between which a value moves grow as their factorial."""
 
 Part = tuple[Any, ...]
@@ -32,7 +32,7 @@ Part = tuple[Any, ...]
 Parts = tuple[Part, ...]
 """One for each axis."""
 _Options = dict[Part, dict[tuple[str, ...], list[Strategy]]]
-"""For each part and the axes that do it, the ways to: they differ in their units."""
+"""The ways to do each part by these axes: they differ in their units."""
 
 
 class _Together:

@@ -16,6 +16,7 @@ from spmd.costs.cost import INFEASIBLE, Cost
 from spmd.program.graph import Graph, Value
 
 from .decide import Decision, decide
+from .leanest import find_leanest
 from .memory import RESIDENT, Usage, resident_bytes
 from .memory_error import gigabytes, nothing_fits
 from .problem import Problem
@@ -29,6 +30,8 @@ _BRANCHING = 4_000_000
 """Branches times entries of all tables: what is small is solved to the end."""
 _HOPELESS = 1000
 """Branches after which no plan is looked for any more where none has fitted: what kernels fuse has no price, and a proof may take long."""
+_LOOKED_AT = 8000
+"""Operators of all plans that are looked at to find the leanest; of small programs, every branch."""
 _CLOSE = 1e-9
 _LARGE = 1e5
 """Seconds that all bytes cost where nothing but bytes counts: far above times, far below what cannot be done."""
@@ -72,11 +75,11 @@ class _Fit:
         """The fastest plan found that fits, with what it may lack to the optimum."""
         self._add_moment(self.fastest.usage)
         lean = self._lean()
-        price = self._best_price(lean)
-        bound = self._branch(price)
+        bound = np.inf if lean is None else self._branch(self._best_price(lean))
+        least = self._least() if self.best is None else 0.0
         best = self.best
         if best is None:
-            raise nothing_fits(self.leanest, self.budget, self.budget if bound == np.inf else None)
+            raise nothing_fits(self.leanest, self.budget, max(least, self.budget + 1) if bound == np.inf else least)
         bound = max(bound, self.fastest.decision.solution.bound)
         note = (
             f"the fastest plan needs {gigabytes(self.fastest.usage.peak)} a worker, and {gigabytes(self.budget)} are there: "
@@ -98,14 +101,14 @@ class _Fit:
         }
         return True
 
-    def _lean(self) -> _Tried:
+    def _lean(self) -> _Tried | None:
         """A plan that fits, found by how little its values hold; or, where conversions make that too much, the first that fits as the
-        price of bytes rises, or the one at the last price.
+        price of bytes rises, or the one at the last price. None where what must be held is too much.
         """
         while True:
             lean = self._solve(None)
-            if lean.bytes > self.budget * (1 + _CLOSE):
-                raise nothing_fits(self.leanest, self.budget, lean.bytes)
+            if self._held(lean) > self.budget:
+                return None
             if lean.usage.peak <= self.budget:
                 return lean
             if len(self.moments) >= MOST_MOMENTS or not self._add_moment(lean.usage):
@@ -116,6 +119,28 @@ class _Fit:
             if self.best is not None:
                 break
         return lean
+
+    def _least(self) -> float:
+        """Look for the leanest plan there is; gives bytes that no plan goes below."""
+        least = 0.0
+        while least < self.leanest.peak:
+            lean = self._solve(None)
+            least = max(least, self._held(lean))
+            if len(self.moments) >= MOST_MOMENTS or not self._add_moment(lean.usage):
+                break
+
+        def solve(fixed: Mapping[int, int]) -> tuple[Usage | None, float]:
+            tried = self._solve(None, fixed)
+            return tried.usage if tried.seconds < INFEASIBLE else None, max(self._held(tried), least)
+
+        limit = _LOOKED_AT // max(sum(len(function.nodes) for function in self.graph.functions.values()), 1)
+        self.leanest, least = find_leanest(self.fastest.decision.problem, self.leanest, solve, limit, self.budget)
+        return least
+
+    def _held(self, lean: _Tried) -> float:
+        """What no plan holds less than, from the least that values hold: whole bytes."""
+        solution = lean.decision.solution
+        return np.ceil((lean.bytes - (solution.cost - solution.bound) / self._dear()) * (1 - _CLOSE))
 
     def _best_price(self, leanest: _Tried) -> float:
         """The price between the fastest plan and the leanest at which what fits and what does not cost the same."""
@@ -139,7 +164,7 @@ class _Fit:
         """Branch and bound on what is priced, at this price and at none; gives what no plan that fits goes below."""
         problem, bound = self.fastest.decision.problem, self._bound(self.fastest, 0.0)
         waiting: list[tuple[float, int, dict[int, int]]] = [(bound, 0, {})]
-        limit = max(_BRANCHING // sum(table.size for group in problem.groups.values() for _, table in group), 1)
+        limit = max(_BRANCHING // max(sum(table.size for group in problem.groups.values() for _, table in group), 1), 1)
         count = 0
         while waiting:
             waiting.sort(key=lambda branch: branch[:2])
@@ -166,7 +191,9 @@ class _Fit:
         return np.inf if self.best is None else self.best.seconds * (1 - _CLOSE)
 
     def _widest(self, problem: Problem, free: _Tried, priced: _Tried, fixed: Mapping[int, int]) -> int | None:
-        """The variable whose bytes two solutions differ in most; of equal ones, that with most bytes at stake. None if all are fixed."""
+        """The variable whose bytes two solutions differ in most; of equal ones, that with most bytes at stake; then strategies. None if all
+        are fixed.
+        """
         found: tuple[tuple[float, float], int] | None = None
         for v, value in enumerate(problem.values):
             if v in fixed or problem.sizes[v] < 2:
@@ -176,7 +203,8 @@ class _Fit:
             key = (float(differs), float(max(held) - min(held)))
             if found is None or key > found[0]:
                 found = (key, v)
-        return found[1] if found else None
+        strategies = range(len(problem.values), len(problem.sizes))
+        return found[1] if found else next((v for v in strategies if v not in fixed), None)
 
     def _bound(self, tried: _Tried, price: float) -> float:
         """What no plan that fits goes below, from the optimum at a price: it holds less than the budget."""
@@ -208,11 +236,16 @@ class _Fit:
         groups = {name: list(factors) for name, factors in problem.groups.items()}
         if price is None:
             groups = {name: [(variables, self._without_times(table)) for variables, table in f] for name, f in groups.items()}
-            price = _LARGE / max(sum(max(self._bytes(problem, v)) for v in problem.values), 1)
+            price = self._dear()
         for i, value in enumerate(problem.values):
             if problem.sizes[i] > 1 and self._weight(value):
                 groups[value.function].append(((i,), self._bytes(problem, value) * (price * self._weight(value))))
         return list(groups.values())
+
+    def _dear(self) -> float:
+        """The price of a byte where nothing but bytes counts."""
+        problem = self.fastest.decision.problem
+        return _LARGE / max(sum(max(self._bytes(problem, v)) for v in problem.values), 1)
 
     def _without_times(self, table: Table) -> Table:
         if id(table) not in self._flat:

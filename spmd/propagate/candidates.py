@@ -30,7 +30,7 @@ class Candidates:
 
     shardings: dict[Value, list[Sharding]]
     strategies: dict[Node, list[Strategy]]
-    """Of the same things in the same order there is one list, so that equal lists are mostly one object."""
+    """The strategies of each operator; the same things in the same order are one list, so that equal lists are mostly one object."""
     cut_short: list[str] = field(default_factory=list[str])
     """Names of values that had more candidates than are considered."""
 

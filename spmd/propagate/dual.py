@@ -134,7 +134,8 @@ class Dual:
 
     def _forget(self) -> None:
         self._known: dict[tuple[int, ...], list[Costs]] = {}
-        self._arrays = {a.tobytes(): a for arrays in (self._own.values(), *self.messages) for a in arrays}
+        used = {id(a): a for arrays in (self._own.values(), *self.messages) for a in arrays}
+        self._arrays = {a.tobytes(): a for a in used.values()}
 
     def _least(self) -> list[int]:
         """The least of each table without what it told its variables."""
@@ -163,7 +164,7 @@ class Dual:
         return table
 
     def _steps(self, order: Sequence[int], sign: int) -> list[tuple[int, int, list[_Side], int]]:
-        """For each variable of a pass: the number of shares of what it knows, its tables, and a number for all that are alike."""
+        """What a pass does at each variable: the number of shares of what it knows, its tables, and a number for all that are alike."""
         rank = {v: i for i, v in enumerate(order)}
         ends = [(min(ranks), max(ranks)) for ranks in ([rank[v] for v in scope] for scope in self._scopes)]
         numbers: dict[tuple[object, ...], int] = {}
@@ -189,5 +190,9 @@ class Dual:
             self.messages[f][i] = message
 
     def _one(self, message: Costs) -> Costs:
-        """Equal messages are one object, so that identity is equality."""
-        return self._arrays.setdefault(message.tobytes(), message)
+        """Equal messages are one object, so that identity is equality; it is a view of its key, and cannot be written."""
+        key = message.tobytes()
+        found = self._arrays.get(key)
+        if found is None:
+            found = self._arrays[key] = np.frombuffer(key, np.int64)
+        return found

@@ -16,8 +16,10 @@ from .solver import Elimination, Factor, Limits
 
 MOST_WORK = 1 << 32
 """Entries of tables that are gone through, in all branches."""
+NEAR = 1e-3
+"""The gap, as a part of the cost, at which half of that is enough: the other half seldom betters what is so near."""
 _PASSES = 8
-"""Of messages, between two looks at what they show."""
+"""The passes of messages between two looks at what they show."""
 _BETTER = 1 / 64
 """The part of the gap by which the bound must rise, or the solution fall, to go on."""
 _CLOSE = 500
@@ -72,7 +74,7 @@ class Joint:
         given = {v: self.one(values) for v, values in (domains or {}).items()}
         waiting: list[tuple[int, int, Domains]] = [(bound, 0, given)] if all(map(len, given.values())) else []
         count = 0
-        while waiting and waiting[0][0] < min(self.enough, self.infinite) and self.work < MOST_WORK:
+        while waiting and waiting[0][0] < min(self.enough, self.infinite) and not self._is_done(waiting[0][0]):
             bound, _, left = heapq.heappop(waiting)
             for below, child in self._branch(bound, left):
                 count += 1
@@ -104,9 +106,10 @@ class Joint:
             bound, domains = max(bound, core.bound), {**domains, **{v: self.one(core.values(v)) for v in core.left}}
             if bound >= self.enough:
                 return []
-            if self.work >= MOST_WORK:
+            if self._is_done(bound):
                 return [(bound, domains)]
-            if limits is _AFTER and sum(core.dual.sizes.values()) > _FEWER * sum(sizes[v] for v in solved.core):
+            is_stuck = limits is _AFTER and sum(core.dual.sizes.values()) > _FEWER * sum(sizes[v] for v in solved.core)
+            if is_stuck and any(len(regret) > 1 for regret in core.regrets.values()):
                 return self._split(bound, domains, core.regrets)
             limits = _AFTER
 
@@ -122,6 +125,10 @@ class Joint:
         values = domains[v] if v in domains else np.arange(self.sizes[v])
         best = self.choice[v] if self.choice[v] in values else int(values[regrets[v].argmin()])
         return [(bound, {**domains, v: self.one(some)}) for some in (values[values == best], values[values != best])]
+
+    def _is_done(self, bound: int) -> bool:
+        """Whether the work is done, with what no choice goes below."""
+        return self.work >= (MOST_WORK // 2 if self.cost - bound <= self.cost * NEAR else MOST_WORK)
 
     def one(self, values: NDArray[np.intp]) -> NDArray[np.intp]:
         """Equal domains are one object."""

@@ -77,7 +77,7 @@ def lost_splits(function: Function, kept: Callable[[Value], Sharding], strategy:
 
 
 def _others(found: Sharding, *wanted: Sharding) -> list[Sharding]:
-    """Of what is wanted, what is not found: where all is as it should be, and that is mostly one object, nothing is lost."""
+    """Those of what is wanted that are not found: where all is as it should be, and that is mostly one object, nothing is lost."""
     return [] if all(one is found for one in wanted) else list(dict.fromkeys(wanted))
 
 

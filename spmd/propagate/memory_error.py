@@ -11,8 +11,6 @@ from .memory import Usage
 _SHOWN = 5
 _MUCH = 0.1
 """What part of the memory constants that are whole must be to be spoken of."""
-_ALIKE = 0.99
-"""What is said to be needed at least is said only where it is less than what the leanest plan found needs."""
 
 
 def gigabytes(count: float) -> str:
@@ -23,11 +21,12 @@ def gigabytes(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def nothing_fits(usage: Usage, budget: float, least: float | None) -> ShardingError:
-    """No plan fits: the leanest seen, what it holds most of, and the way out. `least` is proven to be needed; None where nothing is."""
+def nothing_fits(usage: Usage, budget: float, least: float) -> ShardingError:
+    """No plan fits: the leanest found, what it holds most of, and the way out. `least` bytes are proven to be needed."""
     memory = usage.of(usage.worst)
-    what = "no plan was found that fits" if least is None else "no plan fits"
-    at_least = f", any needs more than {gigabytes(least)}" if least is not None and budget < least < _ALIKE * memory.peak else ""
+    what = "no plan fits" if least > budget else "no plan was found that fits"
+    found = "leanest" if least >= memory.peak else "leanest found"
+    at_least = f", any needs {gigabytes(least)} or more" if budget < least < memory.peak else ""
     parts = f"weights {gigabytes(memory.weights)}, KV cache {gigabytes(memory.cache)}, activations {gigabytes(memory.activations)}"
     largest = ", ".join(f"{name} {gigabytes(count)}" for name, count in largest_residents(usage)[:_SHOWN])
     constants = sum(count for value, count in usage.residents.items() if value.role == "constant")
@@ -35,7 +34,7 @@ def nothing_fits(usage: Usage, budget: float, least: float | None) -> ShardingEr
     whole = f"{whole}to have them cut" if constants > _MUCH * memory.peak else ""
     return ShardingError(
         f"{usage.worst}, memory of a worker",
-        f"{what} into {gigabytes(budget)}{at_least}: the leanest found needs {gigabytes(memory.peak)} ({parts}), most of it for {largest}",
+        f"{what} into {gigabytes(budget)}{at_least}: the {found} needs {gigabytes(memory.peak)} ({parts}), most of it for {largest}",
         f"Use more workers than the {usage.problem.cost.mesh.size} of {usage.problem.cost.mesh}, memory={memory.peak} or more, "
         f"smaller sizes=, or looser specs{whole}.",
     )

@@ -21,7 +21,7 @@ from .units import Units
 ALONE = Limits(1 << 20, 1 << 17, made=1 << 22)
 """How far elimination goes where a function is solved on its own: what needs more than 32 MB is seldom done with it."""
 _PASSES = 32
-"""Of messages, for what each value of a variable costs at least."""
+"""The number of passes of messages that find what each value of a variable costs at least."""
 _CLOSE = 1e-9
 """Relative difference at which two costs are the same."""
 
@@ -83,7 +83,7 @@ class Search:
         return self._solution({**fixed, **found.choice}, found.cost, found.bound, max(width, found.width))
 
     def bounds(self, v: int) -> Table:
-        """For each value of `v` a cost that no solution with it goes below."""
+        """A cost for each value of `v` that no solution with it goes below."""
         least: Table = np.zeros(self.sizes[v])
         for group, members in enumerate(self.members):
             solved = self._alone(group, {})
@@ -135,7 +135,7 @@ class Search:
         return found, cost
 
     def _solution(self, choice: dict[int, int], units: int, bound: int, width: int) -> Solution:
-        """Of a choice with its cost and bound in units: a bound that it meets up to rounding is its cost."""
+        """The solution that a choice with its cost and bound in units is: a bound that it meets up to rounding is its cost."""
         cost = self.units.evaluate(choice)
         return Solution(choice, cost, cost if units - bound <= units * _CLOSE else cost * (bound / units), width)
 

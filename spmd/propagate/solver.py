@@ -101,7 +101,7 @@ class Elimination:
         return chosen
 
     def regrets(self, variables: Iterable[int]) -> dict[int, Table]:
-        """For each variable and value, how much more the best solution with that value costs than the best of all; without a core."""
+        """How much more the best solution with each value of a variable costs than the best of all; without a core."""
         wanted = set(variables)
         last = len(self._buckets)
         turn = {b.variable: i for i, b in enumerate(self._buckets)}

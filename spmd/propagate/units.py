@@ -13,7 +13,7 @@ from spmd.costs.cost import INFEASIBLE
 from .solver import Factor, Limits, Table
 
 _BITS = 50
-"""Of the sum of the largest costs of all tables; the others of an int64 are room for sums of what cannot be done."""
+"""The bits of the sum of the largest costs of all tables; the others of an int64 are room for sums of what cannot be done."""
 _TIMES = 16
 """How many things that cannot be done are told from more."""
 

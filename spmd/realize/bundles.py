@@ -5,7 +5,7 @@ Operator i of a function takes its operands at time 3i and gives its results at 
 
 from __future__ import annotations
 
-import heapq
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -42,7 +42,7 @@ class Waiting:
     """A transfer that need not run at once, from the time when it can to the time when something takes its result."""
 
     place: int
-    """In the list of the function's steps."""
+    """The place in the list of the function's steps."""
     ready: int
     needed: int
     alike: tuple[Any, ...]
@@ -124,7 +124,8 @@ def _waiting(steps: Sequence[Step], singles: Sequence[Single], nodes: Sequence[N
 def bundles(waiting: Sequence[Waiting]) -> list[list[Waiting]]:
     """Those that go together, each bundle at the time when its first is needed; with room enough they are the fewest calls possible.
 
-    The greedy cover of intervals by points: no later time would do for the first, and who is ready by then gains nothing by waiting.
+    The greedy cover of intervals by points: no later time would do for the first, and who is ready by then gains nothing by waiting. Where
+    there is too little room, what does not fit is left for later calls; of those needed at one time the largest comes first.
     """
     groups: dict[tuple[Any, ...], list[Waiting]] = {}
     for one in waiting:
@@ -132,20 +133,29 @@ def bundles(waiting: Sequence[Waiting]) -> list[list[Waiting]]:
     made: list[list[Waiting]] = []
     for group in groups.values():
         coming = sorted(group, key=lambda w: w.ready, reverse=True)
-        ready: list[tuple[int, int, Waiting]] = []
-        gone: set[int] = set()
-        for first in sorted(group, key=lambda w: (w.needed, w.place)):
-            if first.place in gone:
-                continue
+        ready: list[tuple[int, float, int, Waiting]] = []
+        for first in sorted(group, key=_urgency):
             while coming and coming[-1].ready <= first.needed:
                 one = coming.pop()
-                heapq.heappush(ready, (one.needed, one.place, one))
+                bisect.insort(ready, (*_urgency(one), one))
+            if not ready or ready[0][-1] is not first:
+                continue  # it went with an earlier one
             bundle: list[Waiting] = []
+            left: list[tuple[int, float, int, Waiting]] = []
             room = first.most
-            while ready and (not bundle or ready[0][2].moving <= room):
-                bundle.append(heapq.heappop(ready)[2])
-                room -= bundle[-1].moving
-            gone.update(one.place for one in bundle)
+            for entry in ready:
+                one = entry[-1]
+                if one is first or one.moving <= room:
+                    bundle.append(one)
+                    room -= one.moving
+                else:
+                    left.append(entry)
+            ready = left
             if len(bundle) > 1:
                 made.append(bundle)
     return sorted(made, key=lambda bundle: (bundle[0].needed, bundle[0].place))
+
+
+def _urgency(one: Waiting) -> tuple[int, float, int]:
+    """In what order places in a bundle are given away: when it is needed, and the largest first."""
+    return one.needed, -one.moving, one.place

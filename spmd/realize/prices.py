@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spmd.costs.cost import Cost
+from spmd.placement.sharding import Sharding
 from spmd.plan.steps import Exchange
 from spmd.program.graph import Node, Value
 from spmd.rules.strategy import Strategy
@@ -17,8 +18,9 @@ class CostPrices:
     def __init__(self, cost: Cost) -> None:
         self.cost = cost
         self._computes: dict[tuple[int, int], tuple[float, tuple[Exchange, ...], Strategy]] = {}
-        """By class of call and identity of the strategy, which is kept alive."""
+        """What is known by class of call and identity of the strategy, which is kept alive."""
         self._moves: dict[tuple[Any, ...], tuple[int, tuple[float, float, float]]] = {}
+        self._masks: dict[tuple[Any, ...], tuple[int, float]] = {}
 
     def compute(self, node: Node, runs: Strategy) -> tuple[float, tuple[Exchange, ...]]:
         """The time of an operator, and the collectives inside it, whose time is a part of its own."""
@@ -36,6 +38,13 @@ class CostPrices:
         if key not in self._moves:
             self._moves[key] = (self.cost.step_bytes(move, shape, item), self.cost.step_times(move, shape, item))
         return self._moves[key]
+
+    def mask(self, value: Value, sharding: Sharding) -> tuple[int, float]:
+        """The bytes of a copy of a value whose padding is cleared, and the time to write it."""
+        key = (self.cost.shape(value), value.dtype, sharding)
+        if key not in self._masks:
+            self._masks[key] = self.cost.masking(value, sharding)
+        return self._masks[key]
 
     def latency(self, move: Move) -> float:
         """The part of the time of a transfer that the second of two in one call does not take."""

@@ -16,7 +16,7 @@ from spmd.costs.cost import Cost
 from spmd.costs.fusion import fused
 from spmd.ir.trees import leaves
 from spmd.placement.sharding import Sharding
-from spmd.plan.steps import MADE, Bundle, Compute, Return, Step, Transfer, computes, moves
+from spmd.plan.steps import MADE, Bundle, Compute, Mask, Return, Step, Transfer, computes, moves
 from spmd.program.graph import Function, Node, Value
 from spmd.program.storage import VIEWS
 
@@ -33,7 +33,7 @@ class Buffer:
     first: int
     last: int
     made_of: tuple[Buffer, ...] = ()
-    """Of what is never written: what it is made of whenever it is read."""
+    """What a buffer that is never written is made of whenever it is read."""
 
     def until(self, at: int) -> None:
         """Hold it for operator `at`, too."""
@@ -124,6 +124,8 @@ class Timeline:
             if isinstance(step, Compute):
                 self._compute(self.function.nodes[at], step, at)
                 at += 1
+            elif isinstance(step, Mask):
+                self.buffers += [Buffer(named[step.value], step.bytes, at, at)] if step.bytes else []
             elif isinstance(step, Return):
                 for name, sharding in zip(step.operands, step.shardings, strict=True):
                     if named[name].is_tensor:

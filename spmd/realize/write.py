@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import tvm
 
+from spmd.costs.fusion import mask_goes_along
 from spmd.errors import ShardingError
 from spmd.ir.trees import leaves
 from spmd.placement.mesh import Mesh
@@ -62,6 +63,10 @@ class Prices(Protocol):
         """The bytes that each worker brings to a move; the times of packing, of the move itself and of unpacking."""
         ...
 
+    def mask(self, value: Value, sharding: Sharding) -> tuple[int, float]:
+        """The bytes of a copy of a value whose padding is cleared, and the time to write it."""
+        ...
+
     def latency(self, move: Move) -> float:
         """The part of the time of a collective that the second of two in one call does not take."""
         ...
@@ -95,7 +100,7 @@ class _Writer:
         self._padded: dict[int, bool] = {}
         self._names: dict[Value, str] = {}
         self._to_kept: dict[Value, Sequence[Move]] = {}
-        """By which moves what an operator makes becomes what is kept."""
+        """The moves by which what an operator makes becomes what is kept."""
         self._taken: set[tuple[Value, Sharding]] = set()
         """What operators, conversions and the return take."""
 
@@ -111,7 +116,7 @@ class _Writer:
         return bundled(self.steps, self._singles, self._starts, self.function.nodes, self.prices)
 
     def needed(self) -> dict[Value, int]:
-        """Of the moves to where a value is kept, how many something goes on from, where not all: what takes it may start nearer."""
+        """How many of the moves to where a value is kept something goes on from, where not all: what takes it may start nearer."""
         found: dict[Value, int] = {}
         for value, way in self._to_kept.items():
             if way and (value, self.decided.kept[value]) not in self._taken:
@@ -171,7 +176,7 @@ class _Writer:
                 self._take(value, sharding, ())
             # A result that stays on the workers may come back as an argument, whose padding counts as zero.
             if value.is_tensor and sharding.is_padded(self.mesh) and not self._is_zero(value, sharding, ()):
-                masks.append(Mask(self._name(value), sharding, len(operands)))
+                masks.append(self._mask(None, value, sharding, len(operands)))
             operands.append(self._name(value))
             shardings.append(sharding)
         self.steps += [*masks, Return(tuple(operands), tuple(shardings))]
@@ -181,10 +186,17 @@ class _Writer:
         pairs = zip(node.inputs, runs.inputs, strict=True)
         zero = [not v.is_tensor or bool(self._is_zero(v, s, node.branch)) for v, s in pairs]
         for i in masked(node, runs, zero, self.mesh):
-            reduce = node.rule.reduce or "sum"
-            self.steps.append(Mask(self._name(node.inputs[i]), runs.inputs[i], i, reduce, node.branch))
+            self.steps.append(self._mask(node, node.inputs[i], runs.inputs[i], i))
             zero[i] = node.rule.reduce == "sum"
         return gives_zeros(node, runs, zero, self.mesh)
+
+    def _mask(self, node: Node | None, value: Value, sharding: Sharding, operand: int) -> Mask:
+        reduce, branch = ("sum", ()) if node is None else (node.rule.reduce or "sum", node.branch)
+        maker = self.function.makers.get(value)
+        as_made = maker is not None and self.decided.kept[value] == sharding in self.decided.runs(maker).outputs
+        free = self.prices is None or mask_goes_along(self.function, node, value, as_made)
+        price = (0, 0.0) if self.prices is None or free else self.prices.mask(value, sharding)
+        return Mask(self._name(value), sharding, operand, reduce, branch, *price)
 
     def _convert(self, value: Value, source: Sharding, target: Sharding, branch: Branch, cause: Cause, gather: bool = True) -> None:
         """Write the moves that take a value from one sharding to another, from where a move comes by that is made already."""

@@ -96,9 +96,9 @@ class Rule:
     shape_args: Mapping[int, int] = field(default_factory=dict[int, int])
     """Call argument number -> output number whose local shape it must be given."""
     local_attrs: Callable[[Callable[[str], int]], dict[str, Any]] | None = None
-    """From local factor sizes to the attributes that the local call needs."""
+    """What makes of local factor sizes the attributes that the local call needs."""
     local_args: Callable[[Callable[[str], int]], dict[int, Any]] | None = None
-    """From local factor sizes to the call arguments, by number, that the local call needs."""
+    """What makes of local factor sizes the call arguments, by number, that the local call needs."""
     scalar_args: Mapping[int, str] = field(default_factory=dict[int, str])
     """Call argument number -> the factors (``"h r"``) whose local sizes multiply to it."""
     kernels: str | None = None

@@ -17,6 +17,7 @@ from spmd.collectives.backend import Backend
 from spmd.errors import ShardingError, nearest
 from spmd.placement import layout
 from spmd.placement.arrays import array_of, host
+from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
 from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.plan.sizes import evaluated
@@ -40,6 +41,16 @@ class Handle:
     tree: LeafTree | None = None
     shape: Shape | None = None
     parts: tuple[Handle, ...] = ()
+
+    @property
+    def sharding(self) -> Sharding | None:
+        """How the workers hold it; None where it is not one tensor."""
+        return self.tree.sharding if isinstance(self.tree, Leaf) else None
+
+    @property
+    def mesh(self) -> Mesh:
+        """The workers."""
+        return self.backend.mesh
 
     def numpy(self) -> Array:
         """The global tensor, joined."""

@@ -19,6 +19,7 @@ from spmd.errors import ShardingError, nearest
 from spmd.placement.arrays import weights_of
 from spmd.placement.mesh import Mesh
 from spmd.plan.decisions import Leaf, LeafTree, Signature
+from spmd.plan.timeline import Timeline
 from spmd.schedules import build
 from spmd.weights import Folder, Source
 from spmd.weights.checkpoint import Shards
@@ -27,6 +28,7 @@ from spmd.weights.opened import opened
 from . import arguments
 from .arguments import Binder, Handle
 from .library import Bound, Library, Sharded, program, resolved_target
+from .watch import Watch
 
 
 @door(sharded=program, backend=checks.text, timeout=checks.number(above=True, way_out="It is in seconds."))
@@ -53,6 +55,7 @@ class Workers:
             self.backend = make_backend(backend, _mesh_of(sharded), timeout)
             library = _compiled(sharded, self.backend, target)
         self.mesh, self.signatures, self.divisible = library.mesh, library.functions, library.divisible
+        self.slots = library.slots
         self._pool = Pool(self.backend)
         self._machines = start_machines(self._pool, library.executable, library.slots, [library.fingerprint])
         self._constants = self._placed(library.constants)
@@ -64,7 +67,15 @@ class Workers:
             raise ShardingError("workers", f"there is no function {function!r}", nearest(function, self.signatures))
         return WorkerFunction(self, function, self.signatures[function])
 
-    def call(self, function: str, signature: Signature, args: Sequence[Any], keep: bool, named: Mapping[str, Any] | None = None) -> Any:
+    def call(
+        self,
+        function: str,
+        signature: Signature,
+        args: Sequence[Any],
+        keep: bool,
+        named: Mapping[str, Any] | None = None,
+        watch: Watch | None = None,
+    ) -> Any:
         """Run `function` on every worker; see `WorkerFunction`."""
         binder = Binder(function, signature, self.backend, self.divisible)
         bound = binder.bind(args, named)
@@ -73,7 +84,12 @@ class Workers:
         mine = dict(zip(self.backend.ranks, bound, strict=True))
         elsewhere = len(self.backend.ranks) < self.mesh.size
         facts = arguments.facts([*args, *(named or {}).values()]) if elsewhere else []
-        results = self._pool.run(f"{function!r}", lambda rank: self._machines[rank][function](*mine[rank]), facts)
+
+        def run(rank: int) -> Any:
+            machine = self._machines[rank]
+            return machine[function](*mine[rank]) if watch is None else watch.run(rank, machine, lambda: machine[function](*mine[rank]))
+
+        results = self._pool.run(f"{function!r}", run, facts)
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
         return arguments.returned(signature.outputs, results, binder, keep)
 
@@ -151,6 +167,15 @@ class WorkerFunction:
     def __call__(self, *args: Any, keep: bool = False, **named: Any) -> Any:
         """Cut the arguments, in order or by name, run, and join the results; with `keep`, results stay on the workers as handles."""
         return self._owner.call(self.name, self.signature, args, checks.flag(f"{self.name}(), keep", keep), named)
+
+    def timeline(self, *args: Any, **named: Any) -> Timeline:
+        """Run it, and say what each worker of this process did when: `Timeline`, traced.
+
+        Watching every kernel takes some microseconds each, and GPUs wait for each to end: times are those of a slower run.
+        """
+        watch = Watch(self.name, self._owner.slots, self._owner.backend)
+        self._owner.call(self.name, self.signature, args, True, named, watch)
+        return Timeline("traced", {rank: watch.spans[rank] for rank in self._owner.backend.ranks})
 
     def __repr__(self) -> str:
         return f"<{self.name!r} on the workers of {self._owner.mesh}>"

@@ -11,6 +11,7 @@ from tvm.target import Target
 
 from .conditions import OpaqueConditions
 from .empty import AllocateEmpty
+from .gpu import FuseAddNorm, quick_imports
 from .memory import PlanMemory
 from .mirror import MirrorIndices
 from .optional import FuseGroups, Optional
@@ -62,6 +63,9 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     passes: list[tvm.transform.Pass] = [SeparateWrites()]
     passes += [BarrierScans()] if target.kind.name == "opencl" else []  # whose threads need not run in step
     passes += stages.library_dispatch_passes(target)
+    if not is_cpu(target):
+        quick_imports()
+        passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseAddNorm())]
     for step in stages.legalize_passes(target):
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out
             passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseProducers())]

@@ -14,6 +14,7 @@ from tvm.target import Target
 
 from .cpu import default_rules
 from .cpu.analysis import is_refusal
+from .gpu import few_rows
 from .threads import reads_of_others
 
 SCHEDULED = "tirx.is_scheduled"
@@ -93,19 +94,30 @@ class GPUSchedules(_Scheduling):
     lower, or what mixes up threads. Here that is logged, and the next rule is tried.
     """
 
+    def _schedule(self, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+        """By the first rule, and by dlight's for few rows, too, where it is a product of a symbolic number of them."""
+        whole = super()._schedule(name, func, target)
+        return few_rows(func, whole, lambda rule, narrow: self._tried(rule, narrow, target)[0]) if is_scheduled(whole) else whole
+
     def attempt(self, rule: ScheduleRule, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
         """Whatever a rule raises means that another rule has to do it."""
+        found, error = self._tried(rule, func, target)
+        if error is not None:
+            said = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+            _LOG.warning("kernel %r: the rule %s fails, the next one is tried (%s)", name, type(rule).__name__, said)
+        return found
+
+    def _tried(self, rule: ScheduleRule, func: tirx.PrimFunc, target: Target) -> tuple[tirx.PrimFunc | None, Exception | None]:
+        """What the rule makes of a function, or None, and why it is no kernel that is right."""
         try:
             found = applied(rule, func, target)
             if found is not None:
                 _LOWERED(tvm.IRModule({"main": found}))
                 if buffer := reads_of_others(found):
                     raise ValueError(f"threads read what other threads have in {buffer!r}, which is local to each")
-            return found
+            return found, None
         except Exception as error:
-            said = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
-            _LOG.warning("kernel %r: the rule %s fails, the next one is tried (%s)", name, type(rule).__name__, said)
-            return None
+            return None, error
 
 
 def applied(rule: ScheduleRule, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:

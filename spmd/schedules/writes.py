@@ -1,14 +1,14 @@
-"""What writes in place stands alone: TVM moves and folds what stands around it, as if nothing wrote.
+"""What writes in place is called for what it does: TVM moves, folds and drops what stands around it as if nothing wrote.
 
-In one dataflow block, a kernel of `call_tir_inplace` would be fused into one that writes new memory, and what reads memory before it is
-written into what stands behind. A constant that is written would be another one at the next call. A reshape of what is written stays a
-view of memory, which TVM makes of it where nothing is fused with it. A write of which nothing is read would be dropped: it becomes a plain
-call of what writes.
+TVM calls `call_tir_inplace` pure. In one dataflow block, its kernel would be fused into one that writes new memory, and what reads memory
+before it is written into what stands behind. A constant that is written would be another one at the next call. A write of which nothing is
+read would be dropped, with the branch or the function that it stands in. So it becomes what TVM makes of it in the end, an impure call of
+the kernel with the memory of its results, in a block of its own, and the functions around it are impure. A reshape of what is written stays
+a view of memory, which TVM makes of it where nothing is fused with it.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
@@ -17,23 +17,28 @@ import tvm
 import tvm_ffi
 from tvm import relax, te, tirx
 
-_LOG = logging.getLogger("spmd")
 _IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
 _VIEWS = frozenset(f"relax.{name}" for name in ("reshape", "flatten", "expand_dims", "squeeze"))
 
 
 @tvm.transform.module_pass(opt_level=0, name="spmd.SeparateWrites")
 class SeparateWrites:
-    """Each call that writes in place stands in a binding block of its own; the dataflow block around it is cut in two."""
+    """Each call that writes in place is an impure one, in a binding block of its own; the dataflow block around it is cut in two."""
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """A new module; `mod` itself where nothing writes in place."""
-        writing = {gv: f for gv, f in mod.functions_items() if isinstance(f, relax.Function) and _writes(f)}
+        functions = {gv: f for gv, f in mod.functions_items() if isinstance(f, relax.Function)}
+        writing = {gv.name_hint for gv, f in functions.items() if _writes(f)}
         if not writing:
             return mod
-        bb = relax.BlockBuilder(tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos))
-        for gv, func in writing.items():
-            bb.update_func(gv, _Separation(bb, func).run())
+        calls = {gv.name_hint: _called(f) for gv, f in functions.items()}
+        while callers := {name for name, called in calls.items() if called & writing} - writing:
+            writing |= callers  # who calls what writes, writes
+        named = {gv: _impure(gv.name_hint, f) for gv, f in functions.items() if gv.name_hint in writing}
+        bb = relax.BlockBuilder(tvm.IRModule({named.get(gv, gv): f for gv, f in mod.functions_items()}, mod.attrs, mod.global_infos))
+        for gv, made in named.items():
+            func = tvm_ffi.structural_mutate(functions[gv], [(tvm.ir.GlobalVar, lambda v, _: named.get(v, v))])
+            bb.update_func(made, _Separation(bb, func).run())
         return relax.transform.Normalize()(bb.get())
 
 
@@ -46,9 +51,6 @@ class _Separation:
         bindings: list[Any] = []
         tvm_ffi.structural_walk(func.body, (relax.VarBinding, bindings.append))
         self.made.update((b.var, b.value) for b in bindings)
-        self.used = _used(func)
-        self.bare = False
-        """Whether something is called that only writes."""
         self.views: dict[Any, Any] = {}
         self.owned: set[Any] = set()
         self._follow()
@@ -65,8 +67,7 @@ class _Separation:
 
         tvm_ffi.structural_walk(body, (relax.SeqExpr, see))
         body = tvm_ffi.structural_mutate(body, [(relax.DataflowVar, lambda v, _: shared.get(v, v))])
-        made = relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs, func.span)
-        return made.with_attr("relax.force_pure", True) if self.bare else made
+        return relax.Function(func.params, body, func.ret_ty, False, func.attrs, func.span)
 
     def _follow(self) -> None:
         """Find the reshapes through which something is written, and what is written and would be folded to a constant."""
@@ -100,41 +101,79 @@ class _Separation:
         seq = mutator.default_mutate(seq)
         blocks: list[Any] = []
         for block in seq.blocks:
-            bindings = [made for binding in block.bindings for made in self._bindings(binding)]
+            bindings = [pair for binding in block.bindings for pair in self._bindings(binding)]
             if isinstance(block, relax.DataflowBlock):
-                parts = [(alone, list(part)) for alone, part in groupby(bindings, key=lambda b: _stands_alone(b.value))]
+                parts = [(alone, [b for _, b in part]) for alone, part in groupby(bindings, key=lambda pair: pair[0])]
                 blocks += [(relax.BindingBlock if alone else relax.DataflowBlock)(part) for alone, part in parts]
             else:
-                blocks.append(relax.BindingBlock(bindings))
+                blocks.append(relax.BindingBlock([b for _, b in bindings]))
         return relax.SeqExpr(blocks, seq.body, seq.span)
 
-    def _bindings(self, binding: Any) -> Iterator[Any]:
-        """A binding, or what stands in its place."""
-        var, ty = binding.var, binding.var.ty
+    def _bindings(self, binding: Any) -> Iterator[tuple[bool, Any]]:
+        """A binding, or what stands in its place; with each, whether it must stand in no dataflow block."""
+        var, ty, value = binding.var, binding.var.ty, binding.value
         if var in self.views:
             view = relax.op.memory.view(self.views[var], ty.shape, ty.dtype, relax.prim_value(tirx.IntImm("int64", 0)))
-            yield relax.VarBinding(var, self.bb.normalize(view), binding.span)
+            yield False, self._bound(var, view)
         elif var in self.owned:
             folded = relax.Var(f"{var.name}_constant", ty)
-            both = relax.Var(f"{var.name}_copy", relax.TupleType([ty, ty]))
-            copy = relax.op.call_tir_inplace(self._copy(ty), relax.Tuple([folded]), [0, -1], [ty, ty])
-            yield relax.VarBinding(folded, binding.value, binding.span)
-            yield relax.VarBinding(both, self.bb.normalize(copy))
-            yield relax.VarBinding(var, self.bb.normalize(relax.TupleGetItem(both, 1)))
-        elif var not in self.used and (call := _bare(binding.value)) is not None:
-            self.bare = True
-            call = self.bb.normalize(call)
-            yield relax.VarBinding(relax.Var(var.name, call.ty), call, binding.span)
+            yield False, relax.VarBinding(folded, value, binding.span)
+            yield from self._copied(var, folded)
+        elif not _is_write(value):
+            yield _is_impure(value), binding
+        elif _name(value) == _IN_PLACE[1]:
+            types = list(value.ty_args)
+            gives = types if len(types) < 2 else [relax.TupleType(types)]
+            yield True, self._bound(var, relax.Call(value.args[0], value.args[1:], value.attrs, gives))
         else:
-            if var not in self.used and _is_write(binding.value):
-                _LOG.warning("%r writes in place, but nothing reads what it gives: TVM leaves it out; return what it gives", var.name)
-            yield binding
+            yield from self._called(binding)
+
+    def _called(self, binding: Any) -> Iterator[tuple[bool, Any]]:
+        """The call of a kernel with the memory of its results, which those are then."""
+        var, call = binding.var, binding.value
+        types = call.ty_args[0].fields if isinstance(call.ty_args[0], relax.TupleType) else call.ty_args
+        args, results = list(call.args[1].fields), list[Any]()
+        for i, ty in zip(call.attrs.inplace_indices, types, strict=True):
+            at = int(i)
+            if at >= 0 and not isinstance(args[at], tvm.ir.Var):  # a constant
+                copy = relax.Var(f"{var.name}_copy", args[at].ty)
+                yield from self._copied(copy, args[at])
+                args[at] = copy
+            elif at < 0:
+                results.append(relax.Var(f"{var.name}_new", ty))
+                yield True, self._bound(results[-1], _new(ty))
+                continue
+            results.append(args[at])
+        args += [v for v, i in zip(results, call.attrs.inplace_indices, strict=True) if int(i) < 0]
+        called = self.bb.normalize(relax.Call(call.args[0], args))
+        yield True, relax.VarBinding(relax.Var(f"{var.name}_call", called.ty), called, binding.span)
+        yield True, self._bound(var, relax.Tuple(results) if isinstance(var.ty, relax.TupleType) else results[0])
+
+    def _copied(self, var: Any, given: Any) -> Iterator[tuple[bool, Any]]:
+        """Memory of its own for what TVM takes for a constant."""
+        yield True, self._bound(var, _new(given.ty))
+        call = self.bb.normalize(relax.Call(self._copy(given.ty), [given, var]))
+        yield True, relax.VarBinding(relax.Var(f"{var.name}_call", call.ty), call)
 
     def _copy(self, ty: Any) -> Any:
-        """A kernel that copies what it is given. It is called as if it wrote that: nothing else stays as it is."""
         given = te.placeholder([int(s) for s in ty.shape.values], str(ty.dtype), "given")
         func = te.create_prim_func([given, te.compute(given.shape, lambda *i: given[i], "copy")])
         return self.bb.add_func(func.without_attr("global_symbol"), "copy")
+
+    def _bound(self, var: Any, value: Any) -> relax.VarBinding:
+        return relax.VarBinding(var, self.bb.normalize(value))
+
+
+def _new(ty: Any) -> relax.Call:
+    """Memory for a tensor."""
+    return relax.op.builtin.alloc_tensor(ty.shape, str(ty.dtype), 0)
+
+
+def _impure(name: str, func: relax.Function) -> tvm.ir.GlobalVar:
+    """A variable for a function that writes."""
+    made = tvm.ir.GlobalVar(name)
+    relax.expr._update_type(made, relax.FuncType([param.ty for param in func.params], func.ret_ty, False))  # pyright: ignore[reportPrivateUsage]
+    return made
 
 
 def _crossing(seq: relax.SeqExpr) -> list[Any]:
@@ -157,29 +196,19 @@ def _writes(func: relax.Function) -> bool:
     return bool(found)
 
 
-def _used(func: relax.Function) -> set[Any]:
-    """The variables of a function that something reads."""
-    found: set[Any] = set()
-
-    def see(seq: relax.SeqExpr) -> None:
-        tvm_ffi.structural_walk([seq.body, *(b.value for block in seq.blocks for b in block.bindings)], (tvm.ir.Var, found.add))
-
-    tvm_ffi.structural_walk(func.body, (relax.SeqExpr, see))
-    return found
+def _called(func: relax.Function) -> set[str]:
+    """The names of what a function calls, or hands on."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(func.body, (tvm.ir.GlobalVar, found.append))
+    return {gv.name_hint for gv in found}
 
 
-def _bare(value: Any) -> relax.Call | None:
-    """The call alone of what a call that writes in place writes by, where that is all that it needs: no memory of its own, no sizes."""
-    if not _is_write(value) or any(int(i) < 0 for i in value.attrs.inplace_indices):
-        return None
-    if _name(value) == "relax.call_inplace_packed":
-        return relax.Call(value.args[0], value.args[1:], ty_args=[relax.TupleType([])])
-    return relax.Call(value.args[0], value.args[1].fields) if len(value.args) == 2 else None
-
-
-def _stands_alone(value: Any) -> bool:
-    """Whether a value is a call that writes: in place, or one that gives nothing."""
-    return _is_write(value) or (isinstance(value, relax.Call) and isinstance(value.ty, relax.TupleType) and not value.ty.fields)
+def _is_impure(value: Any) -> bool:
+    """Whether a value is a call that may not stand in a dataflow block: one that writes, or gives nothing, or calls what does."""
+    if not isinstance(value, relax.Call):
+        return False
+    gives_nothing = isinstance(value.ty, relax.TupleType) and not value.ty.fields
+    return gives_nothing or (isinstance(value.op, tvm.ir.Var) and isinstance(value.op.ty, relax.FuncType) and not value.op.ty.purity)
 
 
 def _is_write(value: Any) -> bool:

@@ -28,7 +28,7 @@ from .special import sprinkled_arguments
 
 _TARGETS = {"pocl": {"kind": "opencl"}, "nccl": {"kind": "cuda"}, "rccl": {"kind": "rocm"}}
 _CPU = {"kind": "llvm", "opt-level": 0}
-"""Of all other backends. Programs run once: LLVM's optimizer would take longer than they do."""
+"""The target of all other backends. Programs run once: LLVM's optimizer would take longer than they do."""
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 0.2}
 """Largest difference in what a long program gives, relative to the largest magnitude of a result, or to 1 where that is less."""
 _DIGITS = {"pocl": 1e-6}

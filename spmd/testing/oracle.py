@@ -203,7 +203,7 @@ def _wishes(value: Value, axis: str, mesh: Mesh, is_output: bool, told: Collecti
 
 
 def _some(strategies: list[Strategy], most: int | None) -> list[Strategy]:
-    """At most `most` of them, from all over, the last one included: there all axes are used."""
+    """Some of the strategies, `most` at most, from all over, the last one included: there all axes are used."""
     if most is None or len(strategies) <= most:
         return strategies
     return [strategies[round((i + 1) * len(strategies) / most) - 1] for i in range(most)]

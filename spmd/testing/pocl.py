@@ -35,7 +35,7 @@ _TURN = threading.Lock()
 """One kernel at a time: pocl spreads each over all processors."""
 _CACHE = tempfile.TemporaryDirectory(prefix="pocl-", ignore_cleanup_errors=True)
 _MINE = threading.local()
-"""Of a worker's thread: `launches`, the kernels of its program, as programs have kernels of the same names. Of a thread that compiles:
+"""What a thread has. A worker's: `launches`, the kernels of its program, as programs have kernels of the same names. One that compiles:
 for this backend: `generated`, the kernels in each source, from when its target is accepted until the program is adopted.
 """
 

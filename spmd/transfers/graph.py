@@ -46,7 +46,7 @@ class Graph:
         numbers = [self.tilings(state) for state in range(len(self.states))]
         self._tilings: Ints = np.array(numbers, np.int64).reshape(len(numbers), len(kind.tilings))
         self._shares: Ints = np.array(shares, np.int64).reshape(len(shares), len(kind.tilings), 2)
-        self._tiled: dict[tuple[TilingNumbers, TilingNumbers], tuple[Ints, Ints]] = {}
+        self._tiled: dict[tuple[TilingNumbers, TilingNumbers], Ints] = {}
         self._gathers = np.array([move.kind == "all_gather" for _, move, _ in moves], bool)
 
     def move(self, number: int) -> Edge:
@@ -89,18 +89,18 @@ class Graph:
         """Those of each dimension, -1 where it is whole."""
         return tuple([held.tiling if held else -1 for held in self.states[state].dims])
 
-    def tiled(self, source: TilingNumbers, target: TilingNumbers) -> tuple[Ints, Ints]:
-        """The states on paths between shardings of these tilings, by one of which each dimension is split, and the place of each there."""
-        if (source, target) not in self._tiled:
+    def tiled(self, source: TilingNumbers, target: TilingNumbers) -> Ints:
+        """The states on paths between shardings of these tilings, by one of which each dimension is split, in order."""
+        key = (source, target) if source < target else (target, source)
+        if key not in self._tiled:
             ends = np.array([source, target], np.int64)
-            among = ((self._tilings == -1) | (self._tilings == ends[0]) | (self._tilings == ends[1])).all(axis=1)
-            self._tiled[source, target] = np.flatnonzero(among), np.cumsum(among) - 1
-        return self._tiled[source, target]
+            self._tiled[key] = np.flatnonzero(((self._tilings == -1) | (self._tilings == ends[0]) | (self._tilings == ends[1])).all(axis=1))
+        return self._tiled[key]
 
     def between(self, source: TilingNumbers, target: TilingNumbers, gather: bool) -> Ints:
         """The moves between `tiled` states. Without `gather`, none gathers."""
         allowed = np.zeros(len(self.states), bool)
-        allowed[self.tiled(source, target)[0]] = True
+        allowed[self.tiled(source, target)] = True
         return np.flatnonzero(allowed[self.before] & allowed[self.after] & (gather | ~self._gathers))
 
     @cached_property

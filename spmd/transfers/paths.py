@@ -13,7 +13,7 @@ from .states import Edge
 _LONGEST = 12
 """Moves of the longest path: more than any needs."""
 _ALIKE = 1e-9
-"""Of paths whose times differ by no more than rounding, the one of the fewest moves is taken."""
+"""The relative difference of times that is rounding; of such paths the one of the fewest moves is taken."""
 _Either = tuple[frozenset[int], ...]
 """The tilings of each dimension in the two shardings of a pair."""
 
@@ -52,13 +52,13 @@ class Paths:
         """The times to each of `ends` from its own row of `starts`, all of these tilings."""
         either = tuple([frozenset(pair) - {-1} for pair in zip(source, target, strict=True)])
         known = self._known.setdefault(either, {})
-        states, places = self.graph.tiled(source, target)
+        states = self.graph.tiled(source, target)
         missing = [end for end in dict.fromkeys(ends) if end not in known]
         if missing:
             moves = self.graph.between(source, target, self._gather)
             found = _Moves(self.graph, self.times, moves, states).levels(missing)[-1]
             known.update((end, found[:, i].copy()) for i, end in enumerate(missing))
-        return np.take_along_axis(np.stack([known[end] for end in ends]), places[starts], axis=1)
+        return np.take_along_axis(np.stack([known[end] for end in ends]), np.searchsorted(states, starts), axis=1)
 
     def path(self, source: int, target: int) -> list[Edge] | None:
         """The moves of the fastest path, or None where there is no way."""

@@ -37,7 +37,7 @@ class State(NamedTuple):
         return {atom for held in self.dims if held for atom in held.atoms} | self.partial
 
     def with_dim(self, dim: int, held: Held | None) -> State:
-        """With another split of one dimension."""
+        """The state with another split of one dimension."""
         return State((*self.dims[:dim], held, *self.dims[dim + 1 :]), self.partial)
 
 
@@ -61,7 +61,7 @@ class Kind:
     """All that the moves of a pair of shardings depend on: equal for tensors of other sizes that split alike."""
 
     sizes: tuple[int, ...]
-    """Of each atom, in the order of the mesh."""
+    """The size of each atom, in the order of the mesh."""
     tilings: tuple[tuple[Tiling, ...], ...]
     """Those of each dimension that is split before or after, in proportion."""
     reductions: tuple[tuple[int, str], ...] = ()
@@ -89,7 +89,7 @@ class States:
     states: list[State] = field(default_factory=list[State])
     number: dict[State, int] = field(default_factory=dict[State, int])
     moves: list[tuple[int, Edge, int]] = field(default_factory=list[tuple[int, Edge, int]])
-    """With the numbers of the state before, in the order of these, and of the state after."""
+    """The moves with the numbers of the state before, in the order of these, and of the state after."""
 
     def __post_init__(self) -> None:
         self._known: dict[tuple[object, ...], bool] = {}

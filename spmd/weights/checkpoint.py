@@ -120,7 +120,7 @@ class OfSource:
     source: Source
 
     def shape(self, leaf: Leaf) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of the tensor."""
         return fitting(leaf, self.source.tensor(leaf.name, leaf.dtype)).shape
 
     def shard(self, leaf: Leaf, mesh: Mesh, rank: int) -> Array:

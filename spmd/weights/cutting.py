@@ -34,7 +34,7 @@ class Written:
 
     folder: Path
     bytes: int
-    """Of all files."""
+    """The bytes of all files."""
     resumed: int
     """Bytes of data that were there already."""
     unused: tuple[str, ...] = field(repr=False)

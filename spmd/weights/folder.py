@@ -49,7 +49,7 @@ class Weight:
 
     @property
     def nbytes(self) -> int:
-        """Of the whole weight."""
+        """The bytes of the whole weight."""
         return nbytes(self.shape, numpy_dtype(self.dtype).itemsize)
 
 
@@ -64,7 +64,7 @@ class Header:
     cut: str
     """See `fingerprint`."""
     job: str = ""
-    """Of what source it was made; empty where nobody can tell."""
+    """The source that it was made of; empty where nobody can tell."""
 
     @property
     def wrong(self) -> str:

@@ -14,7 +14,7 @@ from spmd.errors import ShardingError
 from spmd.placement.layout import Array
 
 Box = tuple[tuple[int, int], ...]
-"""For each dimension where it begins, and where it ends."""
+"""The place where it begins in each dimension, and where it ends."""
 Read = Callable[[int, memoryview], None]
 """Reads bytes from a place in a file on, as many as there is room for."""
 SIEVE = 4 << 20

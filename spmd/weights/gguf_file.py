@@ -150,15 +150,15 @@ class GGUF:
         return cls(path, file, stored, quantized)
 
     def names(self) -> Collection[str]:
-        """Of all tensors."""
+        """The names of all tensors."""
         return self.stored.keys()
 
     def identity(self) -> str:
-        """Of the file: its path, size and time of change."""
+        """What tells the file from others: its path, size and time of change."""
         return f"{self.path.resolve()}:{self.file.size}:{self.path.stat().st_mtime_ns}"
 
     def tensor(self, name: str, dtype: str) -> StoredTensor | Dequantized:
-        """As floats, unless it is wanted raw."""
+        """The tensor as floats, unless it is wanted raw."""
         return self.stored[name] if dtype == "uint8" or name not in self.quantized else self.quantized[name]
 
 

@@ -106,7 +106,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, path: Path, files: Sequence[Path]) -> Checkpoint:
-        """Of these files. Raises `ShardingError` where two have a tensor of the same name."""
+        """A checkpoint of these files. Raises `ShardingError` where two have a tensor of the same name."""
         found: dict[str, StoredTensor] = {}
         for file in files:
             for name, tensor in contents(file).tensors.items():
@@ -118,7 +118,7 @@ class Checkpoint:
 
     @classmethod
     def of_index(cls, index: Path) -> Checkpoint:
-        """Of the files that an index names, which stand beside it; each tensor must be where it says."""
+        """A checkpoint of the files that an index names, which stand beside it; each tensor must be where it says."""
         where, given = str(index), json_file(index).get("weight_map")
         if not isinstance(given, dict):
             raise ShardingError(where, "it has no weight_map, from names of tensors to files", DOWNLOAD)
@@ -130,16 +130,16 @@ class Checkpoint:
         return cls(index.parent, {name: found[file].tensors[name] for name, file in placed.items()})
 
     def names(self) -> Collection[str]:
-        """Of all tensors."""
+        """The names of all tensors."""
         return self.tensors.keys()
 
     def identity(self) -> str:
-        """Of its files: paths, sizes and times of change."""
+        """What tells its files from others: paths, sizes and times of change."""
         files = sorted({str(tensor.file.path.resolve()) for tensor in self.tensors.values()})
         return " ".join(f"{file}:{Path(file).stat().st_size}:{Path(file).stat().st_mtime_ns}" for file in files)
 
     def tensor(self, name: str, dtype: str) -> StoredTensor:
-        """As it is stored."""
+        """The tensor as it is stored."""
         return self.tensors[name]
 
 
@@ -153,7 +153,7 @@ class Slot:
 
     @property
     def nbytes(self) -> int:
-        """Of its data."""
+        """The bytes of its data."""
         return nbytes(self.shape, numpy_dtype(self.dtype).itemsize)
 
 

@@ -28,7 +28,7 @@ class Target:
     metadata: dict[str, str]
 
     def header(self, sums: Mapping[str, str]) -> bytes:
-        """With these checksums; it has the same length whatever they are."""
+        """The header with these checksums; it has the same length whatever they are."""
         known = {slot.name: sums.get(slot.name, _EMPTY) for slot in self.slots}
         return header(self.slots, {"format": "pt", **self.metadata, SUMS: json.dumps(known, separators=(",", ":"))})
 

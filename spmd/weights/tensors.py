@@ -35,7 +35,7 @@ class Tensor(Protocol):
 
     @property
     def dtype(self) -> str:
-        """As TVM calls it."""
+        """The dtype as TVM calls it."""
         ...
 
     def read(self, box: Box, out: Array) -> None:
@@ -48,7 +48,7 @@ class Source(Protocol):
     """Tensors by name."""
 
     def names(self) -> Collection[str] | None:
-        """Of all tensors; None where nobody knows before they are asked for."""
+        """The names of all tensors; None where nobody knows before they are asked for."""
         ...
 
     def tensor(self, name: str, dtype: str) -> Tensor:
@@ -69,12 +69,12 @@ class InMemory:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """The shape of the array."""
         return self.data.shape
 
     @property
     def dtype(self) -> str:
-        """Of the array."""
+        """The dtype of the array."""
         return self.data.dtype.name
 
     def read(self, box: Box, out: Array) -> None:
@@ -123,12 +123,12 @@ class Stacked:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of all together."""
+        """The shape of all together."""
         return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
 
     @property
     def dtype(self) -> str:
-        """Of each."""
+        """The dtype of each."""
         return self.parts[0].dtype
 
     def read(self, box: Box, out: Array) -> None:
@@ -150,12 +150,12 @@ class Converted:
 
     @property
     def where(self) -> str:
-        """Of the tensor."""
+        """The place of the tensor, for errors."""
         return self.tensor.where
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of the tensor."""
         return self.tensor.shape
 
     def read(self, box: Box, out: Array) -> None:
@@ -176,7 +176,7 @@ class Named:
     """Whether a tensor of another dtype than asked for is converted."""
 
     def names(self) -> Collection[str] | None:
-        """Of weights that it can make."""
+        """The names of the weights that it can make."""
         known = self.source.names()
         if known is None:
             return None
@@ -184,7 +184,7 @@ class Named:
         return [*self.made_of, *(name for name in known if name not in taken and name not in self.made_of)]
 
     def identity(self) -> str | None:
-        """Of the source and of what is made of it."""
+        """What tells this source, and what is made of it, from others."""
         inner = self.source.identity()
         return None if inner is None else f"{inner} {sorted(self.made_of.items())} {self.convert}"
 

@@ -63,7 +63,7 @@ class TorchFiles:
 
     @classmethod
     def of_index(cls, index: Path) -> TorchFiles:
-        """Of the files that an index names, which stand beside it."""
+        """The files that an index names, which stand beside it."""
         placed = json_file(index).get("weight_map")
         if not isinstance(placed, dict):
             raise ShardingError(str(index), "it has no weight_map, from names of tensors to files", DOWNLOAD)
@@ -71,15 +71,15 @@ class TorchFiles:
         return cls.of(index.parent, [index.parent / file for file in files])
 
     def names(self) -> Collection[str]:
-        """Of all tensors."""
+        """The names of all tensors."""
         return self.tensors.keys()
 
     def identity(self) -> str:
-        """Of its files: paths, sizes and times of change."""
+        """What tells its files from others: paths, sizes and times of change."""
         return " ".join(f"{file.resolve()}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in self.files)
 
     def tensor(self, name: str, dtype: str) -> TorchTensor:
-        """As it is stored."""
+        """The tensor as it is stored."""
         return self.tensors[name]
 
 

@@ -1,5 +1,6 @@
 """The commands of ``python -m spmd`` that plan, explain and write."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,29 @@ def test_a_plan_and_its_report(capsys, tmp_path):
     assert "\n  w1  [-, tp]\n  w2  [tp, -]\nmain: 1 all_reduce, 256 bytes, " in out
     assert "\nbytes moved\n" in out and out.endswith(f"wrote {page}\nwrote {saved}\n")
     assert page.read_text().startswith("<!DOCTYPE html>") and str(Plan.load(saved).params["w1"]) == "[-, tp]"
+
+
+def test_a_time_line(capsys, tmp_path):
+    trace, saved = tmp_path / "trace.json", tmp_path / "plan.json"
+    specs = ["--spec", 'w1=P(None, "tp")', "--spec", "w2=P('tp', None)"]
+    status, out, err = explain(capsys, *MLP, *specs, "--timeline", str(trace), "--traced", "--save", str(saved))
+    assert (status, err) == (0, "") and out.endswith(f"us exposed)\nwrote {trace}\nwrote {saved}\n")
+    names = {event["args"].get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"worker 0, predicted", "worker 1, traced"} <= names
+    assert explain(capsys, str(saved), "--timeline", str(trace))[0] == 0
+    assert "worker 1, traced" not in trace.read_text() and "worker 1, predicted" in trace.read_text()
+    for given in ((str(saved), "--traced", "--timeline", str(trace)), (*MLP, "--traced")):
+        assert explain(capsys, *given)[2] == "error: --traced: it runs a module, for a time line. Give a module, --mesh and --timeline.\n"
+
+
+def test_more_workers(capsys, tmp_path):
+    plot = tmp_path / "scaling.svg"
+    assert main(["scaling", *MLP[:3], "--workers", "1,2", "--axis", "mp", "--profile", "cpu", "--svg", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("predicted time, profile cpu\nmesh") and "\nMesh(mp=2)" in out and out.endswith(f"wrote {plot}\n")
+    assert plot.read_text().startswith("<svg")
+    assert main(["scaling", *MLP[:3], "--workers", "1,two"]) == 1
+    assert capsys.readouterr().err == "error: --workers 1,two: it is no list of numbers. Write --workers 1,2,4,8.\n"
 
 
 def test_a_proof(capsys):

@@ -54,7 +54,7 @@ def test_the_page_stands_alone(mlp):
     assert links.found == []
     assert re.findall(r"https?://[^\"']+", text) == ["http://www.w3.org/2000/svg"], "the name of SVG, which nobody loads"
     assert "@import" not in text and "url(" not in text and "fetch(" not in text
-    assert not re.findall(r"\{\{\w+\}\}|/\*(?:style|pictures|graph|script)\*/", text), "all parts are filled in"
+    assert not re.findall(r"\{\{\w+\}\}|/\*\w+\*/", text), "all parts are filled in"
 
 
 def test_the_data_of_the_page(mlp):
@@ -84,14 +84,19 @@ def test_a_name_cannot_break_out_of_the_data(mlp):
     assert page_data(plan)["notes"][-1] == "</script><script>alert(1)</script>"
 
 
+def groups(item):
+    """A group of the page's data and all in it."""
+    return [] if isinstance(item, int) else [item, *(inner for child in item[4] for inner in groups(child))]
+
+
 def test_eighty_layers_are_drawn_once_and_fit_a_page(llama):
     text = page_text(llama)
     assert len(text) < 3_000_000
     data = page_data(llama)
     decode = next(f for f in data["functions"] if f["name"] == "decode")
     assert len(decode["ops"]) > 1000
-    folded = sum(period * (count - 1) for _, period, count in decode["repeats"])
-    assert len(decode["ops"]) - folded < 150
+    (layers,) = [group for group in groups(decode["tree"]) if len(group[3]) > 1]
+    assert list(layers[3]) == [f"layers.{i}" for i in range(80)] and len(decode["ops"]) - layers[2] * 79 < 150
 
 
 def test_where_it_is_written(mlp, tmp_path):
@@ -118,7 +123,7 @@ def ask(plan, tmp_path, questions):
     file = tmp_path / "page.html"
     file.write_text(text)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [BROWSER, *flags, "--virtual-time-budget=5000", "--dump-dom", file.as_uri()]
+    command = [BROWSER, *flags, "--window-size=1280,800", "--virtual-time-budget=5000", "--dump-dom", file.as_uri()]
     out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.search(r"<title>answer:(.*?)</title>", out, re.DOTALL)
     assert found, out[-2000:]
@@ -167,27 +172,86 @@ def test_a_browser_draws_a_small_plan(mlp, tmp_path):
     assert got["none"] == "nothing has that name"
 
 
+VISIBLE = """(() => {
+  const frame = document.querySelector("#canvas").getBoundingClientRect();
+  return [...document.querySelectorAll("#drawing .op, #drawing .group, #drawing .chip, #drawing > g > text")].filter(e => {
+    const box = e.getBoundingClientRect();
+    return box.width > 4 && box.left < frame.right && box.right > frame.left && box.top < frame.bottom && box.bottom > frame.top;
+  }).length;
+})()"""
+"""How many boxes of the drawing are in sight."""
+KEY = "document.dispatchEvent(new KeyboardEvent('keydown', {{key: {!r}, bubbles: true}}))".format
+
+
 @needs_browser
-def test_a_browser_draws_eighty_layers(llama, tmp_path):
+def test_a_browser_opens_eighty_layers_on_an_overview(llama, tmp_path):
     weights = len({re.sub(r"\.\d+\.", ".*.", name) for name in llama.params})
     at = "plan.functions.findIndex(f => f.name === 'decode')"
-    last = "plan.tensors.findIndex(t => t[0] === 'model.layers.79.mlp.down_proj.weight')"
     questions = {
         "weights": count(".weight"),
         "tabs": count("#tabs button"),
-        "operators": f"(show({at}), {count('.op')})",
-        "all": "plan.functions.map((f, i) => (show(i), document.querySelectorAll('#drawing').length))",
-        "repeats": f"(show({at}), [...document.querySelectorAll('.count')].map(e => e.textContent))",
+        "sideways": "document.documentElement.scrollWidth - innerWidth",
+        "visible": VISIBLE,
+        "each": f"plan.functions.map((f, i) => (show(i), [document.querySelectorAll('#drawing').length, {VISIBLE} > 0]))",
+        "groups": f"(show({at}), [...document.querySelectorAll('#drawing .group .name')].map(e => e.textContent))",
+        "operators": count("#drawing .op"),
+        "repeats": "[...document.querySelectorAll('.count')].map(e => e.textContent)",
+        "tree": "[...document.querySelectorAll('#tree .text')].map(e => e.textContent)",
         "finite": "![...document.querySelectorAll('#drawing [d], #drawing [transform]')].some(e => /NaN|Infinity/.test(e.outerHTML))",
     }
-    questions["last"] = (
-        "(search('layers.79.mlp.down'), document.querySelector('#found li').click(), "
-        f"document.querySelectorAll('.weight-node.on[data-tensor=\"' + {last} + '\"]').length)"
-    )
     got = ask(llama, tmp_path, questions)
-    assert got["weights"] == weights and got["tabs"] == len(llama.functions)
-    assert 20 < got["operators"] < 150 and got["repeats"] and got["finite"]
-    assert got["last"] == 1 and got["all"] == [1] * len(llama.functions)
+    assert got["weights"] == weights and got["tabs"] == len(llama.functions) and got["sideways"] <= 0
+    assert got["visible"] >= 5 and got["each"] == [[1, True]] * len(llama.functions)
+    assert got["groups"] == ["layers.0-79", "embed_tokens"] and got["operators"] == 1 and got["repeats"] == ["× 80"] and got["finite"]
+    assert got["tree"] == ["model", "layers.0-79", "norm", "embed_tokens"]
+
+
+@needs_browser
+def test_a_browser_is_driven_by_wheel_keys_tree_and_search(llama, tmp_path):
+    """What a reader does, as events of the browser."""
+    at = "plan.functions.findIndex(f => f.name === 'decode')"
+    last = "plan.tensors.findIndex(t => t[0] === 'model.layers.79.mlp.down_proj.weight')"
+    wheel = (
+        "document.querySelector('#canvas').dispatchEvent(new WheelEvent('wheel', {{deltaY: {}, ctrlKey: {}, clientX: 600, clientY: 400}}))"
+    )
+    drag = (
+        "document.querySelector('#canvas').dispatchEvent(new PointerEvent('pointerdown', {button: 0, clientX: 500, clientY: 300})), "
+        "dispatchEvent(new PointerEvent('pointermove', {clientX: 540, clientY: 320})), dispatchEvent(new PointerEvent('pointerup'))"
+    )
+    rows = "[...document.querySelectorAll('#tree .row')]"
+    in_tree = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {{key: {!r}, bubbles: true}}))".format
+    typed = "document.querySelector('#search').value = {!r}, document.querySelector('#search').dispatchEvent(new Event('input'))".format
+    found = "[...document.querySelectorAll('#found li')].map(e => e.textContent)"
+    chosen = "document.querySelector('#search').dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}))"
+    questions = {
+        "zoomed": f"(show({at}), [view.scale, {wheel.format(-100, 'true')}, view.scale, {KEY('-')}, view.scale, {KEY('0')}, view.scale])",
+        "moved": f"[view.y, {wheel.format(100, 'false')}, view.y, view.x, {drag}, view.x, {KEY('ArrowUp')}, view.y]",
+        "opened": f"({KEY('o')}, {rows}[1].querySelector('.twist').click(), {rows}.map(e => e.querySelector('.text').textContent))",
+        "boxes": "[document.querySelectorAll('#drawing .frame.fold').length, document.querySelectorAll('#drawing .op').length]",
+        "walked": f"({rows}[0].focus(), {in_tree('ArrowDown')}, {in_tree('ArrowLeft')}, {in_tree('ArrowRight')}, "
+        f"{in_tree('ArrowDown')}, [document.activeElement.querySelector('.text').textContent, {rows}.length])",
+        "layer": f"(select({{group: '0/0'}}), {KEY(']')}, {KEY(']')}, document.querySelector('#drawing .frame.fold .name').textContent)",
+        "closed": f"({KEY('Enter')}, document.querySelectorAll('#drawing .frame.fold').length)",
+        "folded": f"({typed('down_proj')}, {found})",
+        "one": f"({typed('layers.79.mlp.down')}, {found})",
+        "there": f"({chosen}, [document.querySelectorAll('.weight-node.on[data-tensor=\"' + {last} + '\"]').length, {VISIBLE} > 0, "
+        "document.querySelector('#drawing .frame.fold .name').textContent, document.querySelector('#found').hidden])",
+        "help": f"({KEY('?')}, !document.querySelector('#help').hidden && document.querySelectorAll('#help dt').length)",
+        "again": f"({KEY('o')}, {count('#drawing .group')})",
+    }
+    got = ask(llama, tmp_path, questions)
+    start, _, larger, _, smaller, _, fitted = got["zoomed"]
+    assert larger > 1.2 * start and smaller == pytest.approx(0.8 * larger) and fitted == start
+    y, _, scrolled, x, _, _, _, dragged, _, raised = got["moved"]
+    assert scrolled == pytest.approx(y - 100) and dragged == pytest.approx(x + 40) and raised == pytest.approx(scrolled + 20 + 60)
+    assert got["opened"][:4] == ["model", "layers.0", "input_layernorm", "self_attn"]
+    assert got["boxes"][0] == 1 and got["boxes"][1] > 3
+    assert got["walked"] == ["input_layernorm", len(got["opened"])]
+    assert got["layer"] == "layers.2" and got["closed"] == 0
+    assert got["folded"][0].startswith("model.layers.*.mlp.down_proj.weight× 80 ") and len(got["folded"]) < 10
+    assert got["one"][0].startswith("model.layers.79.mlp.down_proj.weight")
+    assert got["there"] == [1, True, "layers.79", True]
+    assert got["help"] > 5 and got["again"] == 2
 
 
 @needs_browser
@@ -202,4 +266,4 @@ def test_a_browser_draws_what_is_hardly_there(tmp_path):
     finite = "!/NaN|Infinity/.test(document.querySelector('#drawing').outerHTML)"
     plan = spmd.plan(Odd, 2)
     got = ask(plan, tmp_path, {name: f"(show({i}), [{count('.op')}, {count('.chip')}, {finite}])" for i, name in enumerate(plan.functions)})
-    assert got == {"main": [2, 5, True], "same": [0, 1, True], "size": [0, 0, True]}
+    assert got == {"main": [2, 4, True], "same": [0, 2, True], "size": [0, 0, True]}

@@ -14,10 +14,12 @@ import spmd
 from spmd import Mesh, P, Profile, ShardingError
 from spmd.costs.cost import INFEASIBLE, Cost
 from spmd.ir.inline import inlined
+from spmd.ir.lift import lifted
 from spmd.program.build import build_graph
 from spmd.propagate.budget import decide_within
 from spmd.propagate.decide import decide
 from spmd.propagate.memory import Usage
+from spmd.propagate.memory_error import nothing_fits
 from spmd.testing import difference, simulate
 from spmd.testing.programs import programs
 from tests.models.mlc_llama import TINY, mlc_llama
@@ -106,6 +108,30 @@ def test_the_fastest_plan_of_random_programs_that_fits_is_found(module, workers,
     assert Usage(found.problem, found.solution.choice).peak <= budget
 
 
+@settings(max_examples=20)
+@given(programs(2, 4), st.sampled_from([2, 3]))
+def test_the_plan_that_an_error_names_is_the_leanest(module, workers):
+    """Where it is not proven to be, no plan is leaner than what any is said to need."""
+    graph = build_graph(lifted(inlined(module), 16))
+    assume(math.prod(decide(graph, cost_of(workers)).problem.sizes) <= 300)
+    least = min(held for _, held in everything(graph, cost_of(workers)))
+    assume(least > 1)
+    with pytest.raises(ShardingError, match=rf": the leanest needs .*, memory={least} or more"):
+        decide_within(graph, cost_of(workers, least - 1))
+
+
+@pytest.mark.parametrize(
+    ("least", "text"),
+    [
+        (150, "no plan fits into 100 bytes, any needs 150 bytes or more: the leanest found needs "),
+        (90, "no plan was found that fits into 100 bytes: the leanest found needs "),
+    ],
+)
+def test_what_is_not_proven_is_not_said(least, text):
+    decision = decide(build_graph(Product), cost_of())
+    assert text in str(nothing_fits(Usage(decision.problem, decision.solution.choice), 100, least))
+
+
 def test_on_two_axes_as_well():
     mesh = Mesh(dp=2, tp=2)
     points = sorted(set(everything(build_graph(Product), cost_of(mesh))))
@@ -167,7 +193,7 @@ def test_nothing_fits_names_the_largest():
     with pytest.raises(ShardingError) as caught:
         spmd.plan(mlc_llama(TINY)[0], 2, sizes=sizes, memory=100e6)
     text = str(caught.value)
-    assert "no plan fits into 100.00 MB: the leanest found needs 256." in text
+    assert "no plan fits into 100.00 MB, any needs 256.36 MB or more: the leanest found needs 256." in text
     assert "most of it for paged_kv_cache 256.00 MB, " in text
     assert "Use more workers than the 2 of Mesh(tp=2), memory=256" in text and text.endswith(" or more, smaller sizes=, or looser specs.")
 

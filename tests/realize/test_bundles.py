@@ -1,5 +1,6 @@
 """Which collectives share a call."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -41,3 +42,24 @@ def test_no_cover_takes_fewer_calls(intervals):
             apart, last = apart + 1, w.needed
     assert calls == apart
     assert all(a[0].needed <= b[0].needed for a, b in pairwise(together))
+
+
+def test_what_is_too_large_parts_nothing():
+    """Small, large, small, all needed at the end: the small ones go together wherever the large one stands."""
+    small = Waiting(0, 0, 9, (), 0.1, 1.0)
+    for order in ((5.0, 0.1, 0.1), (0.1, 5.0, 0.1), (0.1, 0.1, 5.0)):
+        found = [replace(small, place=place, moving=moving) for place, moving in enumerate(order)]
+        assert [sorted(w.moving for w in bundle) for bundle in bundles(found)] == [[0.1, 0.1]]
+    halves = [replace(small, place=place, moving=moving) for place, moving in enumerate((0.25, 0.75, 0.375, 0.625))]
+    assert [sum(w.moving for w in bundle) for bundle in bundles(halves)] == [1.0, 1.0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.sampled_from([0.0, 5.0])), max_size=12))
+def test_the_small_are_covered_as_if_alone(intervals):
+    found = [Waiting(place, ready, ready + length, (), moving, 1.0) for place, (ready, length, moving) in enumerate(intervals)]
+    small = [w for w in found if not w.moving]
+    assert _calls(small, [[w for w in bundle if not w.moving] for bundle in bundles(found)]) == _calls(small, bundles(small))
+
+
+def _calls(waiting, together):
+    return len(waiting) - sum(len(bundle) - 1 for bundle in together if bundle)

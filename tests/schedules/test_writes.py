@@ -1,17 +1,18 @@
 """What writes in place stands in a block of its own."""
 
-import logging
-
 import numpy as np
+import pytest
 import tvm
-from tvm import relax, te
+from tvm import relax, tirx
 from tvm.relax import op
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
+import spmd
 from spmd.schedules import build
 from spmd.schedules.writes import SeparateWrites
+from spmd.testing import assert_equivalent
 
 
 @I.ir_module(s_tir=True)
@@ -44,14 +45,15 @@ class Expected:
                 vi, vj = T.axis.remap("SS", [i, j])
                 count[vi, vj] = count[vi, vj] + T.float32(1)
 
-    @R.function
+    @R.function(pure=False)
     def main(p: R.Tensor((16,), "float32")) -> R.Tensor((4, 4), "float32"):
         cls = Expected
         with R.dataflow():
             before = R.exp(p)
             q = R.memory.view(p, R.shape([4, 4]), R.dtype("float32"), R.prim_value(T.int64(0)))
             R.output(before, q)
-        y = R.call_tir_inplace(cls.add_one, (q,), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+        _call = cls.add_one(q)
+        y = q
         with R.dataflow():
             b = R.add(R.reshape(before, R.shape([4, 4])), y)
             R.output(b)
@@ -205,19 +207,104 @@ def test_a_write_of_which_nothing_is_read_is_made() -> None:
     assert [float(value.numpy()[0, 0]) for value in (x, p, q)] == [1.0, 3.0, 8.0]
 
 
-def test_a_write_that_is_left_out_is_told(caplog) -> None:
-    """It needs memory for what else it gives."""
+TYPE = relax.TensorType([4, 4], "float32")
+
+
+@I.ir_module(s_tir=True)
+class Kernels:
+    """One writes new memory, too; one takes a number."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def new(
+        p: T.Buffer((T.int64(4), T.int64(4)), "float32"),
+        x: T.Buffer((T.int64(4), T.int64(4)), "float32"),
+        out: T.Buffer((T.int64(4), T.int64(4)), "float32"),
+    ):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                p[vi, vj] = p[vi, vj] + x[vi, vj]
+                out[vi, vj] = x[vi, vj]
+
+    @T.prim_func(private=True, s_tir=True)
+    def scaled(p: T.Buffer((T.int64(4), T.int64(4)), "float32"), x: T.Buffer((T.int64(4), T.int64(4)), "float32"), n: T.int64):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                p[vi, vj] = p[vi, vj] + x[vi, vj] * T.Cast("float32", n) / T.float32(3)
+
+
+def unread(kernel: str, where: str) -> tvm.IRModule:
+    """``main(yes, x, s, p)`` adds x to p in place, and of what that gives reads nothing but, perhaps, what is never read."""
     bb = relax.BlockBuilder()
-    x, y = (relax.Var(name, relax.TensorType([4, 4], "float32")) for name in ("x", "y"))
-    given = te.placeholder((4, 4), "float32", "given")
-    copy = te.create_prim_func([given, te.compute((4, 4), lambda i, j: given[i, j], "copy")]).without_attr("global_symbol")
-    with bb.function("main", [x, y]):
+    n = tirx.Var("n", "int64")
+    yes, s = relax.Var("yes", relax.TensorType([], "bool")), relax.Var("s", relax.TensorType([n], "float32"))
+    x, p = relax.Var("x", TYPE), relax.Var("p", TYPE)
+    kernel_var = bb.add_func(Kernels[kernel], kernel)
+
+    def write(p: relax.Var, x: relax.Var) -> relax.Var:
+        if kernel == "new":
+            return bb.emit(relax.TupleGetItem(bb.emit(op.call_tir_inplace(kernel_var, relax.Tuple([p, x]), [0, -1], [TYPE, TYPE])), 1))
+        return bb.emit(op.call_tir_inplace(kernel_var, relax.Tuple([p, x, n]), [0], TYPE))
+
+    if where == "private":
+        a, b = relax.Var("a", TYPE), relax.Var("b", TYPE)
+        with bb.function("helper", [a, b], private=True):
+            with bb.dataflow():
+                given = bb.emit_output(op.exp(write(a, b)))
+            bb.emit_func_output(given)
+        helper = next(var for var in bb.get().get_global_vars() if var.name_hint == "helper")
+    with bb.function("main", [yes, x, s, p], attrs={"num_input": 3}):
+        if where == "branch":
+            bb._begin_binding_block()
+            result = write(p, x)
+            then = relax.SeqExpr([bb._end_block()], result)
+            bb.emit(relax.If(yes, then, relax.SeqExpr([relax.BindingBlock([])], x)))
+            out = bb.emit(op.add(p, op.sum(s)))
+        else:
+            with bb.dataflow():
+                bb.emit(op.exp(write(p, x))) if where == "main" else bb.emit(helper(p, x))
+                out = bb.emit_output(op.add(p, op.sum(s)))
+        bb.emit_func_output(out)
+    return bb.finalize()
+
+
+CASES = [("new", "main"), ("new", "branch"), ("new", "private"), ("scaled", "main"), ("scaled", "branch")]
+
+
+@pytest.mark.parametrize(("kernel", "where"), CASES)
+def test_a_write_is_made_whoever_reads_what_it_gives(kernel: str, where: str) -> None:
+    machine = relax.VirtualMachine(build(unread(kernel, where)), tvm.cpu())
+    x, p = (tvm.runtime.tensor(np.full((4, 4), value, "float32")) for value in (2.0, 1.0))
+    for times in (1, 2):
+        out = machine["main"](tvm.runtime.tensor(np.array(True)), x, tvm.runtime.tensor(np.zeros(3, "float32")), p)
+        np.testing.assert_array_equal(out.numpy(), np.full((4, 4), 1 + 2 * times, "float32"))
+        np.testing.assert_array_equal(p.numpy(), out.numpy())
+
+
+@pytest.mark.parametrize(("kernel", "where"), CASES)
+def test_such_a_write_is_made_by_every_worker(kernel: str, where: str) -> None:
+    x, s, ones = np.full((4, 4), 2, "float32"), np.zeros(3, "float32"), np.ones((4, 4), "float32")
+
+    def run(w: spmd.run.workers.Workers) -> list[object]:
+        (kept,) = w.load([ones])
+        found = [w["main"](np.array(True), x, s, kept) for _ in range(2)]
+        np.testing.assert_array_equal(found[1], 5 * ones)
+        return found
+
+    specs = {"p": spmd.P("tp", None)} if kernel == "new" else {}  # a kernel that takes a number runs whole
+    assert_equivalent(unread(kernel, where), 2, specs, run=run, sizes={"n": 3})
+
+
+def test_a_constant_that_is_written_is_copied_too() -> None:
+    bb = relax.BlockBuilder()
+    x = relax.Var("x", TYPE)
+    with bb.function("main", [x]):
         with bb.dataflow():
-            bb.emit(op.call_tir_inplace(bb.add_func(copy, "copy"), relax.Tuple([x]), [0, -1], [x.ty, x.ty]), "both")
-            result = bb.emit_output(op.exp(y))
-        bb.emit_func_output(result)
-    with caplog.at_level(logging.WARNING, "spmd"):
-        SeparateWrites()(bb.get())
-    assert [r.getMessage() for r in caplog.records] == [
-        "'both' writes in place, but nothing reads what it gives: TVM leaves it out; return what it gives"
-    ]
+            start = relax.const(np.ones((4, 4), "float32"))
+            both = bb.emit(op.call_tir_inplace(bb.add_func(Kernels["new"], "new"), relax.Tuple([start, x]), [0, -1], [TYPE, TYPE]))
+            out = bb.emit_output(op.add(bb.emit(relax.TupleGetItem(both, 0)), bb.emit(relax.TupleGetItem(both, 1))))
+        bb.emit_func_output(out)
+    machine = relax.VirtualMachine(build(bb.finalize()), tvm.cpu())
+    for _ in range(2):
+        np.testing.assert_array_equal(machine["main"](tvm.runtime.tensor(np.full((4, 4), 2, "float32"))).numpy(), np.full((4, 4), 5))

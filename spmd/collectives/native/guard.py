@@ -47,7 +47,7 @@ class Guard:
         self.timeout = COMPILATION
         self.slots = Slots()
         self.groups: Mapping[str, Sequence[int]] = {}
-        """For each axis of the running program, the ranks that meet there, this one among them."""
+        """The ranks that meet along each axis of the running program, this one among them."""
         self.axes: Mapping[str, int] = {}
         """The number of each axis on the board."""
         self.watched: list[Watched] = []

@@ -62,9 +62,9 @@ class Vendor:
     name: str
     library: str
     package: str
-    """Of Python, which may hold the library; it need not be there."""
+    """The Python package that may hold the library; it need not be there."""
     device: str
-    """As TVM calls it."""
+    """The device type as TVM calls it."""
     runtime: str
     """What the file of the devices' library is called, or begins with."""
     set_device: str

@@ -164,7 +164,7 @@ class Shared:
 
     @contextmanager
     def _chunks(self, one: Moved, count: Expr, ways: int) -> Generator[tuple[Expr, Expr, Expr]]:
-        """For each chunk of `count` elements, of which a place holds so many: the first one, their number, and which place."""
+        """The chunks of `count` elements, of which a place holds so many: the first element, their number, and which place."""
         most = T.int64(self._most(one, ways))
         with T.serial(T.int64(0), T.ceildiv(count, most)) as chunk:
             first = T.bind(chunk * most)

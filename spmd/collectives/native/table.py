@@ -66,7 +66,7 @@ class Table:
 
     @property
     def symbols(self) -> list[str]:
-        """Of all functions that carriers call."""
+        """The symbols of all functions that carriers call."""
         called = [*self.group, *(function for functions in self.functions.values() for function in functions)]
         return list(dict.fromkeys(function.symbol for function in called))
 

@@ -33,7 +33,7 @@ class _Family(NamedTuple):
 
 _AMPERE, _ADA, _RDNA3 = _Family(5e-6, 0.77), _Family(2.5e-6, 0.92), _Family(3.5e-6, 0.84)
 _LIKE_AMPERE = _AMPERE
-"""Of families of which too little is published: large memory of many channels, as Ampere's."""
+"""The numbers of families of which too little is published: large memory of many channels, as Ampere's."""
 _AMPERE_RATES = {"float32": 19.5e12, "float64": 19.5e12, "int8": 624e12}
 _HOPPER_RATES = {"float32": 66.9e12, "float64": 66.9e12, "float8": 1979e12, "int8": 1979e12}
 _LARGE_HOST = Link(50e9, 25e-6, _NETWORK_HOP)  # one adapter of 400 Gb/s a GPU

@@ -24,9 +24,9 @@ class Link:
     bandwidth: float
     """Bytes per second that a worker sends to others."""
     latency: float
-    """Of one collective of two workers."""
+    """The seconds that one collective of two workers takes whatever its size."""
     hop: float = 0.0
-    """Of each step that more workers add: around a ring within a host, on a tree between hosts; twice in an all-reduce."""
+    """The seconds of each step that more workers add: around a ring within a host, on a tree between hosts; twice in an all-reduce."""
 
     def __post_init__(self) -> None:
         _check_rates("Link", self, ("bandwidth",), ("latency", "hop"))
@@ -44,9 +44,9 @@ class Profile:
     link_bandwidth: float
     """Bytes per second that a worker sends to others, along mesh axes that name no link."""
     link_latency: float
-    """Of one collective along these axes."""
+    """The seconds that one collective along these axes takes whatever its size."""
     kernel_latency: float = 0.0
-    """Of starting one kernel."""
+    """The seconds that starting one kernel takes."""
     memory: float | None = None
     """Bytes of memory of one worker: the budget of plans, where they are given none. None is no limit."""
     rates: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)

@@ -85,7 +85,7 @@ def group_norm(f: FormContext) -> Any:
 
 @form("batch_norm")
 def batch_norm(f: FormContext) -> Any:
-    """In training: normalized by channel over all else, and the running mean and variance moved."""
+    """The batch norm of training: normalized by channel over all else, and the running mean and variance moved."""
     attrs, (given, gamma, beta, running_mean, running_variance) = f.call.attrs, f.args
     x = widened(f, given)
     channel = int(attrs.axis) % x.ty.ndim

@@ -37,7 +37,7 @@ def avg_pooling(f: FormContext) -> Any:
 
 
 def _scales(f: FormContext, window: Window) -> list[list[float]]:
-    """For each worker, kernel rows over counted rows of each of its windows."""
+    """The kernel rows over the counted rows of each window, for each worker."""
     attrs, count, out = f.call.attrs, window.windows(f.splits, f.mesh), f.splits[window.out].size
     after = int(attrs.padding[window.place + len(attrs.padding) // 2])
 

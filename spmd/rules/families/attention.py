@@ -20,7 +20,7 @@ def _heads(op: OpCall) -> tuple[str, str, dict[str, Any]]:
 
 @rule("relax.nn.attention", "relax.nn.attention_bias")
 def attention(op: OpCall) -> Rule:
-    """From ``b s h d``, ``b t h d`` and ``b t h e`` to ``b s h e``: workers take whole groups of query heads and their key head.
+    """The rule from ``b s h d``, ``b t h d`` and ``b t h e`` to ``b s h e``: workers take whole groups of query heads and their key head.
 
     Queries split freely; under a causal mask each worker masks by its own positions. Split keys leave a partial sum, weighted by the
     largest score and the total of all. The channels ``d`` stay whole: all scores would have to be summed.

@@ -31,7 +31,7 @@ _WITHOUT_HEADS = (
 
 @rule(f"{_ATTENTION}attention_with_fused_qkv")
 def fused_qkv(op: OpCall) -> Rule | None:
-    """From qkv [tokens, heads, d] -> [tokens, query heads, d]: a worker needs whole groups of query heads and their KV head."""
+    """The rule qkv [tokens, heads, d] -> [tokens, query heads, d]: a worker needs whole groups of query heads and their KV head."""
     total, query = op.inputs[-1][1], op.outputs[0][1]
     if total is None or query is None or (total - query) % 2 or query % ((total - query) // 2):
         return None

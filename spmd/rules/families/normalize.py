@@ -77,7 +77,7 @@ def group_norm(op: OpCall) -> Rule | None:
 
 @rule("relax.nn.batch_norm")
 def batch_norm(op: OpCall) -> Rule:
-    """By channel; in training, the mean and variance of each channel over all else are reduced over the workers."""
+    """A rule that splits by channel; in training, the mean and variance of each channel over all else are reduced over the workers."""
     names = letters(len(op.inputs[0]))
     channel = axis_of(op.attrs.axis, len(names))
     c = names[channel]

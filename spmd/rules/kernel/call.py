@@ -77,7 +77,7 @@ def read_call(func: tirx.PrimFunc, call: Any, inputs: Dims, outputs: Dims) -> Ca
 
 
 def aliases_of(call: Any) -> tuple[int, ...] | None:
-    """For each result of a call_tir_inplace the argument that it is written into, -1 for a new one; None for other calls."""
+    """The argument that each result of a call_tir_inplace is written into, -1 for a new one; None for other calls."""
     return tuple(int(i) for i in call.attrs.inplace_indices) if call.op.name == "relax.call_tir_inplace" else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import tvm
@@ -73,6 +74,12 @@ class CPURule(ScheduleRule):
 
 def normalized(func: tirx.PrimFunc) -> LoopNest | None:
     """`func` with one loop for each block iterator, or None if its loops cannot be written so."""
+    nest = _normalized(func)
+    return None if nest is None else LoopNest(nest.sch.copy(), list(nest.blocks))
+
+
+@lru_cache(maxsize=1)  # rules are tried one after another on one function
+def _normalized(func: tirx.PrimFunc) -> LoopNest | None:
     sch = Schedule(func)
     if not _has_only_plain_blocks(sch):
         return None

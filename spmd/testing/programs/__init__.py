@@ -21,18 +21,19 @@ from spmd.placement.spec import P
 from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.run.signatures import signatures
 
+from .loops import loops
 from .maker import BLOCKS, SYMBOLIC
 from .write import write
 from .writes import STORE
 
-__all__ = ["DIVISIBLE", "SIZES", "meshes", "programs", "specs"]
+__all__ = ["DIVISIBLE", "SIZES", "loops", "meshes", "programs", "specs"]
 
 Draw = Callable[[Any], Any]
 
 SIZES = {f"n{size}": size for size in SYMBOLIC}
 """What the symbols of programs stand for: `sizes` of `assert_equivalent`."""
 DIVISIBLE = {f"n{size}": by for size, by in BLOCKS.items()}
-"""By what some of them are said to be divisible: `divisible` of `assert_equivalent`."""
+"""What some of them are said to be divisible by: `divisible` of `assert_equivalent`."""
 
 
 @st.composite

@@ -7,6 +7,7 @@ from typing import Any
 from tvm import relax, te
 
 from .maker import Maker, dtype_of, is_float, shape_of
+from .writes import STORE
 
 op = relax.op
 
@@ -31,13 +32,18 @@ def call(m: Maker, x: Any) -> Any:
     function, params = m.choose(m.helpers)
     read: list[Any] = []
 
-    def given(ty: Any) -> Any:
+    def given(ty: Any, name: str = "") -> Any:
         if isinstance(ty, relax.TupleType):
             return relax.Tuple([given(field) for field in ty.fields])
-        read.append(m.like([int(size) for size in ty.shape.values], str(ty.dtype)))
+        shape, dtype = [int(size) for size in ty.shape.values], str(ty.dtype)
+        if name.endswith(STORE):  # which it writes: no constant, and no longer what it was
+            read.append(m.know(m.parameter(shape, dtype, STORE), 32.0))
+            m.exact.discard(hash(read[-1]))
+        else:
+            read.append(m.like(shape, dtype))
         return read[-1]
 
-    return function(*[given(p.ty) for p in params]), max(32.0, m.bound(*read))
+    return function(*[given(p.ty, p.name) for p in params]), max(32.0, m.bound(*read))
 
 
 def packed(m: Maker, x: Any) -> Any:

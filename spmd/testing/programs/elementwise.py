@@ -46,6 +46,8 @@ def binary(m: Maker, x: Any) -> Any:
     """Two terms that broadcast."""
     other = _partner(m, x)
     function = m.choose(_FLOATS if is_float(x) else _INTEGERS)
+    if function is op.subtract and is_float(x) and other.same_as(x):  # TVM makes 0 of x - x where it fuses it, and it is NaN of an infinity
+        other = m.parameter(shape_of(x), dtype_of(x))
     if function is op.multiply:
         return function(x, other), m.bound(x) * m.bound(other)
     return m.choose([lambda: function(x, other), lambda: function(other, x)])(), 2 * m.bound(x, other)

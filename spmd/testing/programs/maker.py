@@ -19,7 +19,7 @@ SIZES = [1, 2, 3, 4, 5, 6, 8, 9, 12]
 SYMBOLIC = [1, 3, 4, 7, 8, 12]
 """Sizes that symbols stand for."""
 BLOCKS = {4: 2, 8: 8, 12: 12}
-"""By what some of them are said to be divisible."""
+"""What some of them are said to be divisible by."""
 LARGEST = 1 << 11
 """Values with more elements are not read again."""
 _LIMIT = {"float64": 1e3, "float32": 1e2, "float16": 16.0, "int32": 1e3, "int64": 1e3}

@@ -57,7 +57,7 @@ def ones(m: Maker, x: Any) -> Any:
 
 
 def split(m: Maker, x: Any) -> Any:
-    """In two or three parts, equal or not."""
+    """A split in two or three parts, equal or not."""
     axis = m.axis(x)
     size = shape_of(x)[axis]
     if size < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -39,7 +39,7 @@ def _some_static(value: Any) -> bool:
     return any(isinstance(s, int) for s in shape_of(value))
 
 
-_OPERATORS = [
+OPERATORS = [
     _Operator(elementwise.unary, "f", 0, symbolic=True),
     _Operator(elementwise.step, "fi", 0, exact=True),
     _Operator(elementwise.binary, "fi", 0, symbolic=True, often=2),
@@ -89,7 +89,7 @@ _OPERATORS = [
     _Operator(control.kernel, "f"),
     _Operator(writes.in_place, "f", 2, often=2),
 ]
-_WITH_BRANCHES = [*_OPERATORS, _Operator(control.branch, "f", often=12)]
+_WITH_BRANCHES = [*OPERATORS, _Operator(control.branch, "f", often=12)]
 
 
 def write(
@@ -119,13 +119,13 @@ def write(
     maker.values += [v for v in first if not isinstance(v.ty, relax.TupleType)]
     with bb.function(name, attrs=attrs, private=private):  # parameters come up while the body is written: they are given at its end
         if branches:
-            _body(maker, most, _WITH_BRANCHES, first)
-            result: Any = _result(maker)
+            body(maker, most, _WITH_BRANCHES, first)
+            result: Any = results(maker)
             bb.emit_func_output(result, maker.params)
         else:
             with bb.dataflow():
-                _body(maker, most, _OPERATORS, first)
-                result = bb.emit_output(_result(maker))
+                body(maker, most, OPERATORS, first)
+                result = bb.emit_output(results(maker))
             bb.emit_func_output(result, maker.params)
     return maker.params
 
@@ -149,7 +149,8 @@ def _parameter(maker: Maker, symbolic: bool) -> Any:
     return maker.parameter(shape, dtype)
 
 
-def _body(maker: Maker, most: int, operators: list[_Operator], first: list[Any]) -> None:
+def body(maker: Maker, most: int, operators: Sequence[_Operator] = OPERATORS, first: Sequence[Any] = ()) -> None:
+    """1 to `most` operators on the values that there are, and on the parts of `first`, which may be tuples."""
     for var in first:
         if isinstance(var.ty, relax.TupleType):
             maker.values += [maker.know(v, exact=True) for v in _parts(maker.bb, var)]
@@ -174,14 +175,14 @@ def _body(maker: Maker, most: int, operators: list[_Operator], first: list[Any])
                 maker.values.append(maker.tame(maker.know(part, bound, exact)))
 
 
-def _result(maker: Maker) -> Any:
+def results(maker: Maker) -> Any:
     """What nothing reads, or the last value; now and then in a tuple within a tuple, with a value that is read, or one twice."""
-    results = [v for v in maker.values if hash(v) not in maker.read] or maker.values[-1:]
+    found = [v for v in maker.values if hash(v) not in maker.read] or maker.values[-1:]
     if maker.integer(0, 4) == 0:
-        results.append(maker.pick())
-    if len(results) > 2 and maker.integer(0, 4) == 0:
-        return relax.Tuple([results[0], relax.Tuple(results[1:])])
-    return relax.Tuple(results) if len(results) > 1 else results[0]
+        found.append(maker.pick())
+    if len(found) > 2 and maker.integer(0, 4) == 0:
+        return relax.Tuple([found[0], relax.Tuple(found[1:])])
+    return relax.Tuple(found) if len(found) > 1 else found[0]
 
 
 def _parts(bb: relax.BlockBuilder, var: Any) -> list[Any]:

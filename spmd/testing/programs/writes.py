@@ -69,7 +69,7 @@ def _part(m: Maker, shape: list[int], dtype: str) -> tuple[Any, list[Any], int]:
 
 
 def _added(m: Maker, shape: list[int], dtype: str) -> tuple[Any, list[Any], int]:
-    """On top of what is there, times a factor by position."""
+    """A kernel that adds to what is there, times a factor by position."""
     return (
         _kernel(shape, dtype, [], lambda store, x, i: (tuple(i), store[tuple(i)] + x[tuple(i)] * (i[-1] + 1).astype(dtype))),
         [],
