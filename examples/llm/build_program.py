@@ -15,14 +15,12 @@ import spmd
 from spmd import P
 
 from .config import LlamaConfig
-from .engine import PAGE_SIZE, PREFILL_CHUNK, check_shards
+from .engine import check_shards
 from .model import METHODS, bounded, build_module
 from .quantization import Formats
 from .quantize import quantize
+from .sequences import BOUNDS, PAGE_SIZE, PREFILL_CHUNK
 
-MAX_BATCH, MAX_DRAFT = 32, 7
-BOUNDS = {"seq_len": PREFILL_CHUNK, "batch_size": MAX_BATCH, "verify_len": MAX_BATCH * (1 + MAX_DRAFT)}
-"""What the sizes of the model's functions never exceed."""
 CAPTURED = {"batch_decode": ["batch_size"], "batch_verify": ["verify_len"]}
 """{function: the sizes for each value of which its kernels are captured in CUDA graphs of their own}."""
 TABLE = "model.embed_tokens."
