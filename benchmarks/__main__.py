@@ -12,6 +12,7 @@ NAMES = (
     "training_plan",
     "training",
     "backtest",
+    "strong_scaling",
     "shard_time",
     "builds",
     "scaling",

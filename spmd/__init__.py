@@ -11,7 +11,7 @@ from .costs.profile import Link, Profile
 from .errors import ShardingError
 from .explain import Plan, visualize
 from .frontends import from_jax, from_onnx, from_torch
-from .pipeline import ShardedModule, lower, plan, shard
+from .pipeline import ShardedModule, lower, plan, price, shard
 from .placement.mesh import Mesh
 from .placement.sharding import Sharding
 from .placement.spec import P, same
@@ -51,6 +51,7 @@ __all__ = [
     "measure",
     "plan",
     "presets",
+    "price",
     "rule",
     "same",
     "scaling",

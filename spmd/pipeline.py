@@ -23,7 +23,8 @@ from .costs.cost import Cost, CostFactory
 from .costs.planning_sizes import check_symbols, planning_sizes
 from .costs.profile import Profile, profile_of, profile_taken
 from .errors import ShardingError
-from .explain import Plan
+from .explain import Difference, Plan
+from .explain.difference import difference
 from .ir.inline import inlined
 from .ir.lift import LIFT, kept_whole, lifted
 from .ir.normal import normalized
@@ -148,6 +149,26 @@ def plan(
     """The first half of `shard`: where each tensor lives, and why."""
     with _frozen():
         return _planned(mod, mesh, specs, profile, sizes, divisible, memory, lift, cost)[1]
+
+
+@_planning
+def price(
+    mod: tvm.IRModule,
+    mesh: MeshLike,
+    specs: Specs | None = None,
+    *,
+    profile: Profile | str = "generic",
+    sizes: Mapping[str, int] | None = None,
+    divisible: Mapping[str, int] | None = None,
+    memory: float | None = None,
+    lift: int = LIFT,
+    cost: CostFactory = Cost,
+) -> Difference:
+    """What `specs` cost: how the plan that obeys them differs from the one that nothing is asked of, in time, traffic and placement."""
+    given = (profile, sizes, divisible, memory, lift, cost)
+    with _frozen():
+        free, bound = (_planned(mod, mesh, asked, *given)[1] for asked in (None, specs))
+    return difference(free, bound)
 
 
 @door(mod=checks.module, plan=checks.instance(model.Plan, "Write spmd.lower(mod, spmd.plan(mod, mesh))."), collectives=_dialect)

@@ -40,6 +40,7 @@ def pytest_addoption(parser):
     parser.addoption("--programs", type=int, default=250, help="how many random programs test_programs.py runs")
     parser.addoption("--gpu-programs", type=int, default=50, help="how many testing/test_pocl.py compiles for GPUs")
     parser.addoption("--programs-seed", type=int, default=0, help="the first seed of their slices")
+    parser.addoption("--every-count", action="store_true", help="run each architecture of examples/llm on 2, 3, 4 and 8 workers")
 
 
 def pytest_terminal_summary(terminalreporter):

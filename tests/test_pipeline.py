@@ -98,3 +98,11 @@ def test_two_processes_give_the_same_bytes():
     first, second = (p.communicate(timeout=120)[0] for p in started)
     assert len(first) > 10_000
     assert first == second
+
+
+def test_the_price_of_specs():
+    """Nothing where they are the optimum, and time where they are not."""
+    assert not spmd.price(Mlp, 2, {"w1": P(None, None)})
+    dear = spmd.price(Mlp, 2, {"w1": P("tp", None), "w2": P("tp", None)})
+    (before, after) = dear.predicted["main"]
+    assert after > before and dear.params.keys() == {"w1", "w2"}

@@ -10,7 +10,7 @@ import os
 import sys
 
 import spmd
-from tests.collectives.suite import positions, run
+from tests.collectives.suite import run
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
@@ -31,7 +31,6 @@ def main(arguments: list[str]) -> None:
     if options.own_host:
         os.environ["NCCL_HOSTID"] = f"host-{comm.rank}"
     mesh = spmd.Mesh(tp=comm.size)
-    positions(mesh, options.backend, options.target)
     print(
         f"worker {comm.rank}: {run(mesh, options.backend, options.every, options.target)} collectives over {comm.size} are right",
         flush=True,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
 
 HEADER, INDEX = "model.json", "weights.json"
-FILE_BYTES = 256 << 20
-"""Weights are written to files of about this size: so much is in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -42,30 +39,8 @@ class Header:
         return Header(**json.loads((folder / HEADER).read_text()))
 
 
-def write_weights(folder: Path, weights: Iterable[tuple[str, np.ndarray]]) -> Iterator[str]:
-    """Writes safetensors files and their index; yields the name of each weight when it is taken, one file's worth is in memory."""
-    owner: dict[str, str] = {}
-    held: dict[str, np.ndarray] = {}
-
-    def flush() -> None:
-        name = f"weights-{len(set(owner.values())):05}.safetensors"
-        save_file(held, folder / name)
-        owner.update(dict.fromkeys(held, name))
-        held.clear()
-
-    (folder / INDEX).unlink(missing_ok=True)  # what stops half-way has none
-    for name, array in weights:
-        held[name] = array
-        yield name
-        if sum(array.nbytes for array in held.values()) >= FILE_BYTES:
-            flush()
-    if held:
-        flush()
-    (folder / INDEX).write_text(json.dumps({"weight_map": owner}, indent=1) + "\n")
-
-
 class StoredWeights(Mapping[str, np.ndarray]):
-    """{name: array} of what `write_weights` wrote, read when asked for; raises ModelError where it is not there or not whole."""
+    """{name: array} of what `convert_weights` wrote, read when asked for; raises ModelError where it is not there or not whole."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,8 +52,11 @@ class StoredWeights(Mapping[str, np.ndarray]):
         file = self.folder / self.owner[name]
         if not file.is_file():
             raise ModelError(self.folder, f"{file.name} is missing", "Run: python -m examples.llm.convert_weights")
-        with safe_open(file, framework="numpy") as opened:
-            return opened.get_tensor(name)
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                return opened.get_tensor(name)
+        except SafetensorError as error:
+            raise ModelError(file, f"it is broken ({error})", "Run: python -m examples.llm.convert_weights") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.owner)

@@ -66,13 +66,16 @@ def quantized(model: str, quantization: str) -> tuple[LlamaConfig, Formats]:
     return config.with_dtype(FORMATS[quantization].dtype or config.dtype), quantization
 
 
-def target_of(name: str, arch: str = "") -> Target:
-    """A target by name; `arch` takes the place of its usual architecture. Raises ModelError for what this TVM does not compile for."""
+def told(name: str, arch: str = "") -> dict[str, str]:
+    """A target by name as TVM is told of it; `arch` takes the place of its usual architecture. Raises ModelError for an unknown one."""
     if name not in TARGETS:
         raise ModelError("--target", f"there is no '{name}'", f"Use one of: {', '.join(TARGETS)}.")
-    said = dict(TARGETS[name])
-    if arch:
-        said["arch" if name == "cuda" else "mcpu"] = arch
+    return {**TARGETS[name], **({"arch" if name == "cuda" else "mcpu": arch} if arch else {})}
+
+
+def target_of(name: str, arch: str = "") -> Target:
+    """A target by name; `arch` takes the place of its usual architecture. Raises ModelError for what this TVM does not compile for."""
+    said = told(name, arch)
     if name != "llvm" and tvm.get_global_func(f"target.build.{name}", allow_missing=True) is None:
         others = ", ".join(other for other in TARGETS if other != name)
         raise ModelError("--target", f"this TVM has no code generator for {name}", f"Use a TVM that is built with it, or one of: {others}.")
@@ -111,7 +114,12 @@ def build(options: argparse.Namespace) -> Path:
     folder = library.export(options.output)
     window = max(config.layer_windows)
     Header(
-        str(options.model), options.quantization, options.num_shards, json.dumps(TARGETS[options.target]), options.max_seq_len, window
+        str(options.model),
+        options.quantization,
+        options.num_shards,
+        json.dumps(told(options.target, options.arch)),
+        options.max_seq_len,
+        window,
     ).write(folder)
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,18 +15,14 @@ import spmd
 from spmd import P
 
 from .config import LlamaConfig
-from .engine import PAGE_SIZE, PREFILL_CHUNK, check_shards
+from .engine import check_shards
 from .model import METHODS, bounded, build_module
 from .quantization import Formats
 from .quantize import quantize
+from .sequences import BOUNDS, PAGE_SIZE, PREFILL_CHUNK
 
-MAX_BATCH, MAX_DRAFT = 32, 7
-BOUNDS = {"seq_len": PREFILL_CHUNK, "batch_size": MAX_BATCH, "verify_len": MAX_BATCH * (1 + MAX_DRAFT)}
-"""What the sizes of the model's functions never exceed."""
 CAPTURED = {"batch_decode": ["batch_size"], "batch_verify": ["verify_len"]}
 """{function: the sizes for each value of which its kernels are captured in CUDA graphs of their own}."""
-SHARE = 1.02
-"""Of a worker's weights, over 1/N of all."""
 TABLE = "model.embed_tokens."
 
 
@@ -44,8 +39,7 @@ def program(
     """The program of each of `num_shards` workers: a plain IRModule for one, else what `spmd.shard` gives.
 
     The plan is that for single tokens, which is where a conversation's time goes, but for a table of embeddings that is no output head:
-    its columns are split, as every worker would hold it whole for the few microseconds that gathering a token's row takes. And where the
-    fastest plan has workers hold more than SHARE of what is theirs, one that does not is taken if there is one: more conversations fit.
+    its columns are split, as every worker would hold it whole for the few microseconds that gathering a token's row takes.
     memory: the bytes that a worker may hold, where it is not what the profile says.
     Raises ModelError for too many shards, and spmd.ShardingError where the model cannot be sharded or does not fit.
     """
@@ -55,20 +49,15 @@ def program(
         mod = quantize(mod, quantization)
     if num_shards == 1:
         return mod
-    specs = {} if config.tie_word_embeddings else {name: P(None, "tp") for name in weights(mod) if name.startswith(TABLE)}
-    options = {
-        "mesh": num_shards,
-        "specs": specs,
-        "profile": profile,
-        "sizes": {name: size for name, size in sizes(max_seq_len).items() if name in _symbols(mod)},
-    }
-    made = spmd.shard(mod, **options, memory=memory)
-    surplus = bytes_of(weights(made.mod)) - SHARE * bytes_of(weights(mod)) / num_shards
-    if surplus > 0:
-        least = max(needed.peak for needed in made.plan.memory.values()) - surplus
-        with contextlib.suppress(spmd.ShardingError):  # no plan holds so little: that which is faster stays
-            made = spmd.shard(mod, **options, memory=least)
-    return made
+    specs = table_specs(mod, num_shards) if not config.tie_word_embeddings else {}
+    told = {name: size for name, size in sizes(max_seq_len).items() if name in _symbols(mod)}
+    return spmd.shard(mod, mesh=num_shards, specs=specs, profile=profile, sizes=told, memory=memory)
+
+
+def table_specs(mod: tvm.IRModule, num_shards: int) -> dict[str, P]:
+    """Columns of the table of embeddings, whole groups of them where it is packed; none where the workers cannot have equally many."""
+    parts = {name: shape for name, (shape, _) in weights(mod).items() if name.startswith(TABLE)}
+    return {name: P(None, "tp") for name in parts} if all(shape[-1] % num_shards == 0 for shape in parts.values()) else {}
 
 
 def sizes(max_seq_len: int) -> dict[str, int]:

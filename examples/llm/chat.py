@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
+import spmd
 from spmd import ShardingError
 
-from .chat_module import ChatModule
-from .engine import Engine, check_shards, shard, start
+from .batching import BatchEngine
+from .chat_module import ChatModule, Conversation, StreamToStdout, check_draft
+from .engine import BATCH_METHODS, METHODS, backend_of, check_shards, shard
 from .errors import ModelError
 from .sampling import Sampler
+from .sequences import FORKING, Sequences
 from .source import open_model
-from .tokenizer import ChatTokenizer
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m examples.llm.chat", description="Ask a Llama that runs on N workers.")
     parser.add_argument("built", nargs="?", help="a folder that examples.llm.build and examples.llm.convert_weights wrote")
     parser.add_argument("--model", help="in its place a .gguf file or a Hugging Face folder, which is built now")
+    parser.add_argument("--draft", help="a smaller model with the same tokens, given as the model is, which guesses what comes next")
+    parser.add_argument("--draft-tokens", type=int, default=4, help="how many tokens it guesses at a time (default 4)")
     parser.add_argument("--num-shards", type=int, help="how many workers share the model (default 1, or as it was built)")
     parser.add_argument("--prompt", help="one question; without it, a conversation")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer in tokens (default 256)")
@@ -48,54 +53,72 @@ def _check(options: argparse.Namespace) -> None:
         raise ModelError("--top-p", f"{options.top_p} is no probability", "Give a number above 0 and at most 1.")
 
 
-def answer(engine: Engine, tokenizer: ChatTokenizer, messages: list[dict[str, str]], sampler: Sampler, max_tokens: int) -> str:
-    """Prints the answer as it comes, and returns it."""
-    pieces = []
-    for piece in tokenizer.stream(engine.generate(tokenizer.prompt(messages), sampler, max_tokens, tokenizer.stop_ids)):
-        print(piece, end="", flush=True)
-        pieces.append(piece)
-    print()
-    return "".join(pieces)
+COMMANDS = {
+    "/help": "list these commands",
+    "/stats": "tokens a second of what was read and written since the conversation began",
+    "/reset": "begin a new conversation",
+    "/exit": "end",
+}
+"""What a line may say instead of a question, and what that does."""
 
 
-def converse(engine: Engine, tokenizer: ChatTokenizer, sampler: Sampler, max_tokens: int) -> None:
+def converse(chat: Conversation, sampler: Sampler, max_tokens: int) -> None:
     """Questions from standard input until it ends; the model sees the whole conversation."""
-    messages: list[dict[str, str]] = []
+    if sys.stdin.isatty():
+        print("Ask, or write /help.")
     while True:
         try:
-            question = input("> ").strip()
+            line = input("> ").strip()
         except EOFError:
             print()
             return
-        if question:
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer(engine, tokenizer, messages, sampler, max_tokens)})
+        if line == "/exit":
+            return
+        if line == "/reset":
+            chat.reset_chat()
+        elif line == "/stats":
+            print(chat.stats())
+        elif line.startswith("/"):
+            if line != "/help":
+                print(f"There is no command {line}.")
+            print("\n".join(f"{command:<8}{text}" for command, text in COMMANDS.items()))
+        elif line:
+            chat.generate(line, StreamToStdout(1), max_tokens, sampler)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Loads, shards, starts and talks."""
+    """Opens what was built, or builds it, and talks."""
     _check(options)
     sampler = Sampler(options.temperature, options.top_p, options.seed)
-    if options.built:
-        with ChatModule(options.built, options.num_shards) as chat:
-            talk(options, chat.engine, chat.tokenizer, sampler)
-        return
-    source = open_model(options.model)
-    config = source.config.with_dtype(options.dtype)
-    shards = 1 if options.num_shards is None else options.num_shards
-    check_shards(config, shards)
-    tokenizer, weights = source.tokenizer(), source.weights(options.dtype)
-    program, window = shard(config, shards, options.target), max(config.layer_windows)
-    with start(program, weights, target=options.target, max_seq_len=options.max_seq_len, window=window) as engine:
-        talk(options, engine, tokenizer, sampler)
+    with ExitStack() as stack:
+        if options.built:
+            chat: Conversation = stack.enter_context(
+                ChatModule(options.built, options.num_shards, draft=options.draft, draft_tokens=options.draft_tokens, max_batch=1)
+            )
+        else:
+            chat = _built(stack, options)
+        if options.prompt is None:
+            converse(chat, sampler, options.max_tokens)
+        else:
+            chat.generate(options.prompt, StreamToStdout(1), options.max_tokens, sampler)
 
 
-def talk(options: argparse.Namespace, engine: Engine, tokenizer: ChatTokenizer, sampler: Sampler) -> None:
-    """One answer where there is a prompt, else a conversation."""
-    if options.prompt is None:
-        converse(engine, tokenizer, sampler, options.max_tokens)
-    else:
-        answer(engine, tokenizer, [{"role": "user", "content": options.prompt}], sampler, options.max_tokens)
+def _built(stack: ExitStack, options: argparse.Namespace) -> Conversation:
+    """A conversation with a model that is compiled now, on workers that run until the stack is closed."""
+    sources = [open_model(path) for path in (options.model, options.draft) if path is not None]
+    configs = [source.config.with_dtype(options.dtype) for source in sources]
+    shards, methods = 1 if options.num_shards is None else options.num_shards, BATCH_METHODS if options.draft else METHODS
+    for config in configs:
+        check_shards(config, shards)
+    tokenizers = [source.tokenizer() for source in sources]
+    check_draft(tokenizers)
+    models = []
+    for source, config in zip(sources, configs, strict=True):
+        program = shard(config, shards, options.target, methods=methods)
+        workers = stack.enter_context(spmd.workers(program, backend=backend_of(options.target), target=options.target))
+        weights, window = source.weights(options.dtype), max(config.layer_windows)
+        models.append(Sequences(workers, weights, options.max_seq_len, window=window, forks=options.target in FORKING))
+    return Conversation(BatchEngine(*models, draft_tokens=options.draft_tokens), tokenizers[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

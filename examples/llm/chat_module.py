@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
 from types import TracebackType
+from typing import overload
 
 import spmd
 
 from .artifact import Header, StoredWeights
-from .engine import Engine
+from .batching import BatchEngine
+from .engine import backend_of
 from .errors import ModelError
+from .request import Statistics
 from .sampling import Sampler
-from .tokenizer import load_tokenizer
+from .sequences import FORKING, Sequences
+from .tokenizer import ChatTokenizer, load_tokenizer
+
+Callback = Callable[[str, bool], None]
 
 
 class StreamToStdout:
@@ -35,36 +42,38 @@ class StreamToStdout:
             self._held.clear()
 
 
-class ChatModule:
-    """A conversation with the model in a folder that `build` and `convert_weights` wrote. `close` it, or use it in `with`.
+class Conversation:
+    """Messages to a model and its answers, as text."""
 
-    num_shards: how many workers it was built for, where it is to be checked. Raises ModelError for what the folder does not hold.
-    """
-
-    def __init__(self, model: str | Path, num_shards: int | None = None, backend: str = "") -> None:
-        folder = Path(model).expanduser()
-        header = Header.read(folder)
-        if num_shards not in (None, header.num_shards):
-            what = f"it is built for {header.num_shards} workers, not for {num_shards}"
-            raise ModelError(folder, what, f"Leave num_shards out, or build it again with --num-shards {num_shards}.")
-        self.tokenizer, weights = load_tokenizer(folder), StoredWeights(folder)
-        library = spmd.load(folder)
-        self._workers = spmd.workers(library, backend=backend or ("pocl" if library.target.kind.name == "opencl" else "threads"))
-        self.engine = Engine(self._workers.__enter__(), weights, header.max_seq_len, header.window)
+    def __init__(self, engine: BatchEngine, tokenizer: ChatTokenizer) -> None:
+        self.engine, self.tokenizer = engine, tokenizer
         self.messages: list[dict[str, str]] = []
-        self._seconds, self._counts = {"prefill": 0.0, "decode": 0.0}, {"prefill": 0, "decode": 0}
 
+    @overload
+    def generate(
+        self, prompt: str, progress_callback: Callback | None = None, max_tokens: int = 256, sampler: Sampler | None = None
+    ) -> str: ...
+    @overload
+    def generate(
+        self, prompt: Sequence[str], progress_callback: None = None, max_tokens: int = 256, sampler: Sampler | None = None
+    ) -> list[str]: ...
     def generate(
         self,
-        prompt: str,
-        progress_callback: Callable[[str, bool], None] | None = None,
+        prompt: str | Sequence[str],
+        progress_callback: Callback | None = None,
         max_tokens: int = 256,
         sampler: Sampler | None = None,
-    ) -> str:
-        """The answer to the next message of the conversation; the callback gets the text of each token, and at last ("", True)."""
+    ) -> str | list[str]:
+        """The answer to the next message of the conversation; the callback gets the text of each token, and at last ("", True).
+
+        Each of several prompts begins a conversation of its own, which is not continued; they are answered together, each as if alone.
+        """
+        if not isinstance(prompt, str):
+            return self._together(prompt, max_tokens, sampler)
         self.messages.append({"role": "user", "content": prompt})
+        request = self.engine.submit(self.tokenizer.prompt(self.messages), max_tokens, sampler, self.tokenizer.stop_ids)
         pieces = []
-        for piece in self.tokenizer.stream(self._timed(self.tokenizer.prompt(self.messages), sampler, max_tokens)):
+        for piece in self.tokenizer.stream(self.engine.stream(request)):
             pieces.append(piece)
             if progress_callback is not None:
                 progress_callback(piece, False)
@@ -73,31 +82,75 @@ class ChatModule:
         self.messages.append({"role": "assistant", "content": "".join(pieces)})
         return self.messages[-1]["content"]
 
-    def _timed(self, prompt: list[int], sampler: Sampler | None, max_tokens: int) -> Iterator[int]:
-        stage, began = "prefill", time.perf_counter()
-        self._counts["prefill"] += len(prompt)
-        for token in self.engine.generate(prompt, sampler, max_tokens, self.tokenizer.stop_ids):
-            self._seconds[stage] += time.perf_counter() - began
-            self._counts["decode"] += stage == "decode"
-            yield token
-            stage, began = "decode", time.perf_counter()
+    def _together(self, prompts: Sequence[str], max_tokens: int, sampler: Sampler | None) -> list[str]:
+        tokens = [self.tokenizer.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
+        requests = [self.engine.submit(ids, max_tokens, deepcopy(sampler), self.tokenizer.stop_ids) for ids in tokens]
+        while self.engine.step():
+            pass
+        return ["".join(self.tokenizer.stream(request.tokens)) for request in requests]
 
     def stats(self) -> str:
-        """Tokens a second of what was read and written since the conversation began."""
-        rates = {stage: self._counts[stage] / seconds if seconds else 0.0 for stage, seconds in self._seconds.items()}
-        return ", ".join(f"{stage}: {rate:.1f} tok/s" for stage, rate in rates.items())
+        """Tokens a second of what was read and written since the conversation began, and what the prefix cache and a draft model spared."""
+        return str(self.engine.statistics)
 
     def reset_chat(self) -> None:
         """Begins a new conversation."""
         self.messages.clear()
-        self._seconds, self._counts = {"prefill": 0.0, "decode": 0.0}, {"prefill": 0, "decode": 0}
+        self.engine.statistics = Statistics()
+
+
+class ChatModule(Conversation):
+    """A conversation with the model in a folder that `build` and `convert_weights` wrote. `close` it, or use it in `with`.
+
+    num_shards: how many workers it was built for, where it is to be checked; draft: the folder of a smaller model with the same tokens,
+    which guesses `draft_tokens` ahead; max_batch: how many prompts are answered at a time; cache_tokens: what the cache holds of all of
+    them, by default what the model was built for. Raises ModelError for what the folder does not hold.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        num_shards: int | None = None,
+        backend: str = "",
+        draft: str | Path | None = None,
+        draft_tokens: int = 4,
+        max_batch: int = 8,
+        cache_tokens: int | None = None,
+        prefix_cache: bool = True,
+    ) -> None:
+        with ExitStack() as stack:
+            folders = [Path(folder).expanduser() for folder in (model, draft) if folder is not None]
+            headers = [Header.read(folder) for folder in folders]
+            if num_shards not in (None, headers[0].num_shards):
+                what = f"it is built for {headers[0].num_shards} workers, not for {num_shards}"
+                raise ModelError(folders[0], what, f"Leave num_shards out, or build it again with --num-shards {num_shards}.")
+            tokenizers = [load_tokenizer(folder) for folder in folders]
+            check_draft(tokenizers)
+            tokens = cache_tokens or headers[0].max_seq_len
+            opened = [_opened(stack, *each, backend, max_batch, tokens) for each in zip(folders, headers, strict=True)]
+            super().__init__(BatchEngine(*opened, draft_tokens=draft_tokens, prefix_cache=prefix_cache), tokenizers[0])
+            self._stack = stack.pop_all()
 
     def close(self) -> None:
         """Ends the workers."""
-        self._workers.__exit__(None, None, None)
+        self._stack.close()
 
     def __enter__(self) -> ChatModule:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._workers.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, error, trace)
+
+
+def check_draft(tokenizers: Sequence[ChatTokenizer]) -> None:
+    """Raises ModelError unless the tokens of a model and of its draft model, if there is one, are the same."""
+    if len(tokenizers) > 1 and tokenizers[0].tokenizer.get_vocab() != tokenizers[1].tokenizer.get_vocab():
+        raise ModelError("the draft model", "its tokens are not those of the model", "Use a smaller model of the same family.")
+
+
+def _opened(stack: ExitStack, folder: Path, header: Header, backend: str, batch: int, tokens: int) -> Sequences:
+    """The model of a folder, running until the stack is closed."""
+    weights, library = StoredWeights(folder), spmd.load(folder)
+    target = library.target.kind.name
+    workers = stack.enter_context(spmd.workers(library, backend=backend or backend_of(target)))
+    return Sequences(workers, weights, tokens, batch, header.window, forks=target in FORKING)

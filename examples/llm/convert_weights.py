@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .artifact import write_weights
+import numpy as np
+
+import spmd
+from spmd.weights.progress import Progress
+
+from . import conversion
 from .build import KEPT, quantized
+from .config import LlamaConfig
+from .conversion import Arrays, files_of, write_index
 from .errors import ModelError
-from .quantization import packed_weights
-from .source import open_model
+from .quantization import Formats, chosen, packed_weights, part_name
+from .source import Source, open_model
 from .weights import parameter_shapes
 
 
-def convert(model: str, quantization: str, folder: Path, progress: bool = False) -> None:
-    """Reads, packs and writes one tensor after another, so that a model need not fit into memory."""
+def convert(model: str, quantization: str, folder: Path) -> None:
+    """Reads, packs and writes one file after another, so that a model need not fit into memory.
+
+    What is in the folder already, of the same files and quantization, is kept; a terminal shows how far it is.
+    """
     source = open_model(model)
     config, formats = quantized(model, quantization)
     folder.mkdir(parents=True, exist_ok=True)
     source.tokenizer().save(folder)
-    kept, count, done = quantization in KEPT, len(parameter_shapes(config)), 0
-    weights = source.packed(config.dtype) if kept else packed_weights(source.tensors(config.dtype), formats)
-    for name in write_weights(folder, weights):
-        done += not name.endswith((".q_scale", ".q_zero"))
-        if progress:
-            print(f"\r{done} of {count} weights", end="" if done < count else "\n", file=sys.stderr, flush=True)
+    files = files_of({name: stored_arrays(name, shape, config, formats) for name, shape in parameter_shapes(config).items()})
+    read = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source.files()]
+    identity = hashlib.sha256(repr([spmd.__version__, quantization, config, files, read]).encode()).hexdigest()
+    bar = Progress(sum(file.bytes for file in files))
+    with conversion.conversion(folder, identity):
+        for file in files:
+            if file.is_whole(folder):
+                bar.add(file.bytes, skipped=True)
+                continue
+            arrays = dict[str, np.ndarray]()
+            for name, array in converted(source, config, formats, quantization in KEPT, file.weights):
+                arrays[name] = array
+                bar.add(array.nbytes)
+            file.write(folder, arrays)
+        write_index(folder, files, identity)
+    bar.close()
+
+
+def stored_arrays(name: str, shape: tuple[int, ...], config: LlamaConfig, formats: Formats) -> Arrays:
+    """{name: (shape, dtype)} of what stands for a weight: itself, or the parts of its format."""
+    form = chosen(formats, name, shape)
+    if form is None:
+        return {name: (shape, config.dtype)}
+    return {part_name(name, part): array for part, array in form.parts(shape, form.dtype or config.dtype).items()}
+
+
+def converted(source: Source, config: LlamaConfig, formats: Formats, kept: bool, only: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of what stands for some weights, as a file has them where its blocks are `kept`, else packed."""
+    return source.packed(config.dtype, only) if kept else packed_weights(source.tensors(config.dtype, only), formats)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True, type=Path, help="the folder of the library")
     options = parser.parse_args(arguments)
     try:
-        convert(options.model, options.quantization, options.output, progress=sys.stderr.isatty())
+        convert(options.model, options.quantization, options.output)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from spmd import ShardingError
 
+from .command import quiet
 from .engine import check_shards, shard, start
 from .errors import ModelError
 from .fetch import fetch
@@ -84,19 +84,6 @@ def compare(one: Answer, many: Answer) -> str:
     return f"{verdict}\nlargest difference of a logit over {steps} steps: {gap:.2e} (largest logit {scale:.1f})"
 
 
-@contextmanager
-def quiet(options: argparse.Namespace) -> Iterator[None]:
-    """Nothing on standard output from processes other than the first."""
-    if options.backend == "mpi":
-        from mpi4py import MPI
-
-        if MPI.COMM_WORLD.rank:
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                yield
-            return
-    yield
-
-
 def at_first(options: argparse.Namespace, make: Callable[[], Answer]) -> Answer:
     """What `make` gives: made by the first process where there are several, which alone writes to standard output."""
     if options.backend != "mpi":
@@ -147,11 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="another model: a .gguf file or a Hugging Face folder")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
-    if options.backend == "mpi" and not options.started:
-        program = ["-m", "examples.llm.demo", *given, "--started"]
-        os.execv(sys.executable, [sys.executable, "-m", "spmd", "run", "-n", str(options.num_shards), *program])
     try:
-        with quiet(options):
+        if options.backend == "mpi" and not options.started:
+            if not options.model:
+                fetch()  # by one process for all
+            program = ["-m", "examples.llm.demo", *given, "--started"]
+            os.execv(sys.executable, [sys.executable, "-m", "spmd", "run", "-n", str(options.num_shards), *program])
+        with quiet(options.backend):
             return 0 if run(options) else 1
     except (ModelError, ShardingError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from tvm.runtime import ShapeTuple
 
 import spmd
 
+from . import model
 from .config import LlamaConfig
 from .errors import ModelError
-from .model import bounded, build_module
 from .quantization import Formats
 from .quantize import quantize
 from .sampling import Sampler
+from .sequences import BOUNDS, Sequences
 
 METHODS = ("embed", "prefill", "decode", "create_paged_kv_cache")
-PAGE_SIZE, PREFILL_CHUNK = 16, 512
-SEQUENCE = 0
-"""The number of the one sequence in the cache."""
+"""What one conversation needs."""
+BATCH_METHODS = model.METHODS
+"""What several sequences at a time need, and guesses of a draft model."""
 
 
 class Engine:
-    """One conversation on the workers of `spmd.workers(...)`.
-
-    workers: the running program, sharded or not; weights: {name: global array}; max_seq_len: tokens that fit; window: how far layers
-    look back that do not see all, 0 where all do.
-    """
+    """One conversation on the workers of `spmd.workers(...)`, and the logits behind it; see `Sequences` for the arguments."""
 
     def __init__(self, workers: Any, weights: Mapping[str, np.ndarray], max_seq_len: int = 2048, window: int = 0):
-        self.workers, self.max_seq_len = workers, max_seq_len
-        # the kernel for the tokens of one piece knows no window; that for what is in the cache does, and a token must see some of it
-        self.chunk = min(PREFILL_CHUNK, max(window - 1, 1) if window else PREFILL_CHUNK)
-        self.params = workers.load(weights, "prefill")
-        sizes = (1, max_seq_len, PREFILL_CHUNK, PAGE_SIZE, 0)
-        self.cache = workers["create_paged_kv_cache"](*(ShapeTuple([size]) for size in sizes))
-        self.ids: list[int] = []
-        workers.call_packed("vm.builtin.kv_state_add_sequence", self.cache, SEQUENCE)
-        if window:
-            workers.call_packed("vm.builtin.attention_kv_cache_enable_sliding_window_for_seq", self.cache, SEQUENCE, window, 0)
+        self.max_seq_len = max_seq_len
+        self.sequences = Sequences(workers, weights, max_seq_len, window=window)
+        self.sequence = self.sequences.add()
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens that the cache has."""
+        return self.sequences.ids[self.sequence]
 
     def rewind(self, length: int) -> None:
         """Keeps the first `length` tokens in the cache and forgets the rest."""
-        surplus = len(self.ids) - length
-        if surplus > 0:
-            self.workers.call_packed("vm.builtin.kv_state_popn", self.cache, SEQUENCE, surplus)
-            del self.ids[length:]
+        self.sequences.rewind(self.sequence, length)
 
     def feed(self, ids: list[int]) -> np.ndarray:
         """Appends tokens to the sequence; the logits (vocab,) in float32 after the last of them.
@@ -59,15 +50,8 @@ class Engine:
             tokens = f"{len(self.ids) + len(ids)} tokens do not fit into the cache of {self.max_seq_len}"
             raise ModelError("the conversation", tokens, "Shorten it, or raise --max-seq-len.")
         logits = np.empty(0, "float32")
-        for start in range(0, len(ids), self.chunk):
-            chunk = ids[start : start + self.chunk]
-            embed = self.workers["embed"](np.array(chunk, "int32"), *self.params)[None]
-            step = self.workers["decode" if len(chunk) == 1 else "prefill"]
-            lengths = ShapeTuple([SEQUENCE]), ShapeTuple([len(chunk)])
-            self.workers.call_packed("vm.builtin.kv_state_begin_forward", self.cache, *lengths)
-            logits, self.cache = step(embed, self.cache, *self.params)
-            self.workers.call_packed("vm.builtin.kv_state_end_forward", self.cache)
-            self.ids += chunk
+        for start in range(0, len(ids), self.sequences.chunk):
+            logits = self.sequences.forward({self.sequence: ids[start : start + self.sequences.chunk]})[self.sequence]
         return logits.reshape(-1)
 
     def prompt(self, ids: list[int]) -> np.ndarray:
@@ -120,18 +104,30 @@ def check_shards(config: LlamaConfig, num_shards: int) -> None:
         raise ModelError("--num-shards", what, f"Each worker needs one: use 1 to {most}.")
 
 
-def shard(config: LlamaConfig, num_shards: int, target: Any = "llvm", quantization: Formats = "", profile: str = "cpu") -> Any:
+def shard(
+    config: LlamaConfig,
+    num_shards: int,
+    target: Any = "llvm",
+    quantization: Formats = "",
+    profile: str = "cpu",
+    methods: Sequence[str] = METHODS,
+) -> Any:
     """What `spmd.workers` runs: the plain IRModule for one worker, else a ShardedModule.
 
     quantization: a name of `quantization.FORMATS`, {weight: name}, or "" for weights as they are; profile: the hardware where the
-    workers run.
+    workers run; methods: METHODS, or BATCH_METHODS.
     Raises ModelError for too many shards, and spmd.ShardingError if the model cannot be sharded.
     """
     check_shards(config, num_shards)
-    mod = bounded(build_module(config, target, METHODS)[0], {"seq_len": PREFILL_CHUNK})
+    mod = model.bounded(model.build_module(config, target, methods)[0], BOUNDS)
     if quantization:
         mod = quantize(mod, quantization)
     return mod if num_shards == 1 else spmd.shard(mod, mesh=num_shards, profile=profile)
+
+
+def backend_of(target: str, backend: str = "threads") -> str:
+    """The backend that runs the code of a target: pocl for that of OpenCL, else the one that is given."""
+    return "pocl" if target == "opencl" else backend
 
 
 @contextmanager
@@ -149,6 +145,5 @@ def start(
     target: "llvm", or "opencl" for the schedules and kernels of GPUs, which pocl runs on the CPU. backend: "threads", or "mpi" in a process
     that a launcher has started for each worker. window: the largest of the configuration's `layer_windows`.
     """
-    backend = "pocl" if target == "opencl" else backend
-    with spmd.workers(program, backend=backend, target=target) as workers:
+    with spmd.workers(program, backend=backend_of(target, backend), target=target) as workers:
         yield Engine(workers, weights, max_seq_len, window)

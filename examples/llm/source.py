@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,13 +25,15 @@ class Source(Protocol):
 
     config: LlamaConfig
 
-    def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]: ...
+    def files(self) -> list[Path]: ...
+
+    def tensors(self, dtype: str = "float32", only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]: ...
 
     def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]: ...
 
     def formats(self) -> Mapping[str, str]: ...
 
-    def packed(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]: ...
+    def packed(self, dtype: str = "float32", only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]: ...
 
     def tokenizer(self) -> ChatTokenizer: ...
 
@@ -65,9 +67,13 @@ class GGUFSource:
         self.stored = {tensor.name: tensor for tensor in reader.tensors}
         self.config = LlamaConfig.from_gguf(self.metadata, self.stored, str(path))
 
-    def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
-        """(name, array) one after another as model.build_module orders them, fused, q and k rows in Hugging Face's order."""
-        return tensors(self.config.with_dtype(dtype), self._read, str(self.path))
+    def files(self) -> list[Path]:
+        """The one file."""
+        return [self.path]
+
+    def tensors(self, dtype: str = "float32", only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of all, or of `only` some, as model.build_module orders them, fused, q and k rows in Hugging Face's order."""
+        return tensors(self.config.with_dtype(dtype), self._read, str(self.path), only)
 
     def weights(self, dtype: str = "float32") -> dict[str, np.ndarray]:
         """All of `tensors`."""
@@ -83,21 +89,22 @@ class GGUFSource:
                 found[name] = kind
         return found
 
-    def packed(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
-        """(name, array) of the weights of a module quantized by `formats`, with no float made of what is kept."""
+    def packed(self, dtype: str = "float32", only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of all, or of `only` some weights of a module quantized by `formats`, with no float made of what is kept."""
         formats, shapes, config = self.formats(), parameter_shapes(self.config), self.config.with_dtype(dtype)
+        wanted = shapes if only is None else only
         for name, parts in hf_sources(config).items():
             form = FORMATS.get(formats.get(name, ""))
-            if not isinstance(form, Blocks):
+            if not isinstance(form, Blocks) or name not in wanted:
                 continue
             raw = np.concatenate([self._in_order(part, self._stored(part).data) for part in parts])
             for part, array in form.regrouped(raw).items():
-                wanted, _ = form.parts(shapes[name], dtype)[part]
-                if array.shape != wanted:
-                    what = f"{part} of '{name}' has shape {array.shape}, and its configuration says {wanted}"
+                shape, _ = form.parts(shapes[name], dtype)[part]
+                if array.shape != shape:
+                    what = f"{part} of '{name}' has shape {array.shape}, and its configuration says {shape}"
                     raise ModelError(self.path, what, "Download the file again.")
                 yield part_name(name, part), array
-        yield from tensors(config, self._read, str(self.path), [name for name in shapes if name not in formats])
+        yield from tensors(config, self._read, str(self.path), [name for name in wanted if name not in formats])
 
     def _stored(self, name: str) -> Any:
         tensor = self.stored.get(gguf_name(name))
@@ -169,12 +176,12 @@ class FolderSource:
         """Raises ModelError: its weights are no blocks of GGUF."""
         raise ModelError(self.path, "it is no .gguf file, whose weights could be kept as they are", "Give another --quantization.")
 
-    def packed(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
+    def packed(self, dtype: str = "float32", only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
         """As `formats`."""
         return iter(self.formats().items())
 
-    def tensors(self, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
-        """(name, array) one after another as model.build_module orders them, q/k/v and gate/up fused."""
+    def tensors(self, dtype: str = "float32", only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of all, or of `only` some, as model.build_module orders them, q/k/v and gate/up fused."""
         import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16, which safetensors asks for by name)
         from safetensors import SafetensorError, safe_open
 
@@ -191,7 +198,7 @@ class FolderSource:
             found = name if name in owner else bare
             return owner[found].get_tensor(found)
 
-        return tensors(self.config.with_dtype(dtype), read, str(self.path))
+        return tensors(self.config.with_dtype(dtype), read, str(self.path), only)
 
     def tokenizer(self) -> ChatTokenizer:
         """tokenizer.json with the chat template of tokenizer_config.json or chat_template.jinja."""

@@ -52,6 +52,10 @@ class MPIBackend(ProcessBackend):
             return Shared(slot, comm.window)
         return super().moves(slot, comm)
 
+    def compares(self, comm: Group) -> bool:
+        """See `ProcessBackend`."""
+        return self.shares and comm.window is not None
+
     def constants(self, comm: Group) -> dict[str, Any]:
         """See `ProcessBackend`. Who sends to nobody, or receives from nobody, says so."""
         nobody, status = T.int32(MPI.PROC_NULL), T.reinterpret("handle", T.uint64(self.process.status.ctypes.data))

@@ -55,6 +55,7 @@ class ProcessBackend(Backend):
         """Whether all have begun: until then one may load and compile longer than another."""
         self.slots = Slots()
         self._groups: dict[str, list[int]] = {}
+        self._compared: set[str] = set()
         self._positions = np.arange(mesh.size, dtype=np.int64)  # carriers copy from here
 
     @property
@@ -70,6 +71,10 @@ class ProcessBackend(Backend):
     @abstractmethod
     def over(self, groups: Sequence[Sequence[int]]) -> Any:
         """The communicator of this process's group. All processes ask for the same ones, in the same order."""
+
+    def compares(self, comm: Any) -> bool:
+        """Whether what moves tensors over this communicator fails where not all came to the same; libraries do not."""
+        return False
 
     @abstractmethod
     def constants(self, comm: Any) -> dict[str, Any]:
@@ -114,6 +119,7 @@ class ProcessBackend(Backend):
                 groups = self.mesh.groups(axis)
                 self._groups[axis] = next(group for group in groups if rank in group)
                 comms[axis] = self.over(groups)
+        self._compared = {axis for axis, comm in comms.items() if self.compares(comm)}
         functions: dict[str, Any] = {}
         for slot in slots.slots:
             moves = self.moves(slot, comms[slot.axis])
@@ -149,8 +155,8 @@ class ProcessBackend(Backend):
         """See `Backend`."""
         guard = self.process.guard
         guard.timeout = self.timeout if self.started else max(self.timeout, COMPILATION)
-        guard.slots, guard.groups = self.slots, self._groups
-        guard.axes = {axis: number for number, axis in enumerate(self._groups)}
+        guard.slots, guard.groups = self.slots, {axis: self.mesh.groups(axis) for axis in self._groups}
+        guard.axes, guard.compared = {axis: number for number, axis in enumerate(self._groups)}, self._compared
         guard.begin()  # before the meeting: who comes out of it finds nobody at the end of another run
         mine = f"{what} with {', '.join(facts)}" if facts else what
         digest = np.frombuffer(hashlib.blake2b(mine.encode(), digest_size=16).digest(), np.int64)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te, tirx
 
 from spmd.errors import ShardingError
 
@@ -35,6 +36,10 @@ _WIDE = {
     **{"int16": "int32", "uint16": "uint32"},
 }
 """Types that are reduced in a wider one, and rounded or cut once: floats for their precision, integers as NCCL has none of 16 bits."""
+_ORDERED = {"float32": "int32", "float64": "int64"}
+"""Floats whose largest and smallest are found among whole numbers of the same order: libraries and processors differ in what a NaN is
+beside a number. Here it is more than any where the largest is asked for, and less than any where the smallest is: it stays, as in NumPy.
+"""
 _REDUCED = {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 32, 64))}
 
 
@@ -71,6 +76,10 @@ class Writer:
         """The variable that holds it."""
         return self.builder.emit(self.builder.normalize(expr))
 
+    def elementwise(self, name: str, x: Expr, function: Callable[[Expr], Expr]) -> Expr:
+        """What a function of TIR gives for each element."""
+        return self.builder.emit_te(lambda t: te.compute(t.shape, lambda *i: function(t(*i)), name), x, primfunc_name_hint=name)
+
     def reshaped(self, x: Expr, sizes: Sequence[Any]) -> Expr:
         """`x` in these sizes."""
         same = len(sizes) == len(_sizes(x)) and all(tvm.sym.Analyzer().can_prove_equal(a, b) for a, b in zip(sizes, _sizes(x), strict=True))
@@ -102,7 +111,7 @@ class Writer:
 
 
 def _all_reduce(write: Writer, x: Expr, attrs: Attrs) -> _Form:
-    return (yield from _widened(write, "all_reduce", x, attrs))
+    return (yield from _reduced(write, "all_reduce", x, attrs))
 
 
 def _all_gather(write: Writer, x: Expr, attrs: Attrs) -> _Form:
@@ -112,7 +121,7 @@ def _all_gather(write: Writer, x: Expr, attrs: Attrs) -> _Form:
 
 def _reduce_scatter(write: Writer, x: Expr, attrs: Attrs) -> _Form:
     first = write.parts_first(x, attrs["dim"], attrs["workers"])[0] if attrs["dim"] else x
-    return (yield from _widened(write, "reduce_scatter", first, {**attrs, "dim": 0}))
+    return (yield from _reduced(write, "reduce_scatter", first, {**attrs, "dim": 0}))
 
 
 def _all_to_all(write: Writer, x: Expr, attrs: Attrs) -> _Form:
@@ -138,16 +147,33 @@ _FORMS: dict[str, Callable[[Writer, Expr, Attrs], _Form]] = {
 }
 
 
-def _widened(write: Writer, operation: str, x: Expr, attrs: Attrs) -> _Form:
-    """A reduction, in a type that a library can add up."""
-    dtype = str(x.ty.dtype)
-    if dtype in _WIDE:
-        y = yield Asked(operation, write.emit(relax.op.astype(x, _WIDE[dtype])), attrs)
-        return write.emit(relax.op.astype(y, dtype))
-    if dtype not in _REDUCED:
+def _reduced(write: Writer, operation: str, x: Expr, attrs: Attrs) -> _Form:
+    """A reduction, in a type that a library can reduce."""
+    dtype, kind = str(x.ty.dtype), attrs["kind"]
+    wide = _WIDE.get(dtype, dtype)
+    if wide not in _REDUCED:
         what = f"this backend cannot reduce {dtype}"
         raise ShardingError(f"R.spmd.{operation} of {attrs['value']!r}", what, "Reduce it as float32, or run on threads.")
-    return (yield Asked(operation, x, attrs))
+    x = x if wide == dtype else write.emit(relax.op.astype(x, wide))
+    if kind in ("max", "min") and wide in _ORDERED:
+        y = yield Asked(operation, write.elementwise("ordered", x, lambda value: _number(value, wide, kind)), attrs)
+        y = write.elementwise("of_order", y, lambda value: tirx.reinterpret(wide, _turned(value, _ORDERED[wide])))
+    else:
+        y = yield Asked(operation, x, attrs)
+    return y if wide == dtype else write.emit(relax.op.astype(y, dtype))
+
+
+def _number(value: Expr, dtype: str, kind: str) -> Expr:
+    """The whole number of a float, in the order of floats; beyond infinity, in the direction that is asked for, where it is NaN."""
+    whole = _ORDERED[dtype]
+    beyond = int(np.array(np.nan if kind == "max" else -np.nan, dtype).view(whole))
+    return _turned(tirx.Select(tirx.isnan(value), tirx.const(beyond, whole), tirx.reinterpret(whole, value)), whole)
+
+
+def _turned(bits: Expr, dtype: str) -> Expr:
+    """The bits of a float as a number of their order, and the number as the bits: of negative ones all but the sign are turned over."""
+    sign = tirx.const(8 * tvm.DataType(dtype).itemsize - 1, dtype)
+    return bits ^ ((bits >> sign) & tirx.max_value(dtype))
 
 
 def _sizes(x: Expr) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import tvm
 
 from spmd.errors import ShardingError
 from spmd.explain import Plan
-from spmd.pipeline import lower, plan, shard
+from spmd.pipeline import lower, plan, price, shard
 from spmd.placement.mesh import Mesh
 from spmd.run.doctor import examine
 from spmd.run.launch import run
@@ -23,7 +23,7 @@ from spmd.verify import verify
 from spmd.weights import command as weights
 
 from .modules import module_of
-from .options import add_module, add_planning, module_and_wishes, planned
+from .options import add_module, add_planning, module_and_wishes, planned, tp_plan
 from .traced import traced
 
 _EXAMPLES = """examples:
@@ -110,13 +110,16 @@ def _explain(options: argparse.Namespace) -> None:
     is_plan = options.file.endswith(".json") and options.mesh is None
     if options.traced and (is_plan or not options.timeline):
         raise ShardingError("--traced", "it runs a module, for a time line", "Give a module, --mesh and --timeline.")
-    sharded = shard(**planned(options)) if options.traced else None
-    made = sharded.plan if sharded is not None else Plan.load(options.file) if is_plan else plan(**planned(options))
+    asked = {} if is_plan else planned(options)
+    sharded = shard(**asked) if options.traced else None
+    made = sharded.plan if sharded is not None else Plan.load(options.file) if is_plan else plan(**asked)
     if options.name:
         print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
     else:
         print(made.explain(), end="\n\n")
         _print(made.report())
+    if options.tp_plan and asked:
+        _print_price(asked, options)
     if options.html:
         print(f"wrote {made.show(options.html)}")
     if options.timeline:
@@ -126,6 +129,14 @@ def _explain(options: argparse.Namespace) -> None:
     if options.save:
         made.save(options.save)
         print(f"wrote {options.save}")
+
+
+def _print_price(asked: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """What the plan of transformers leaves, and what it costs beside the optimum."""
+    left = tp_plan(asked["mod"], options).left
+    cost = price(**asked)
+    print("\n".join(["", *(f"left of {key}: {why}" for key, why in left.items()), "from the optimum to this plan:"]))
+    print("\n".join(f"  {line}" for line in str(cost).splitlines()))
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -82,6 +82,16 @@ def _of_script(path: Path, name: str | None) -> Any:
 
 def _of_folder(path: Path) -> Any:
     """The language model that a ``config.json`` of transformers describes, without its weights: token numbers and a mask in, logits out."""
+    model = _model_of(path)
+    torch = package("torch", str(path), "PyTorch is not installed", "torch")
+    batch, tokens = torch.export.Dim("batch", max=1024), torch.export.Dim("tokens", max=model.config.max_position_embeddings)
+    # Without a mask, transformers looks in the values for sequences that lie one behind another.
+    example = {name: torch.ones(2, 8, dtype=torch.long, device="meta") for name in ("input_ids", "attention_mask")}
+    return from_torch(model, (), kwargs=example, dynamic_shapes={name: {0: batch, 1: tokens} for name in example}).mod
+
+
+def _model_of(path: Path) -> Any:
+    """That model, of tensors without memory."""
     if not (path / "config.json").is_file():
         raise ShardingError(str(path), "the folder has no config.json", f"Give {KINDS}.")
     torch = package("torch", str(path), "PyTorch is not installed", "torch")
@@ -92,7 +102,12 @@ def _of_folder(path: Path) -> Any:
             model = transformers.AutoModelForCausalLM.from_config(config).eval()
     except Exception as error:
         raise ShardingError(str(path), f"transformers cannot make the model: {type(error).__name__}: {error}") from error
-    batch, tokens = torch.export.Dim("batch", max=1024), torch.export.Dim("tokens", max=config.max_position_embeddings)
-    # Without a mask, transformers looks in the values for sequences that lie one behind another.
-    example = {name: torch.ones(2, 8, dtype=torch.long, device="meta") for name in ("input_ids", "attention_mask")}
-    return from_torch(model, (), kwargs=example, dynamic_shapes={name: {0: batch, 1: tokens} for name in example}).mod
+    return model
+
+
+def own_plan(path: Path) -> dict[str, str]:
+    """The `tp_plan` that the model in a folder of Hugging Face has itself."""
+    found = dict(_model_of(path).tp_plan or {})
+    if not found:
+        raise ShardingError("--tp-plan own", f"the model in {str(path)!r} has no tp_plan", "Leave it out, or write --tp-plan FILE.")
+    return found

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tvm import relax
+
 from spmd import presets
-from spmd.checks import bytes_of
+from spmd.annotate.importers import TensorParallelPlan, from_huggingface
+from spmd.checks import bytes_of, read
 from spmd.costs.profile import Profile
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 from spmd.placement.spec import P, same
 
-from .modules import KINDS, module_of
+from .modules import KINDS, module_of, own_plan
 
 _PRESETS: Mapping[str, tuple[Callable[..., Any], str]] = {
     "megatron": (presets.megatron, "tp"),
@@ -42,6 +46,7 @@ def add_module(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", metavar="BYTES", help="the most that a worker may hold, as 24GB")
     parser.add_argument("--spec", action="append", default=[], metavar="PATTERN=P(...)", help="what you ask for, as '*.w1=P(\"tp\", None)'")
     parser.add_argument("--preset", metavar="NAME[=AXIS]", help=f"ready-made specs: {', '.join(_PRESETS)}; --spec goes before them")
+    parser.add_argument("--tp-plan", metavar="FILE", help="a tp_plan of transformers as JSON, or own: that of a folder of Hugging Face")
     parser.add_argument("--profile", default="generic", help="hardware, as h100, or a file, as mine.json (default: generic)")
     parser.add_argument("--size", "--sizes", action="append", default=[], metavar="NAME=N,...", help="symbolic sizes to plan for")
     parser.add_argument("--divisible", action="append", default=[], metavar="NAME=N,...", help="by what symbolic sizes can be divided")
@@ -61,7 +66,7 @@ def module_and_wishes(options: argparse.Namespace) -> dict[str, Any]:
     mod = module_of(Path(options.file), options.module)
     return {
         "mod": mod,
-        "specs": {**_preset(mod, options.preset), **dict(_spec(text) for text in options.spec)},
+        "specs": {**_preset(mod, options.preset), **tp_plan(mod, options).specs, **dict(_spec(text) for text in options.spec)},
         "profile": Profile.load(options.profile) if options.profile.endswith(".json") else options.profile,
         "sizes": numbers("--size", ",".join(options.size)) if options.size else None,
         "divisible": numbers("--divisible", ",".join(options.divisible)) if options.divisible else None,
@@ -78,6 +83,33 @@ def _preset(mod: Any, text: str | None) -> dict[str, Any]:
         raise ShardingError(f"--preset {text}", f"there is no preset {name!r}", f"There are {', '.join(_PRESETS)}.")
     make, default = _PRESETS[name]
     return dict(make(mod, axis=axis or default))
+
+
+def tp_plan(mod: Any, options: argparse.Namespace) -> TensorParallelPlan:
+    """What --tp-plan says of the weights of a module, over the axis tp, and what it leaves."""
+    if options.tp_plan is None:
+        return TensorParallelPlan({}, {})
+    where = f"--tp-plan {options.tp_plan}"
+    if options.tp_plan == "own":
+        styles: Any = own_plan(Path(options.file))
+    else:
+        try:
+            styles = json.loads(read(where, options.tp_plan))
+        except ValueError as error:
+            raise ShardingError(where, f"it is no JSON: {error}", "Write json.dump(model.tp_plan, file).") from error
+    return from_huggingface(styles, _weights(mod), workers=numbers("--mesh", options.mesh).get("tp"))
+
+
+def _weights(mod: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of all functions, of those whose shapes are known."""
+    found: dict[str, tuple[int, ...]] = {}
+    for _, function in mod.functions_items():
+        count = (function.attrs or {}).get("num_input") if isinstance(function, relax.Function) else None
+        for var in function.params[int(count) :] if count is not None else ():
+            sizes = getattr(getattr(var.ty, "shape", None), "values", ())
+            if sizes and all(hasattr(size, "value") for size in sizes):
+                found[str(var.name)] = tuple(int(size) for size in sizes)
+    return found
 
 
 def _memory(text: str) -> float:

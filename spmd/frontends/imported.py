@@ -26,6 +26,8 @@ class ImportedModel:
     """Other names of weights that are tied: name -> the one that `weights` has."""
     unsaved: frozenset[str] = frozenset()
     """Names of weights that no checkpoint has, such as constants."""
+    unused: frozenset[str] = frozenset()
+    """Names of weights that checkpoints have, and the module does not read, such as how many batches a norm has seen."""
 
     def __repr__(self) -> str:
         inputs = [var.name for var in self.mod["main"].params[: -len(self.weights) or None]]
@@ -39,6 +41,8 @@ class ImportedModel:
         found: dict[str, Any] = {}
         for name, array in checkpoint.items():
             own = self.same.get(name, name)
+            if own in self.unused:
+                continue
             if own not in self.weights:
                 raise ShardingError(f"checkpoint, {name!r}", "the model has no such weight", "Give the checkpoint of this model.")
             found.setdefault(own, array)

@@ -12,6 +12,7 @@ from tvm import relax
 from spmd.checks import package
 from spmd.errors import ShardingError
 
+from . import torch_complex, torch_experts, torch_mended, torch_types
 from .imported import ImportedModel
 from .naming import NamingBuilder
 from .torch_ops import CONVERTED, kept_whole
@@ -60,12 +61,27 @@ def _exported(model: Any, inputs: Sequence[Any] | None, kwargs: Mapping[str, Any
 
 
 def _decomposed(program: Any) -> Any:
-    """The program in core operators, and in larger ones that TVM has as they are."""
+    """The program in core operators, and in larger ones that TVM has as they are.
+
+    A view is a reshape meanwhile: what is kept whole may lie in memory in another order than its parts would.
+    """
     torch: Any = import_module("torch")
+    aten: Any = torch.ops.aten
     table = torch.export.default_decompositions()
     for op in kept_whole(program):
         table.pop(op, None)
-    return program.run_decompositions(table)
+    views = [node for node in program.graph.nodes if node.target is aten.view.default]
+    try:
+        for node in views:
+            node.target = aten.reshape.default
+        made = program.run_decompositions(table)
+    finally:  # the program is the caller's
+        for node in views:
+            node.target = aten.view.default
+    for node in list(made.graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:  # of dtypes, which are known here
+            made.graph.erase_node(node)
+    return made
 
 
 def _check(program: Any) -> None:
@@ -92,18 +108,21 @@ def _translated(program: Any) -> tuple[tvm.IRModule, dict[str, str]]:
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
     importer = ExportedProgramImporter()
-    importer.update_convert_map({name: _bound(convert, importer) for name, convert in CONVERTED.items()})
+    own = {**CONVERTED, **torch_experts.CONVERTED, **torch_mended.CONVERTED}
+    importer.update_convert_map({name: _bound(convert, importer) for name, convert in own.items()})
     nodes = list(program.graph.nodes)
-    _check_known(nodes, importer.convert_map)
     builder = importer.block_builder = NamingBuilder()
-    importer.convert_map = {name: _named(convert, builder) for name, convert in importer.convert_map.items()}
+    importer.convert_map = torch_complex.with_pairs(importer.convert_map, importer)
+    _check_known(nodes, importer.convert_map)
+    typed = {name: torch_types.promoted(name, convert, importer) for name, convert in importer.convert_map.items()}
+    importer.convert_map = {name: _named(convert, builder) for name, convert in typed.items()}
     weights, inputs, _ = importer.create_input_vars(program)
     used = {node.name for node in nodes if node.op == "placeholder" and node.users}
     specs = [s for s in program.graph_signature.input_specs if s.kind.name != "USER_INPUT" and s.arg.name in used]
-    own = {spec.arg.name: relax.Var(spec.target, weights[spec.arg.name].ty) for spec in specs}
-    with builder.function("main", [*inputs.values(), *own.values()], attrs={"num_input": len(inputs)}):
+    named = {spec.arg.name: relax.Var(spec.target, weights[spec.arg.name].ty) for spec in specs}
+    with builder.function("main", [*inputs.values(), *named.values()], attrs={"num_input": len(inputs)}):
         with builder.dataflow():
-            results = importer._translate_fx_graph(program.graph_module, nodes, {**inputs, **own})
+            results = importer._translate_fx_graph(program.graph_module, nodes, {**inputs, **named})
             output = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(list(results)))
         builder.emit_func_output(output)
     return builder.get(), {spec.arg.name: spec.target for spec in specs}
@@ -119,7 +138,7 @@ def _named(convert: Callable[[Any], Any], builder: NamingBuilder) -> Callable[[A
     def named(node: Any) -> Any:
         builder.hint = _name(node)
         try:
-            return convert(node)
+            return torch_types.checked(convert(node), node, builder)
         except Exception as error:
             what = f"TVM's importer fails at {node.target}: {type(error).__name__}: {error}"
             raise ShardingError(f"from_torch, {builder.hint!r}", what, "Write that part of the model in other operators.") from error
@@ -138,20 +157,21 @@ def _name(node: Any) -> str:
 def _check_known(nodes: Sequence[Any], known: Mapping[str, Any]) -> None:
     missing: dict[str, list[Any]] = {}
     for node in nodes:
-        if node.op == "call_function" and node.target.__name__ not in known:
+        if node.op == "call_function" and (node.target.__name__ not in known or torch_complex.is_unknown(node)):
             missing.setdefault(str(node.target), []).append(node)
     if missing:
         told = ", ".join(f"{op} (at {_name(found[0])!r})" for op, found in missing.items())
         raise ShardingError("from_torch", f"TVM's importer does not know {told}", "Write that part of the model in other operators.")
 
 
-def _weights(program: Any, names: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], frozenset[str]]:
-    """The arrays by name, other names of those that are tied, and the names of those that no checkpoint has."""
+def _weights(program: Any, names: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], frozenset[str], frozenset[str]]:
+    """The arrays by name, other names of those that are tied, the names of those that no checkpoint has, and those that are not read."""
     state = dict(program.state_dict)
     found = {name: state[name] if name in state else program.constants[name] for name in names.values()}
     of_storage = {_storage(array): name for name, array in found.items()}
     same = {name: of_storage[_storage(array)] for name, array in state.items() if name not in found and _storage(array) in of_storage}
-    return found, same, frozenset(name for name in found if name not in state)
+    unused = frozenset(name for name in state if name not in found and name not in same)
+    return found, same, frozenset(name for name in found if name not in state), unused
 
 
 def _storage(array: Any) -> tuple[Any, ...]:

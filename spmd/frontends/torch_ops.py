@@ -8,6 +8,8 @@ from typing import Any
 
 from tvm import relax
 
+from . import torch_types
+
 
 def kept_whole(program: Any) -> Iterator[Any]:
     """The operators that are not to be decomposed; attention only where all of it means the same in TVM."""
@@ -74,5 +76,6 @@ CONVERTED: dict[str, Callable[[Any, Any], Any]] = {
     "matmul.default": _matmul,
     "scaled_dot_product_attention.default": _scaled_dot_product_attention,
     "rms_norm.default": _rms_norm,
+    **dict.fromkeys(("div.Tensor", "div.Scalar", "div.Tensor_mode", "div.Scalar_mode"), torch_types.div),
 }
 """Name of an operator -> its conversion, given the node and TVM's importer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import KeysView, Mapping
 from typing import Any
 
 import tvm
@@ -23,19 +23,29 @@ def inlined(mod: tvm.IRModule) -> tvm.IRModule:
         return mod
     calls = {name: called(f) & functions.keys() for name, f in functions.items()}
     recursive = {name for name in private if name in reached(name, calls)}
-    wanted: Any = {n: _impure(f) for n, f in private.items() if n not in recursive}
+    writers = {name for name in recursive if any(_writes(functions[n]) for n in reached(name, calls))}
+    kept = {gv.name_hint: gv for gv in mod.functions if gv.name_hint in writers}
+    wanted: Any = {n: _impure(f, kept) for n, f in private.items() if n not in recursive}
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
     for name, function in functions.items():
         if name not in private and called(function) & wanted.keys():
-            result.update_func(result.get_global_var(name), _pure(_impure(function).inline_functions(wanted)))
+            result.update_func(result.get_global_var(name), _pure(_impure(function, kept).inline_functions(wanted), kept))
     return result
 
 
-def _impure(function: relax.Function) -> relax.Function:
-    """With what writes in place as calls of no operator: inlining drops what is pure and read by nobody."""
+def _writes(function: relax.Function) -> bool:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(function.body, (tvm.ir.Call, lambda call: found.append(call.op)))
+    return any(isinstance(op, tvm.ir.Op) and op.name in _IN_PLACE for op in found)
+
+
+def _impure(function: relax.Function, writers: Mapping[str, tvm.ir.GlobalVar]) -> relax.Function:
+    """With what writes in place, `writers` too, as calls of packed functions: inlining drops what is pure and read by nobody."""
 
     def see(call: tvm.ir.Call, mutator: Any) -> Any:
         call = mutator.default_mutate(call)
+        if isinstance(call.op, tvm.ir.GlobalVar) and call.op.name_hint in writers:
+            return tvm.ir.Call(relax.ExternFunc(call.op.name_hint), call.args, call.attrs, [call.ty], call.span)
         if not isinstance(call.op, tvm.ir.Op) or call.op.name not in _IN_PLACE:
             return call
         return tvm.ir.Call(relax.ExternFunc(call.op.name), call.args, call.attrs, call.ty_args, call.span)
@@ -43,14 +53,15 @@ def _impure(function: relax.Function) -> relax.Function:
     return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, see)])
 
 
-def _pure(function: relax.Function) -> relax.Function:
-    """With the operators again."""
+def _pure(function: relax.Function, writers: Mapping[str, tvm.ir.GlobalVar]) -> relax.Function:
+    """What `_impure` was given, again."""
 
     def see(call: tvm.ir.Call, mutator: Any) -> Any:
         call = mutator.default_mutate(call)
-        if not isinstance(call.op, relax.ExternFunc) or str(call.op.global_symbol) not in _IN_PLACE:
-            return call
-        return tvm.ir.Call(tvm.ir.Op.get(str(call.op.global_symbol)), call.args, call.attrs, call.ty_args, call.span)
+        name = str(call.op.global_symbol) if isinstance(call.op, relax.ExternFunc) else ""
+        if name in writers:
+            return tvm.ir.Call(writers[name], call.args, call.attrs, [], call.span)
+        return tvm.ir.Call(tvm.ir.Op.get(name), call.args, call.attrs, call.ty_args, call.span) if name in _IN_PLACE else call
 
     return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, see)])
 

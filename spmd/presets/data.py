@@ -14,7 +14,7 @@ from spmd.errors import ShardingError
 from spmd.placement.spec import P, Spec
 from spmd.program.graph import Value
 
-from .reading import Reading, axis_name
+from .reading import Reading, axis_name, warn_of
 from .state import state_of
 
 
@@ -38,6 +38,7 @@ def fsdp(mod: tvm.IRModule, axis: str = "dp", specs: Mapping[str, Spec] | None =
     (``fsdp(mod, "dp", megatron(mod, "tp"))``): where they split a weight, it is split over `axis` in another dimension.
     """
     reading, found = Reading(mod), dict(specs or {})
+    left: list[str] = []
     for name, weight in reading.weights.items():
         given = found.get(name)
         given = given if isinstance(given, P) else P(others=None)
@@ -46,6 +47,9 @@ def fsdp(mod: tvm.IRModule, axis: str = "dp", specs: Mapping[str, Spec] | None =
         if len(entries) == len(weight.shape) and free:
             entries[max(free, key=lambda i: weight.shape[i] or 0)] = axis
             found[name] = P(*entries, gather=given.gather)
+        elif weight.shape:
+            left.append(name)
+    warn_of("fsdp", left, f"of which no dimension is left to split over {axis!r}, as they are")
     return _batch(reading, axis) | state_of(reading) | found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tvm
@@ -17,6 +19,7 @@ from spmd.program.build import build_graph
 from spmd.program.graph import Function, Graph, Node, Value
 from spmd.rules.model import Rule, Spec
 
+_LOG = logging.getLogger("spmd")
 _FAR = 8
 """Operators between a weight and the product that it is for: transposes, dequantization."""
 
@@ -26,6 +29,13 @@ def axis_name(where: str, given: Any) -> str:
     if not isinstance(given, str) or not is_name(given):
         raise ShardingError(where, f"it takes the name of a mesh axis, and got {told(given)}", 'Write "tp".')
     return given
+
+
+def warn_of(preset: str, names: Sequence[str], what: str) -> None:
+    """Log that a preset leaves weights, of which nobody would know."""
+    if names:
+        shown = ", ".join(map(repr, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        _LOG.warning(f"{preset} leaves {shown}, {what}")
 
 
 class Projection(NamedTuple):

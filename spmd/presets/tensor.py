@@ -15,7 +15,7 @@ from spmd.placement.mesh import Mesh
 from spmd.placement.spec import P, Spec
 from spmd.propagate.candidates import AxisSearch
 
-from .reading import Reading, axis_name
+from .reading import Reading, axis_name, warn_of
 from .state import state_of
 
 FUSED = ("qkv_proj", "Wqkv", "c_attn", "gate_up_proj", "in_proj", "in_proj_weight", "in_proj_bias", "w13")
@@ -90,6 +90,8 @@ def _megatron(reading: Reading, axis: str, columns: Sequence[str], rows: Sequenc
             f"no weight has the name of a layer that it splits (the weights are {names})",
             "Name your own in columns= and rows=.",
         )
+    unnamed = [name for name, weight in reading.weights.items() if name not in found and reading.product(weight) is not None]
+    warn_of("megatron", unnamed, "whose names are those of no layers that it splits, to the planner; columns= and rows= name more")
     return found | _by_segments(reading, axis, found, fused)
 
 

@@ -108,7 +108,8 @@ class Joint:
                 return []
             if self._is_done(bound):
                 return [(bound, domains)]
-            if limits is _AFTER and sum(core.dual.sizes.values()) > _FEWER * sum(sizes[v] for v in solved.core):
+            is_stuck = limits is _AFTER and sum(core.dual.sizes.values()) > _FEWER * sum(sizes[v] for v in solved.core)
+            if is_stuck and any(len(regret) > 1 for regret in core.regrets.values()):
                 return self._split(bound, domains, core.regrets)
             limits = _AFTER
 

@@ -16,6 +16,10 @@ _FAMILIES = {"Open MPI": "Open MPI", "Intel": "Intel(R) MPI Library", "MPICH": "
 """What an MPI is, and how its library begins to say so."""
 
 
+STARTED = str(Path(__file__).with_name("started.py"))
+"""What each process runs, with the program as its arguments."""
+
+
 @dataclass(frozen=True)
 class Launcher:
     """A program that starts processes of one MPI."""
@@ -34,7 +38,7 @@ class Launcher:
             ]
         elif hosts:
             chosen += ["-f", hosts]
-        return [*chosen, sys.executable, "-m", "mpi4py", *program]
+        return [*chosen, sys.executable, STARTED, *program]
 
     def environment(self, processes: int, given: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The variables of its processes: threads of each by the cores there are, and leave to run as root where the caller does."""

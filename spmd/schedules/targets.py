@@ -15,6 +15,8 @@ CPU_FLAGS: Mapping[str, bool] = {
     "fast-math-contract": True,
     # NaN and infinity keep their meaning, so `nnan` and `ninf` stay off.
 }
+CUDA_SHARED_BYTES = 48 << 10
+"""What a kernel of any NVIDIA GPU may have that asks for no more."""
 _GPU_WITH_ARCH = {"cuda": ("arch", "sm_90"), "rocm": ("mcpu", "gfx1100")}
 _KINDS = ("llvm", "c", "cuda", "rocm", "metal", "opencl", "webgpu", "vulkan", "nvptx", "hexagon")
 
@@ -40,6 +42,7 @@ def resolve(target: TargetLike) -> Target:
         return _complete_llvm(parsed)
     if "gpu" in parsed.keys:
         _require_arch(target, parsed)
+        parsed = _complete_gpu(parsed)
         if parsed.host is None:
             return Target(parsed, host=_complete_llvm(Target({"kind": "llvm"})))
     return parsed
@@ -78,6 +81,13 @@ def _complete_llvm(target: Target) -> Target:
         if cpu is not None:
             options["mcpu"] = cpu()
     return Target(options)
+
+
+def _complete_gpu(target: Target) -> Target:
+    """Fill in the shared memory of a block of CUDA threads, which dlight else assumes with a warning for each kernel; what is set stays."""
+    if target.kind.name != "cuda" or "max_shared_memory_per_block" in target.attrs:
+        return target
+    return Target({**dict(target.export()), "max_shared_memory_per_block": CUDA_SHARED_BYTES})
 
 
 def _require_arch(written: TargetLike, parsed: Target) -> None:

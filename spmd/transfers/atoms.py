@@ -11,7 +11,8 @@ from spmd.placement.axes import Part, name_of, overlap, refined
 from spmd.placement.mesh import Mesh
 
 MOST = 4
-"""Axes are cut into no more parts than so many, where their names do not ask for it: what there is to search grows as their factorial."""
+"""Axes are cut into no more parts than so many, where their names do not ask for it: what there is to search grows as their factorial.
+Three axes and more are not cut at all."""
 
 
 @lru_cache(maxsize=1 << 12)
@@ -25,7 +26,7 @@ def atoms_of(names: frozenset[str], mesh: Mesh) -> tuple[Part, ...]:
     parts = sorted(set(mesh.parts(*sorted(names))), key=lambda p: (order[p.base], p.before, p.size))
     found = list(dict.fromkeys(refined(parts, parts)))
     finer = [cut for i, part in enumerate(found) for cut in _cut(part, [p.size for j, p in enumerate(found) if j != i])]
-    return tuple(finer if len(finer) <= MOST else found)
+    return tuple(finer if len(finer) <= MOST and len(found) < 3 else found)
 
 
 def _cut(part: Part, others: Sequence[int]) -> list[Part]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
+from math import factorial, prod
 
+from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding, Split
 
@@ -17,6 +18,8 @@ from .tiling import Tiling, in_proportion
 
 Tilings = tuple[tuple[Tiling, ...], ...]
 """Those of each dimension, none where it is whole."""
+MOST_STATES = 1 << 13
+"""Shardings that are searched together on a mesh of more than three axes; with more of them, and their moves, that takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Family:
         sizes = tuple([atom.size for atom in self.atoms])
         pairs = conflicts(self.atoms), continued(self.atoms)
         kind = Kind(sizes, alike, tuple(sorted(self._reductions.items())), slow if len(slow) < len(sizes) else frozenset(), *pairs, states)
+        if ends is None and len([n for n in mesh.axes.values() if n > 1]) > 3 and _count(kind) > MOST_STATES:
+            raise too_many_axes(mesh)
         self.graph = _graph(kind)
 
     def numbers(self, views: Sequence[View]) -> list[int]:
@@ -111,6 +116,23 @@ class Family:
             left = [atom for atom in numbers_of((name,), self.atoms, self.mesh) if atom in state.partial]
             partial += [(part, kind) for part in names_of([self.atoms[atom] for atom in left], self.mesh)]
         return Sharding(tuple(dims), tuple(partial))
+
+
+def too_many_axes(mesh: Mesh) -> ShardingError:
+    """What is said where there are too many ways to use the axes of a mesh."""
+    way_out = "Join axes that go together, as in Mesh(dp=4) for Mesh(dp=2, fsdp=2), or hold more values by specs."
+    return ShardingError(f"{mesh}", f"there are too many ways to split a tensor over {len(mesh.axes)} axes to search them all", way_out)
+
+
+def _count(kind: Kind) -> int:
+    """The states of a kind at most: each dimension is whole, or split by a tiling over some atoms in an order, and each atom that is left
+    reduces or does not. That is a coefficient of a product of exponential generating functions.
+    """
+    atoms = len(kind.sizes)
+    found = [1 / factorial(used) * (2 if kind.reductions else 1) ** used for used in range(atoms + 1)]
+    for tilings in kind.tilings:
+        found = [found[used] + len(tilings) * sum(found[:used]) for used in range(atoms + 1)]
+    return round(found[atoms] * factorial(atoms))
 
 
 @lru_cache(maxsize=1 << 10)

@@ -13,7 +13,7 @@ from spmd.placement.sharding import Sharding, Split
 
 from .atoms import MOST, atoms_of
 from .conversion import Move, moves_through
-from .family import Family, Tilings, View, tilings_of, view_of
+from .family import Family, Tilings, View, tilings_of, too_many_axes, view_of
 from .graph import Floats
 from .paths import Paths
 
@@ -23,6 +23,8 @@ HeldSize = Callable[[int, Split], int]
 """What a worker holds of a dimension of a planning size."""
 Partial = tuple[tuple[str, str], ...]
 """Axes over which a value is partial, and how it is reduced."""
+_MOST_PAIRS = 1 << 8
+"""Pairs of shardings that are converted at once on a mesh of more than `MOST` axes, where they are searched one by one."""
 _MANY = 64
 """Ways to tile a tensor in one search; where there are more, shardings are searched with those that are tiled like them."""
 
@@ -70,7 +72,8 @@ class Transfers:
     def __init__(self, mesh: Mesh, time: Time, held_size: HeldSize) -> None:
         self.mesh, self.time, self._held_size = mesh, time, held_size
         axes = frozenset(name for name, size in mesh.axes.items() if size > 1)
-        self._all = axes if len(axes) <= MOST else frozenset[str]()
+        self._is_wide = len(axes) > MOST
+        self._all = frozenset[str]() if self._is_wide else axes
         """The axes that every search may use, whether the value is split over them or not."""
         self._expected: dict[tuple[int, ...], _Expected] = {}
         self._families: dict[tuple[object, ...], Family] = {}
@@ -87,8 +90,11 @@ class Transfers:
         """The least time from each of `sources` (rows) to each of `targets` (columns), infinite where there is no way.
 
         It is that of a tensor of the planning `shape`, of which an element takes `item` bytes. Without `gather`, nothing is gathered.
+        Raises `ShardingError` where the axes of the mesh are too many to search all ways.
         """
         found = np.full((len(sources), len(targets)), np.inf)
+        if found.size > _MOST_PAIRS and self._is_wide:
+            raise too_many_axes(self.mesh)
         views = [view_of(s, self.mesh) for s in sources], [view_of(s, self.mesh) for s in targets]
         expected = self._expected.get(shape, _Expected())
         tilings = expected.tilings(tilings_of((*views[0], *views[1])))

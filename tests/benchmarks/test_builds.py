@@ -6,7 +6,6 @@ import pytest
 import tvm
 
 from benchmarks import builds
-from examples.llm.build_program import SHARE
 from examples.llm.errors import ModelError
 
 MODEL, FORM, WORKERS = "llama-2-70b", "q4f16_1", 2
@@ -18,7 +17,7 @@ LAYER = 7
 def check(built: builds.Built) -> None:
     """What holds for every target."""
     part, whole = (builds.held(mod, 78) for mod in (built.mod, built.whole))
-    assert part * WORKERS <= SHARE * whole
+    assert part * WORKERS <= 1.02 * whole
     for name in METHODS:
         assert len(built.seen.layer(name)) <= LAYER, name
     assert built.seen.planned["batch_decode"].unplanned == 0

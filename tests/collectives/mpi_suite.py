@@ -12,7 +12,7 @@ from mpi4py import MPI
 from spmd.collectives import register_backend
 from spmd.collectives.mpi import MPIBackend
 from spmd.testing import assert_all_equivalent
-from tests.collectives.suite import EIGHT, MESHES, positions, run
+from tests.collectives.suite import EIGHT, MESHES, run
 from tests.test_programs import drawn
 
 if __name__ == "__main__":
@@ -23,7 +23,6 @@ if __name__ == "__main__":
         register_backend(backend, type("MPICalls", (MPIBackend,), {"shares": False}))
     for mesh in (*MESHES, *EIGHT):
         if mesh.size == size:
-            positions(mesh, backend)
             print(f"{mesh}: {run(mesh, backend, every)} collectives", flush=True)
     if programs and size > 1:
         cases = drawn(size, programs, st.sampled_from([mesh for mesh in (*MESHES, *EIGHT) if mesh.size == size]))

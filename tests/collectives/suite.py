@@ -25,6 +25,7 @@ EIGHT = [Mesh(tp=8), Mesh(dp=2, tp=4)]
 PARTS = {"Mesh(tp=4)": ("tp(1)2", "tp(2)2")}
 """Parts of axes that are tried, too."""
 VALUE = "moved"
+SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, 1.0, -2.5, 1e-7, -3e4])
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Asked:
     attrs: dict[str, Any]
     shapes: tuple[tuple[int, ...], ...]
     dtype: str = "float32"
+    special: bool = False
+    """Whether NaN, infinities and zeros are among the numbers: a maximum is NaN wherever a worker has one."""
+
+    def data(self, mesh: Mesh) -> list[list[np.ndarray]]:
+        """One array a worker, for each tensor."""
+        if not self.special:
+            return [data(mesh, shape, self.dtype) for shape in self.shapes]
+        rngs = [np.random.default_rng(rank) for rank in range(mesh.size)]
+        return [[rng.choice(SPECIAL, shape).astype(self.dtype) for rng in rngs] for shape in self.shapes]
 
     @property
     def own(self) -> tuple:
@@ -72,6 +82,10 @@ def asked(mesh: Mesh) -> Iterator[Asked]:
         yield Asked("all_gather", "tp", {"dim": 1}, ((3, 4),), dtype)
         yield Asked("all_to_all", "tp", {"split_dim": 0, "concat_dim": 1}, ((n, 4),), dtype)
         yield Asked("broadcast", "tp", {"root": n - 1}, ((3, 4),), dtype)
+    for dtype in ("float32", "float64", "float16"):
+        for op, attrs in (("all_reduce", {}), ("reduce_scatter", {"dim": 0})):
+            for kind in ("max", "min"):
+                yield Asked(op, "tp", {"kind": kind, **attrs}, ((n, 8),), dtype, special=True)
     yield Asked("all_reduce", "tp", {"kind": "sum"}, ((),))
     for op, attrs in (("all_reduce", {"kind": "sum"}), ("all_gather", {"dim": 1}), ("reduce_scatter", {"kind": "sum", "dim": 1})):
         yield Asked(op, "tp", attrs, ((0, 12),))
@@ -99,7 +113,25 @@ def program(mesh: Mesh, cases: list[Asked]) -> SimpleNamespace:
                 given = builder.emit_output(relax.Tuple(outs))
             builder.emit_func_output(given)
         functions[name] = _signature(mesh, everyone, case, [tuple(map(int, o.ty.shape.values)) for o in outs])
+    functions["positions"] = _positions(builder, mesh)
     return SimpleNamespace(mod=builder.get(), mesh=mesh, plan=SimpleNamespace(divisible={}, functions=functions))
+
+
+def _axes(mesh: Mesh) -> list[str]:
+    return [*mesh.axes, "+".join(mesh.axes)]
+
+
+def _positions(builder: relax.BlockBuilder, mesh: Mesh) -> Signature:
+    """Adds a function of `axis_index` along each axis, and along all joined."""
+    axes = _axes(mesh)
+    with builder.function("positions", []):
+        with builder.dataflow():
+            found = [builder.emit(relax.op.expand_dims(builder.emit(R.spmd.axis_index(a, mesh.axis_size(a))), 0)) for a in axes]
+            given = builder.emit_output(relax.Tuple(found))
+        builder.emit_func_output(given)
+    whole = (mesh.size,)
+    leaves = tuple(Leaf(a, whole, "int64", Sharding.parse(f"[{'+'.join(mesh.axes)}]", whole)) for a in axes)
+    return Signature((), leaves, None)
 
 
 def _signature(mesh: Mesh, everyone: str, case: Asked, outs: list[tuple[int, ...]]) -> Signature:
@@ -112,11 +144,15 @@ def _signature(mesh: Mesh, everyone: str, case: Asked, outs: list[tuple[int, ...
 
 
 def run(mesh: Mesh, backend: str, every: int = 1, target: str = "llvm") -> int:
-    """Run every case on a backend, or one of so many; how many there were. Raises AssertionError for a wrong number or a wrong trace."""
+    """Run every case on a backend, or one of so many; how many there were. Raises AssertionError for a wrong number or a wrong trace, or
+    where a worker does not know its place.
+    """
     cases = list(asked(mesh))[::every]
     with spmd.workers(program(mesh, cases), backend, target, timeout=60.0) as w:
+        for axis, column in zip(_axes(mesh), w["positions"](), strict=True):
+            assert list(column) == [mesh.index(rank, (axis,)) for rank in range(mesh.size)]
         for number, case in enumerate(cases):
-            given = [data(mesh, shape, case.dtype) for shape in case.shapes]
+            given = case.data(mesh)
             found = w[f"case_{number}"](*map(np.stack, given))
             groups = {rank: group for group in mesh.groups(case.axis) for rank in group}
             for xs, ys in zip(given, found, strict=True):
@@ -128,22 +164,6 @@ def run(mesh: Mesh, backend: str, every: int = 1, target: str = "llvm") -> int:
             sent = [(r.kind, r.axis, r.bytes, r.dtype, r.value, r.call) for r in trace]
             assert sent == [(case.op, case.axis, x[0].nbytes, case.dtype, f"{VALUE}{i}", 0) for i, x in enumerate(given)], case
     return len(cases)
-
-
-def positions(mesh: Mesh, backend: str, target: str = "llvm") -> None:
-    """`axis_index` of each axis, and of all joined."""
-    builder, axes = relax.BlockBuilder(), [*mesh.axes, "+".join(mesh.axes)]
-    with builder.function("main", []):
-        with builder.dataflow():
-            found = [builder.emit(relax.op.expand_dims(builder.emit(R.spmd.axis_index(a, mesh.axis_size(a))), 0)) for a in axes]
-            given = builder.emit_output(relax.Tuple(found))
-        builder.emit_func_output(given)
-    whole = (mesh.size,)
-    leaves = tuple(Leaf(a, whole, "int64", Sharding.parse(f"[{'+'.join(mesh.axes)}]", whole)) for a in axes)
-    plan = SimpleNamespace(divisible={}, functions={"main": Signature((), leaves, None)})
-    with spmd.workers(SimpleNamespace(mod=builder.get(), mesh=mesh, plan=plan), backend, target) as w:
-        for axis, column in zip(axes, w["main"](), strict=True):
-            assert list(column) == [mesh.index(rank, (axis,)) for rank in range(mesh.size)]
 
 
 def in_rows(backend: type[Backend]) -> type[Backend]:

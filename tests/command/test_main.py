@@ -65,6 +65,20 @@ def test_a_proof(capsys):
     assert out.startswith("proven: 1 functions, ") and out.endswith(" numbers modulo 2147483647 are the same in 1 runs\n")
 
 
+def test_a_plan_of_transformers_and_its_price(capsys, tmp_path):
+    """Two layers that would stay whole."""
+    file = tmp_path / "tp_plan.json"
+    file.write_text('{"w1": "rowwise", "w2": "rowwise", "experts": "ep_router"}')
+    status, out, err = explain(capsys, *MLP, "--tp-plan", str(file))
+    assert (status, err) == (0, "")
+    left, price = out.split("\nleft of ")[1].split("from the optimum to this plan:\n")
+    assert left == "experts: ep_router: the model has no such weight\n"
+    assert "  weights: 2 differ\n    w1: [-, -] -> [-, tp]\n    w2: [-, -] -> [-, tp]\n" in price
+    assert " times)" in price.split("predicted time:")[1]
+    file.write_text("{")
+    assert explain(capsys, *MLP, "--tp-plan", str(file))[2].startswith(f"error: --tp-plan {file}: it is no JSON: ")
+
+
 def test_one_name(capsys):
     status, out, _ = explain(capsys, *MLP, "--profile", "cpu", "--name", "w1", "--name", "main.x")
     assert status == 0 and out.startswith("w1: [-, -]\n  float32 16 x 32, whole on 2 workers") and "\nmain.x: [-, -]\n" in out

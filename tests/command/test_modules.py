@@ -6,7 +6,7 @@ import pytest
 import tvm
 
 import spmd
-from spmd.command.modules import module_of
+from spmd.command.modules import module_of, own_plan
 from tests.programs import Mlp
 
 
@@ -68,3 +68,7 @@ def test_a_folder_of_hugging_face(tmp_path):
     assert "model.layers.1.mlp.down_proj.weight" in [var.name for var in mod["main"].params]
     plan = spmd.plan(mod, 2, {"model.layers.*.q_proj.weight": spmd.P("tp", None)})
     assert str(plan.params["model.layers.0.self_attn.q_proj.weight"]) == "[tp, -]"
+    assert own_plan(tmp_path)["model.layers.*.self_attn.o_proj"] == "rowwise"
+    transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4).save_pretrained(tmp_path)
+    with pytest.raises(spmd.ShardingError, match=r"--tp-plan own: the model in '.*' has no tp_plan"):
+        own_plan(tmp_path)

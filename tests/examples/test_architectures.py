@@ -1,5 +1,7 @@
 """Each architecture says on several workers what it says on one, in prefill and decode; it has no more collectives than by hand."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,11 @@ from examples.llm.model import build_module
 from examples.llm.quantize import quantize
 from tests.examples.architectures import SETTINGS, WIDE, config_of, random_weights
 
-PROMPT, ANSWER = [3, 14, 15, 9, 26, 5, 35, 8, 9], [7, 9, 3]
+PROMPT, ANSWER = [3, 14, 15, 9, 26, 5, 35, 8, 9], [7, 9, 3, 23, 8, 46, 2, 6, 4]
+HEADS = {"num_attention_heads": 16, "num_key_value_heads": 8, "n_head": 8, "hidden_size": 64, "n_embd": 64}
+"""Sizes with a key/value head for each of 8 workers."""
+COUNTS = [("mixtral", 3), ("deepseek_v3", 4), ("gemma2", 8)]
+"""Architectures and numbers of workers whose numbers are compared each time; on two workers test_equivalent_models.py does."""
 WORKERS = {"llama": 4, "qwen3": 3, "phi3": 4, "olmo2": 3, "gpt_neox": 3, "mixtral": 3, "deepseek_v3": 4}
 """Two where nothing else is said; 3 key/value heads, 80 features and 50 words are no multiples of most."""
 SUMS = {"olmo2": 4, "gpt_neox": 1}
@@ -54,11 +60,28 @@ def test_quantized_experts(name):
         spmd.verify(mod, found)
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3"])
-def test_the_numbers(name):
-    """Those of the other architectures are in test_transformers.py: compiling takes seconds."""
-    config, (mod, found) = config_of(name), sharded(name)
-    np.testing.assert_allclose(run(found, config), run(mod, config), rtol=1e-4, atol=1e-4)
+def pytest_generate_tests(metafunc):
+    if "count" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--every-count")
+        metafunc.parametrize(("name", "count"), [(n, c) for n in SETTINGS for c in (2, 3, 4, 8)] if every else COUNTS)
+
+
+def test_the_numbers(name, count):
+    """Prefill and eight steps. Compiling takes seconds: `pytest --every-count` runs each architecture on each number of workers."""
+    config = config_of(name, **HEADS)
+    found = spmd.shard(module(config), count, profile=SCALED)
+    assert not all(sharding.is_replicated for sharding in found.plan.params.values())
+    np.testing.assert_allclose(run(found, config), unsharded(name), rtol=1e-4, atol=1e-4)
+
+
+def module(config):
+    return build_module(config, methods=METHODS)[0]
+
+
+@functools.cache
+def unsharded(name):
+    config = config_of(name, **HEADS)
+    return run(module(config), config)
 
 
 def run(program, config):

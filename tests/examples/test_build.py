@@ -1,17 +1,18 @@
 """The commands: build, convert and chat over a folder on disk, and one-line errors."""
 
 import io
+import re
 
 import pytest
 
-from examples.llm import build, chat, convert_weights
-from examples.llm.artifact import FILE_BYTES, StoredWeights, write_weights
+from examples.llm import build, chat, convert_weights, generate
 from examples.llm.chat_module import ChatModule, StreamToStdout
 from examples.llm.engine import shard, start
 from examples.llm.quantization import packed_weights
 from examples.llm.source import open_model
 from tests.examples.files import CONFIG, write_folder
 from tests.examples.reference import random_checkpoint
+from tests.mpi import mpirun
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,36 @@ def test_an_answer_from_python(model, built, capsys):
 
 
 def test_a_conversation_from_the_command_line(built, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nagain\n"))
-    assert chat.main([str(built), "--max-tokens", "4"]) == 0
-    assert capsys.readouterr().out.count("> ") == 3
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/stats\n/reset\nhello\n/what\n/exit\nnever\n"))
+    assert chat.main([str(built), "--draft", str(built), "--max-tokens", "4"]) == 0
+    answer, stats, reset, again, what, ended = capsys.readouterr().out.split("> ")[1:]
+    assert re.match(r"prefill: [\d.]+ tok/s, decode: [\d.]+ tok/s, draft: (\d) of \1 guesses accepted \(100%\)\n$", stats)
+    assert again == answer and reset == ended == ""
+    assert what.startswith("There is no command /what.\n/help") and "/stats  tokens a second" in what
+
+
+def test_many_prompts(built, tmp_path, capsys):
+    """Together they are answered as alone, from Python and from the command line, by threads and by processes."""
+    prompts = ["hello", "hello hello hello hello hello hello", "x", "hell"]
+    with ChatModule(str(built), max_batch=3) as module:
+        expected = [module.generate(prompt, max_tokens=6) for prompt in prompts if not module.reset_chat()]
+        assert module.generate(prompts, max_tokens=6) == expected
+    (tmp_path / "prompts.txt").write_text("\n".join([*prompts, ""]))
+    options = [str(built), str(tmp_path / "prompts.txt"), "--max-tokens", "6"]
+    assert generate.main(options) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("".join(f"> {prompt}\n{answer}\n\n" for prompt, answer in zip(prompts, expected, strict=True)) + "[prefill: ")
+
+
+@pytest.mark.mpi
+def test_many_prompts_by_processes(built, tmp_path):
+    (tmp_path / "prompts.txt").write_text("hello\nhell\nhello hello\n")
+    options = [built, tmp_path / "prompts.txt", "--max-tokens", 6, "--draft", built]
+    ended = mpirun(2, "-m", "examples.llm.generate", *options, "--backend", "mpi")
+    assert ended.code == 0, ended.err
+    with ChatModule(str(built)) as module:
+        answers = module.generate(["hello", "hell", "hello hello"], max_tokens=6)
+    assert ended.out.count("> ") == 3 and all(f"\n{answer}\n\n" in ended.out for answer in answers)
 
 
 @pytest.mark.parametrize(
@@ -87,25 +115,3 @@ def test_folders_that_are_not_whole(built, tmp_path, capsys, missing, words):
 def test_another_number_of_workers_is_refused(built, capsys):
     assert chat.main([str(built), "--num-shards", "3"]) == 2
     assert "it is built for 2 workers, not for 3. Leave num_shards out, or build it again" in capsys.readouterr().err
-
-
-def test_weights_are_written_one_after_another(tmp_path, monkeypatch):
-    """No more of them is made than is asked for, and a folder that is half written has no index."""
-    import numpy as np
-
-    monkeypatch.setattr("examples.llm.artifact.FILE_BYTES", 100)
-    assert FILE_BYTES > 1 << 20
-    made = []
-
-    def weights():
-        for i in range(4):
-            made.append(i)
-            yield f"w{i}", np.full(20, i, "float32")
-
-    names = write_weights(tmp_path, weights())
-    assert next(names) == "w0" and made == [0]
-    assert not (tmp_path / "weights.json").exists()
-    assert list(names) == ["w1", "w2", "w3"]
-    stored = StoredWeights(tmp_path)
-    assert len(set(stored.owner.values())) == 2
-    assert {name: int(array[0]) for name, array in stored.items()} == {f"w{i}": i for i in range(4)}

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from examples.llm.engine import PREFILL_CHUNK, Engine, check_shards, shard, start
+from examples.llm.engine import Engine, check_shards, shard, start
 from examples.llm.errors import ModelError
 from examples.llm.sampling import Sampler
+from examples.llm.sequences import PREFILL_CHUNK
 from examples.llm.weights import assemble
 from tests.examples.files import CONFIG
 from tests.examples.reference import forward, greedy, random_checkpoint

@@ -75,7 +75,7 @@ def test_the_plot(found, tmp_path):
 
 def test_too_little_memory_is_a_point_with_its_problem(mod):
     found = spmd.scaling(mod, [1, 4, Mesh(dp=2, tp=4)], memory=12e6)
-    assert "no plan fits into 12.0 MB" in found.points[0].problem
+    assert "no plan fits into 12.00 MB" in found.points[0].problem
     assert [bool(point.problem) for point in found.points] == [True, False, False]
     assert "Mesh(tp=1): no plan: " in str(found) and 'class="missing"' in found.svg()
     assert ElementTree.fromstring(found.svg()) is not None

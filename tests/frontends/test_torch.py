@@ -193,6 +193,13 @@ def test_what_is_refused(call, message):
         call()
 
 
+def test_a_state_that_the_module_does_not_read():
+    norm = nn.BatchNorm1d(4).eval()
+    imported = spmd.from_torch(norm, (torch.zeros(2, 4),))
+    assert imported.unused == {"num_batches_tracked"}
+    assert imported.named(norm.state_dict()).keys() == imported.weights.keys()
+
+
 def test_checkpoints_of_other_models(model, imported):
     state = model.state_dict()
     with pytest.raises(spmd.ShardingError, match="checkpoint, 'other': the model has no such weight"):

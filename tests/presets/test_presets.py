@@ -175,6 +175,16 @@ def test_weights_must_have_names_of_layers():
     assert megatron(Two, columns=["w"]) == {"w": P(None, "tp")}
 
 
+def test_weights_that_are_left_are_told(caplog):
+    megatron(Mlp, columns=["w1"], rows=["w3"])
+    assert caplog.messages == [
+        "megatron leaves 'w2', whose names are those of no layers that it splits, to the planner; columns= and rows= name more"
+    ]
+    caplog.clear()
+    fsdp(Mlp, "dp", {"w2": P("tp", "sp")})
+    assert caplog.messages == ["fsdp leaves 'w2', of which no dimension is left to split over 'dp', as they are"]
+
+
 def test_a_table_is_read_off_what_takes_from_it():
     reading = Reading(llama("forward")[0])
     assert [name for name, weight in reading.weights.items() if reading.is_table(weight)] == ["embed_tokens.weight"]

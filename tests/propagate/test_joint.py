@@ -96,6 +96,19 @@ def test_work_is_bounded_and_the_bound_holds(monkeypatch):
     assert bounds == sorted(bounds)
 
 
+def test_half_of_the_work_is_enough_near_the_optimum(monkeypatch):
+    """With a bound as near as is asked, a search stops at half of its work; else it goes on."""
+    sizes, factors = integers(clique(4))
+    optimum = solved((sizes, factors))
+    assert optimum.bound == optimum.cost
+    monkeypatch.setattr(joint, "MOST_WORK", 2)
+    monkeypatch.setattr(joint, "NEAR", 1.0)
+    near = solved((sizes, factors))
+    assert near.bound <= optimum.cost <= near.cost
+    monkeypatch.setattr(joint, "MOST_WORK", 1 << 40)
+    assert solved((sizes, factors)).bound == optimum.cost
+
+
 def test_what_cannot_be_done_is_not_chosen():
     """A choice that is possible is found where most are not."""
     sizes = dict.fromkeys(range(6), 3)

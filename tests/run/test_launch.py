@@ -16,7 +16,7 @@ from tests.mpi import ROOT, need_mpi
 
 def test_the_command_of_each_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "cores", lambda: 2)
-    python = [sys.executable, "-m", "mpi4py", "script.py", "-n"]
+    python = [sys.executable, launch.STARTED, "script.py", "-n"]
     open_mpi, mpich = Launcher("/bin/mpiexec", "Open MPI"), Launcher("/bin/mpiexec", "MPICH")
     assert open_mpi.command(2, ["script.py", "-n"]) == ["/bin/mpiexec", "-n", "2", "--oversubscribe", *python]
     more = ["/bin/mpiexec", "-n", "4", "--oversubscribe", "--bind-to", "none", "--hostfile", "hosts"]

@@ -185,6 +185,15 @@ def test_resolved_cpu_target() -> None:
     assert schedules.resolve({"kind": "llvm", "mcpu": "haswell"}).attrs["mcpu"] == "haswell"
 
 
+def test_resolved_cuda_target() -> None:
+    target = schedules.resolve({"kind": "cuda", "arch": "sm_90", "host": {"kind": "llvm", "mcpu": "haswell"}})
+    assert (target.attrs["max_shared_memory_per_block"], target.host.attrs["mcpu"]) == (48 << 10, "haswell")
+    assert (
+        schedules.resolve({"kind": "cuda", "arch": "sm_90", "max_shared_memory_per_block": 99328}).attrs["max_shared_memory_per_block"]
+        == 99328
+    )
+
+
 @I.ir_module
 class Branches:
     """Of two branches, each makes a value that is gone when they meet: TVM plans one storage, made in the first, for both and for after."""

@@ -296,6 +296,55 @@ def test_such_a_write_is_made_by_every_worker(kernel: str, where: str) -> None:
     assert_equivalent(unread(kernel, where), 2, specs, run=run, sizes={"n": 3})
 
 
+@I.ir_module(s_tir=True)
+class Turns:
+    """A loop that writes, of which nothing is read, beside a private function that is put in the place of its call."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def add(p: T.Buffer((T.int64(4), T.int64(4)), "float32"), x: T.Buffer((T.int64(4), T.int64(4)), "float32")):
+        for i, j in T.grid(T.int64(4), T.int64(4)):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                p[vi, vj] = p[vi, vj] + x[vi, vj]
+
+    @R.function(private=True)
+    def layer(i: R.Tensor((), "int64"), p: R.Tensor((4, 4), "float32"), x: R.Tensor((4, 4), "float32")) -> R.Tensor((4, 4), "float32"):
+        cls = Turns
+        go: R.Tensor((), "bool") = R.less(i, R.const(2, "int64"))
+        if go:
+            written = R.call_tir_inplace(cls.add, (p, x), out_ty=R.Tensor((4, 4), "float32"), inplace_indices=[0])
+            j: R.Tensor((), "int64") = R.add(i, R.const(1, "int64"))
+            out: R.Tensor((4, 4), "float32") = cls.layer(j, written, x)
+        else:
+            out: R.Tensor((4, 4), "float32") = p
+        return out
+
+    @R.function(private=True)
+    def twice(x: R.Tensor((4, 4), "float32")) -> R.Tensor((4, 4), "float32"):
+        y: R.Tensor((4, 4), "float32") = R.add(x, x)
+        return y
+
+    @R.function
+    def main(x: R.Tensor((4, 4), "float32"), p: R.Tensor((4, 4), "float32")) -> R.Tensor((4, 4), "float32"):
+        R.func_attr({"num_input": 1})
+        cls = Turns
+        _unread: R.Tensor((4, 4), "float32") = cls.layer(R.const(0, "int64"), p, x)
+        y: R.Tensor((4, 4), "float32") = cls.twice(x)
+        return R.add(y, p)
+
+
+def test_a_loop_writes_whoever_reads_what_it_gives() -> None:
+    x, p = np.full((4, 4), 2, "float32"), np.ones((4, 4), "float32")
+
+    def run(w: spmd.run.workers.Workers) -> list[object]:
+        (kept,) = w.load([p])
+        found = [w["main"](x, kept) for _ in range(2)]
+        np.testing.assert_array_equal(found, [9 * p, 13 * p])
+        return found
+
+    assert_equivalent(Turns, 2, run=run)
+
+
 def test_a_constant_that_is_written_is_copied_too() -> None:
     bb = relax.BlockBuilder()
     x = relax.Var("x", TYPE)

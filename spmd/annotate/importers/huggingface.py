@@ -41,12 +41,17 @@ def _packed_columns(shape: Shape, axis: str) -> P | str:
 
 
 def _packed_rows(shape: Shape, axis: str) -> P | str:
-    return _halves(shape, len(shape) - 1, axis)
+    return P(others=None) if len(shape) == 1 else _halves(shape, len(shape) - 1, axis)
 
 
 def _first(shape: Shape, axis: str) -> P:
     """Words of a table, or experts."""
     return _at(shape, 0, axis)
+
+
+def _last(shape: Shape, axis: str) -> P:
+    """The numbers of each word of a table."""
+    return _at(shape, len(shape) - 1, axis)
 
 
 def _whole(_shape: Shape, _axis: str) -> P:
@@ -64,6 +69,7 @@ def _halves(shape: Shape, dim: int, axis: str) -> P | str:
 
 
 _OF_ACTIVATIONS = "it says how activations are sent, which follows from the weights here"
+_OF_PIPELINE = "it says where a pipeline may be cut, and here every worker runs all layers"
 _OF_SEQUENCE = "that activations are split along the sequence is said of values: spmd.presets.sequence_parallel has it"
 _STYLES: dict[str, Style | str] = {
     **dict.fromkeys(("colwise", "colwise_rep", "colwise_gather_output", "local_colwise"), _columns),
@@ -71,10 +77,10 @@ _STYLES: dict[str, Style | str] = {
     **dict.fromkeys(("packed_colwise", "local_packed_colwise"), _packed_columns),
     **dict.fromkeys(("packed_rowwise", "local_packed_rowwise"), _packed_rows),
     **dict.fromkeys(("embedding_rowwise", "vocab_parallel_rowwise", "grouped_gemm"), _first),
-    **dict.fromkeys(("replicate", "replicated_with_grad_allreduce"), _whole),
-    **dict.fromkeys(
-        ("gather", "local", "ep_router", "moe_tp_experts", "moe_identity_expert", "megamoe_router", "megamoe_experts"), _OF_ACTIVATIONS
-    ),
+    "embedding_colwise": _last,
+    **dict.fromkeys(("replicate", "replicated_with_grad_allreduce", "mla_kv_a_proj"), _whole),
+    **dict.fromkeys(("gather", "all_reduce", "local", "local_params", "moe_tp_experts", "moe_identity_expert"), _OF_ACTIVATIONS),
+    **dict.fromkeys(("ep_router", "ep_dispatch_experts", "megamoe_router", "megamoe_experts"), _OF_ACTIVATIONS),
     "sequence_parallel": _OF_SEQUENCE,
 }
 """Every style of transformers 4 and 5."""
@@ -95,32 +101,42 @@ def _shape(where: str, name: Any, given: Any) -> Shape:
     return tuple(size for size in sizes if size is not None)
 
 
-def _styles(where: str, given: Any) -> dict[str, str]:
-    texts = cast("Mapping[Any, Any]", given) if isinstance(given, Mapping) else {}
-    if not isinstance(given, Mapping) or not all(isinstance(x, str) for pair in texts.items() for x in pair):
+def _styles(where: str, given: Any) -> dict[str, Any]:
+    entries = cast("Mapping[Any, Any]", given) if isinstance(given, Mapping) else {}
+    if not isinstance(given, Mapping) or not all(isinstance(k, str) and (isinstance(v, str) or _is_stage(v)) for k, v in entries.items()):
         what = f"it takes a plan, a dict of names and styles, and got {told(given)}"
-        raise ShardingError(where, what, "Pass model.tp_plan, or model.config.base_model_tp_plan.")
-    return dict(cast("Mapping[str, str]", given))
+        raise ShardingError(where, what, "Pass model.tp_plan, model.ep_plan or model.pp_plan.")
+    return dict(entries)
+
+
+def _is_stage(given: Any) -> bool:
+    """Whether it is what a `pp_plan` says of a module: the names of what it takes, and of what it gives."""
+    pair = cast("Sequence[Any]", given) if isinstance(given, (list, tuple)) else ()
+    return len(pair) == 2 and all(isinstance(names, (list, tuple)) for names in pair)
 
 
 @door(plan=_styles, weights=_shapes, axis=checks.text, workers=checks.maybe(checks.whole(1)))
 def from_huggingface(
-    plan: Mapping[str, str], weights: Mapping[str, Any], axis: str = "tp", workers: int | None = None
+    plan: Mapping[str, Any], weights: Mapping[str, Any], axis: str = "tp", workers: int | None = None
 ) -> TensorParallelPlan:
     """Specs for the weights that a plan of transformers names: ``from_huggingface(model.tp_plan, model.state_dict())``.
 
+    A `tp_plan` and an `ep_plan` are of one kind; where a model has both, transformers takes what the `ep_plan` says of experts:
+    ``tp.specs | ep.specs``. Of a `pp_plan` everything is left, as there are no pipelines here.
     `weights` maps names to arrays or shapes, as a model of PyTorch has them: a linear layer holds ``(out, in)``. A key of the plan is
-    a module or a weight, with ``*`` for numbers, with or without the prefix of the base model. With `workers`, what transformers would
-    drop, as a size does not divide, is listed in `left`; here it is padded.
+    a module or a weight, with ``*`` for numbers, with or without the prefix of the base model. With `workers`, what older versions of
+    transformers would drop, as a size does not divide, is listed in `left`; here it is padded.
     Raises `ShardingError` for a style that no version of transformers has.
     """
     known = cast("Mapping[str, Shape]", weights)
+    stages = {key: f"pp_plan: {_OF_PIPELINE}" for key, entry in plan.items() if not isinstance(entry, str)}
+    plan = {key: style for key, style in plan.items() if key not in stages}
     unknown = {style: key for key, style in plan.items() if style not in _STYLES}
     if unknown:
         style, key = next(iter(unknown.items()))
         raise ShardingError(f"from_huggingface, {key!r}", f"there is no style {style!r}", f"Known are {', '.join(map(repr, _STYLES))}.")
     specs: dict[str, P] = {}
-    left: dict[str, str] = {}
+    left = stages
     named: set[str] = set()
     for name, shape in known.items():
         key = _key_of(name, plan)

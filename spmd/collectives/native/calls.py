@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 from spmd.collectives.slots import Slot
 
 from .table import Function, Table
-from .tir import Expr, Moved, demand
+from .tir import Brought, Expr, Moved, demand
 
 
 class Calls:
@@ -20,8 +20,8 @@ class Calls:
     def __init__(self, slot: Slot, table: Table, constants: Sequence[Mapping[str, Expr]]) -> None:
         self._slot, self._table, self._constants = slot, table, constants
 
-    def __call__(self, moved: Sequence[Moved]) -> None:
-        """Write what moves these tensors, one after the other, or together where the library has groups of calls."""
+    def __call__(self, moved: Sequence[Moved], brought: Brought) -> None:
+        """Write what moves these tensors, one after the other, or together where the library has groups of calls; it compares nothing."""
         functions = self._table.functions[self._slot.operation]
         calls = [[f for f in functions if not f.when or f.when in words] for words in self._constants]
         together = self._table.group if any(f.each for f in calls[0]) or sum(map(len, calls)) > 1 else ()

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -46,8 +46,10 @@ class Guard:
         self.row = rows[rank]
         self.timeout = COMPILATION
         self.slots = Slots()
-        self.groups: Mapping[str, Sequence[int]] = {}
-        """The ranks that meet along each axis of the running program, this one among them."""
+        self.groups: Mapping[str, Sequence[Sequence[int]]] = {}
+        """The ranks that meet along each axis of the running program, by groups."""
+        self.compared: Collection[str] = ()
+        """The axes over which carriers see themselves who came to something else."""
         self.axes: Mapping[str, int] = {}
         """The number of each axis on the board."""
         self.watched: list[Watched] = []
@@ -102,6 +104,13 @@ class Guard:
             watched.abort()
         self.abort()
 
+    def disagreement(self, brought: Mapping[int, tuple[int, int]]) -> str:
+        """What workers that met came to, by their ranks: the site, and the elements that each brought."""
+        told = {rank: self._told(*what) for rank, what in brought.items()}
+        axis = self.slots.of(brought[self.rank][0]).axis
+        lines = [f"  worker {rank} is in {text}" for rank, text in told.items()]
+        return "\n".join([f"workers disagree on a collective over mesh axis {axis!r}:", *lines])
+
     def _state(self, rank: int) -> str:
         return described(self.rows[rank], self._told) if rank in self.rows else "is on another host"
 
@@ -132,7 +141,7 @@ class Guard:
             gone = [r for r, row in self.rows.items() if row.numbers[STATUS] == LEFT and row.numbers[MET] < mine[MET]]
             busy = ""
         elif site == ON_DEVICE:
-            behind = {r: axis for axis, ranks in self.groups.items() for r in ranks if r in self.rows and self._is_behind(r, axis)}
+            behind = {r: axis for axis in self.groups for r in self._group(axis, self.rank) if r in self.rows and self._is_behind(r, axis)}
             gone = [r for r in behind if self.rows[r].numbers[STATUS] != RUNS]
             busy = next(
                 (f"workers disagree on how often to meet over mesh axis {a!r}" for r, a in behind.items() if self._waits_for_device(r)), ""
@@ -141,7 +150,7 @@ class Guard:
             members, field = self._members(site), AXES + self.axes[self.slots.of(site).axis]
             rows = [(r, self.rows[r].numbers) for r in members]
             gone = [r for r, other in rows if other[STATUS] != RUNS and other[field] < mine[field]]  # who did this one may have gone on
-            busy = self._disagreement(site, members)
+            busy = self._disagreement(site, members) or ("workers wait for one another" if self._deadlocked() else "")
         if gone:
             return f"worker {gone[0]} {self._state(gone[0])} while worker {self.rank} waits for it"
         if busy:
@@ -156,12 +165,32 @@ class Guard:
     def _waits_for_device(self, rank: int) -> bool:
         return self.rows[rank].waits and self.rows[rank].numbers[SITE] == ON_DEVICE
 
+    def _group(self, axis: str, rank: int) -> Sequence[int]:
+        return next((group for group in self.groups.get(axis, ()) if rank in group), ())
+
     def _members(self, site: int) -> list[int]:
-        return [r for r in self.groups.get(self.slots.of(site).axis, ()) if r in self.rows and r != self.rank]
+        return [r for r in self._group(self.slots.of(site).axis, self.rank) if r in self.rows and r != self.rank]
+
+    def _deadlocked(self) -> bool:
+        """Whether this process is in a collective with one that waits in another, and so on, until one of those waits for them."""
+        waits = {r: self._awaited(r) for r, row in self.rows.items() if row.waits and 0 <= row.numbers[SITE] < len(self.slots.sites)}
+        while free := [r for r, awaited in waits.items() if not waits.keys() & awaited]:
+            for r in free:
+                del waits[r]
+        return self.rank in waits
+
+    def _awaited(self, rank: int) -> set[int]:
+        """Who came less often to the axis that a process is at."""
+        numbers = self.rows[rank].numbers
+        axis = self.slots.of(int(numbers[SITE])).axis
+        field = AXES + self.axes[axis]
+        return {r for r in self._group(axis, rank) if r in self.rows and self.rows[r].numbers[field] < numbers[field]}
 
     def _disagreement(self, site: int, members: Sequence[int]) -> str:
         """Members that came as often to the axis, but to something else."""
         axis = self.slots.of(site).axis
+        if axis in self.compared:
+            return ""
         field, mine = AXES + self.axes[axis], self.row.numbers
         for other in (self.rows[r].numbers for r in members):
             here = other[BEGUN] != other[DONE] and other[SITE] >= 0 and other[field] == mine[field]

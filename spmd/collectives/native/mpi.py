@@ -5,19 +5,23 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+import tvm_ffi
 from mpi4py import MPI
 from tvm.tirx.script import builder as T
 
+from spmd.collectives.slots import CollectiveError
 from spmd.errors import ShardingError
 
 from .board import ROW, Row, Trace, create, opened
-from .guard import Guard
+from .guard import COMPILATION, Guard
 from .shared import POSSIBLE, Window, size_of
 from .table import Function, Table
 
@@ -65,12 +69,16 @@ class Process:
             what = "this MPI was started for one thread, and workers run in threads of their own"
             raise ShardingError("backend 'mpi'", what, "Leave mpi4py.rc as it is, or ask for MPI.THREAD_MULTIPLE.")
         self._library = _c_library()
+        given_up = threading.Timer(COMPILATION, _give_up)  # until there is a guard
+        given_up.daemon = True
+        given_up.start()
         self.comm = MPI.COMM_WORLD.Dup()
         self.comm.Set_errhandler(MPI.ERRORS_RETURN)
         self.rank, self.size = int(self.comm.rank), int(self.comm.size)
         self.host = self.comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
         self.trace = Trace()
         self.guard = Guard(self.rank, self._board(), self.size, lambda: MPI.COMM_WORLD.Abort(1))
+        given_up.cancel()
         self.status = np.zeros(64, np.uint8)  # what MPI_Sendrecv writes
         self._made: dict[tuple[tuple[int, ...], ...], Group] = {}
 
@@ -99,7 +107,13 @@ class Process:
         if isinstance(memory, OSError):
             return None
         address = np.frombuffer(memory, np.uint8).ctypes.data
-        return Window(memory, address, len(group), group.index(self.rank), self.host.size <= len(os.sched_getaffinity(0)))
+        window = Window(memory, address, len(group), group.index(self.rank), self.host.size <= len(os.sched_getaffinity(0)))
+
+        def disagreed(place: int) -> None:
+            raise CollectiveError(self.guard.disagreement(dict(zip(group, window.brought(place), strict=True))))
+
+        tvm_ffi.register_global_func(window.disagreed, disagreed, override=True)
+        return window
 
     def handle(self, thing: Any) -> Any:
         """What C calls it: a pointer, or an int where this MPI has those."""
@@ -108,6 +122,12 @@ class Process:
             value &= 0xFFFFFFFF
             return T.int32(value - (1 << 32 if value >> 31 else 0))
         return T.int64(value)
+
+
+def _give_up() -> None:
+    text = f"spmd.collectives.CollectiveError: this process waited {COMPILATION:g} seconds for the others to come to spmd.workers"
+    print(text, file=sys.stderr, flush=True)
+    MPI.COMM_WORLD.Abort(1)
 
 
 @cache

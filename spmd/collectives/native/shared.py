@@ -3,6 +3,8 @@
 What is moved goes through a window, in chunks that a cache holds. Each process counts its meetings where the others see it, by two for each
 chunk, and waits until all have counted as far: it looks for a while, then sleeps until it is woken. It writes to two places in turn:
 who has come to a chunk has read all of the last but one. Sums are in the order of the workers, so that all get the same bits.
+
+Beside its count each writes what it came to. Where that is not the same for all, all see it when they have met, before anything is read.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import platform
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -21,9 +24,10 @@ from spmd.collectives.slots import Slot
 from spmd.placement.layout import Array
 
 from .table import reduced_as
-from .tir import Expr, Moved, add, at, memory
+from .tir import Brought, Expr, Moved, add, at, memory
 
-_LINE = 64  # bytes that two processes do not write to at once
+_LINE = 64  # bytes that two processes do not write to at once: a process's meetings, whether it sleeps, what it came to in each place
+_SITE, _COUNT, _MARK, _SAID = 0, 1, 2, 3  # what it came to, and how many numbers that is
 _PLACE = 1 << 18  # bytes
 _AT_ONCE = 1 << 13  # bytes up to which each adds up all, and meets the others once
 _LOOKS, _FEW = 4000, 20  # looks, of 20 ns or more, before it sleeps: where each has a processor of its own, and else
@@ -54,6 +58,16 @@ class Window:
         """The address of the two places that a worker writes to."""
         return self.address + self.workers * _LINE + worker * 2 * _PLACE
 
+    @property
+    def disagreed(self) -> str:
+        """The global function that carriers call, with the number of the place, when the workers came to different collectives."""
+        return f"spmd.disagreed.{self.address}"
+
+    def brought(self, place: int) -> list[tuple[int, int]]:
+        """What each worker came to with this place, by its site and the elements that it brought."""
+        lines = np.frombuffer(self.memory, np.int64, self.workers * _LINE // 8).reshape(self.workers, -1)[:, 2 + place * _SAID :]
+        return [(int(line[_SITE]), int(line[_COUNT])) for line in lines]
+
 
 class Shared:
     """Writes the TIR of a slot that is carried in a window."""
@@ -62,8 +76,9 @@ class Shared:
         self._slot, self._window = slot, window
         self._me, self._n = window.me, window.workers
 
-    def __call__(self, moved: Sequence[Moved]) -> None:
+    def __call__(self, moved: Sequence[Moved], brought: Brought) -> None:
         """Write what moves these tensors, one after the other."""
+        self._brought = brought
         for one in moved:
             getattr(self, f"_{self._slot.operation}")(one)
 
@@ -75,9 +90,9 @@ class Shared:
                 self._all_reduce_by_parts(one)
 
     def _all_reduce_at_once(self, one: Moved) -> None:
-        turn = T.bind(self._turn())
+        turn = self._turn()
         _copied(self._place(self._me, turn), one.source, one.bytes(one.count))
-        self._meet(2)
+        self._meet(2, turn)
         self._reduced(one, one.target, [self._place(q, turn) if q != self._me else one.source for q in range(self._n)], one.count)
 
     def _all_reduce_by_parts(self, one: Moved) -> None:
@@ -88,7 +103,7 @@ class Shared:
             lengths = [T.bind(end - begin) for begin, end in pairwise(begins)]
             for q in self._others():
                 _copied(self._place(self._me, turn, begins[q], one), one.read(first + begins[q]), one.bytes(lengths[q]))
-            self._meet(1)
+            self._meet(1, turn)
             mine, result = begins[self._me], T.bind(one.written(first + begins[self._me]))
             terms = [self._place(q, turn, mine, one) if q != self._me else one.read(first + mine) for q in range(self._n)]
             self._reduced(one, result, terms, lengths[self._me])
@@ -101,7 +116,7 @@ class Shared:
         part = T.bind(T.floordiv(one.count, T.int64(self._n)))
         with self._chunks(one, part, self._n) as (first, many, turn):
             self._sent_to_each(one, part, first, many, turn)
-            self._meet(2)
+            self._meet(2, turn)
             own = one.read(part * T.int64(self._me) + first)
             terms = [self._place(q, turn, self._slice(self._me, one), one) if q != self._me else own for q in range(self._n)]
             self._reduced(one, one.written(first), terms, many)
@@ -112,7 +127,7 @@ class Shared:
             self._sent_to_each(one, part, first, many, turn)
             own = part * T.int64(self._me) + first
             _copied(one.written(own), one.read(own), one.bytes(many))
-            self._meet(2)
+            self._meet(2, turn)
             for q in self._others():
                 place = self._place(q, turn, self._slice(self._me, one), one)
                 _copied(one.written(part * T.int64(q) + first), place, one.bytes(many))
@@ -122,7 +137,7 @@ class Shared:
             bytes_ = T.bind(one.bytes(many))
             _copied(self._place(self._me, turn), one.read(first), bytes_)
             _copied(one.written(one.count * T.int64(self._me) + first), one.read(first), bytes_)
-            self._meet(2)
+            self._meet(2, turn)
             for q in self._others():
                 _copied(one.written(one.count * T.int64(q) + first), self._place(q, turn), bytes_)
 
@@ -139,7 +154,7 @@ class Shared:
             bytes_ = T.bind(one.bytes(many))
             if sends:
                 _copied(self._place(self._me, turn), one.read(first), bytes_)
-            self._meet(2)
+            self._meet(2, turn)
             if source < 0:
                 T.evaluate(T.call_extern("handle", "memset", one.written(first), T.int32(0), T.cast(bytes_, "uint64")))
             else:
@@ -168,15 +183,20 @@ class Shared:
         most = T.int64(self._most(one, ways))
         with T.serial(T.int64(0), T.ceildiv(count, most)) as chunk:
             first = T.bind(chunk * most)
-            yield first, T.bind(T.min(most, count - first)), T.bind(self._turn())
+            yield first, T.bind(T.min(most, count - first)), self._turn()
 
     def _turn(self) -> Expr:
-        """Which of its two places this chunk goes to, as an offset in bytes."""
-        return T.bitwise_and(T.shift_right(self._met()[self._line(self._me)], T.int64(1)), T.int64(1)) * T.int64(_PLACE)
+        """Which of the two places of each this chunk goes to. Beside the count stands from now on what it is a chunk of."""
+        met = self._met()
+        turn = T.bind(T.bitwise_and(T.shift_right(met[self._line(self._me)], T.int64(1)), T.int64(1)))
+        for said, number in ((_SITE, self._brought.site), (_COUNT, self._brought.count), (_MARK, T.cast(self._brought.mark, "int64"))):
+            T.buffer_store(met, number, [self._said(self._me, turn, said)])
+        return turn
 
     def _place(self, worker: int, turn: Expr, element: Expr = None, one: Moved | None = None) -> Expr:
         """An address in the place of a worker: its beginning, or that of an element."""
-        offset = turn if one is None else turn + one.bytes(element)
+        place = turn * T.int64(_PLACE)
+        offset = place if one is None else place + one.bytes(element)
         return T.handle_add_byte_offset(at(self._window.place(worker)), offset)
 
     def _met(self) -> Expr:
@@ -186,15 +206,22 @@ class Shared:
     def _line(self, worker: int) -> Expr:
         return T.int64(worker * _LINE // 8)
 
-    def _meet(self, counted: int) -> None:
-        """Count on, wake those that sleep, and wait until all have counted as far."""
-        met, own = self._met(), memory(at(self._window.own.ctypes.data), _LINE // 8)
+    def _said(self, worker: int, turn: Expr, field: int) -> Expr:
+        return self._line(worker) + turn * T.int64(_SAID) + T.int64(2 + field)
+
+    def _count(self, met: Expr, more: int) -> None:
+        """Count on, and wake those that sleep."""
         _fence("sfence", "sse")
-        add(met, self._me * _LINE // 8, counted)
+        add(met, self._me * _LINE // 8, more)
         _fence("mfence")  # who counts, then looks who sleeps, meets who says that it sleeps, then looks at the count
         for q in self._others():
             with T.If(met[self._line(q) + T.int64(1)] != T.int64(0)), T.Then():
                 self._futex(self._me, _WAKE, T.int64(_ALL))
+
+    def _meet(self, counted: int, turn: Expr | None = None) -> None:
+        """Count on, and wait until all have counted as far; in the first meeting of a turn, fail unless all came to the same."""
+        met, own = self._met(), memory(at(self._window.own.ctypes.data), _LINE // 8)
+        self._count(met, counted)
         mine = T.bind(met[self._line(self._me)])
         for q in self._others():
             T.buffer_store(own, T.int64(0), [T.int64(0)])
@@ -206,6 +233,12 @@ class Shared:
                     with T.Else():
                         self._sleep(met, q, mine)
         _fence("sfence", "sse")
+        if turn is not None:
+            marks = [met[self._said(q, turn, _MARK)] for q in (self._me, *self._others())]
+            with T.If(reduce(T.Or, (mark != marks[0] for mark in marks[1:]))), T.Then():
+                if counted < 2:
+                    self._count(met, 2 - counted)  # others may meet once for a chunk, and all have to end it
+                T.evaluate(T.call_packed(self._window.disagreed, turn))
 
     def _sleep(self, met: Expr, other: int, mine: Expr) -> None:
         """Until another counts, or for a while; who looked and saw nobody asleep has counted before this looks again."""

@@ -38,7 +38,18 @@ class Moved:
         return T.handle_add_byte_offset(self.target, self.bytes(first))
 
 
-Moves = Callable[[Sequence[Moved]], None]
+@dataclass(frozen=True)
+class Brought:
+    """What a worker comes to a collective with, for the others to see: the number of its site, the elements of all tensors that enter, and
+    a number that stands for the site and all sizes.
+    """
+
+    site: Expr
+    count: Expr
+    mark: Expr
+
+
+Moves = Callable[[Sequence[Moved], Brought], None]
 """Writes the TIR that moves the tensors of one collective."""
 
 

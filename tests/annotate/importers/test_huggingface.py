@@ -51,6 +51,37 @@ def test_each_style_of_a_weight():
     }
 
 
+def test_an_expert_plan_goes_before_and_a_pipeline_is_left():
+    """As transformers merges them."""
+    weights = {"layers.0.experts.gate_up_proj": (4, 24, 8), "layers.0.kv_a.weight": (8, 8)}
+    weights |= {"ngram.weight": (10, 8), "layers.0.aria": (4, 8, 24)}
+    plan = {
+        "layers.*.experts.gate_up_proj": "packed_colwise",
+        "layers.*.kv_a": "mla_kv_a_proj",
+        "ngram": "embedding_colwise",
+        "layers.*.aria": "packed_rowwise",
+        "layers.*.shared": "all_reduce",
+        "layers.*.attn": "local_params",
+    }
+    tp = from_huggingface(plan, weights)
+    ep = from_huggingface({"layers.*.experts.gate_up_proj": "grouped_gemm", "layers.*.experts": "ep_dispatch_experts"}, weights)
+    assert {name: str(spec) for name, spec in (tp.specs | ep.specs).items()} == {
+        "layers.0.experts.gate_up_proj": str(P("tp", None, None)),
+        "layers.0.kv_a.weight": str(P(others=None)),
+        "ngram.weight": str(P(None, "tp")),
+        "layers.0.aria": str(P(None, None, ("tp", 12, 12))),
+    }
+    pp = from_huggingface({"layers": (["hidden_states"], ["hidden_states"])}, weights)
+    assert not pp.specs
+    assert pp.left == {"layers": "pp_plan: it says where a pipeline may be cut, and here every worker runs all layers"}
+
+
+def test_every_style_of_transformers_is_known():
+    styles = list(pytest.importorskip("transformers.integrations.tensor_parallel").ALL_PARALLEL_STYLES.keys())
+    found = from_huggingface({f"w.{style}": style for style in styles}, {f"w.{style}": (4, 4) for style in styles})
+    assert len(found.specs) + len(found.left) == len(styles)
+
+
 def test_what_would_be_dropped_is_listed():
     found = from_huggingface(
         {"embed": "embedding_rowwise", "up": "packed_colwise"}, {"embed.weight": (10, 8), "up.weight": (6, 8)}, workers=4

@@ -1,0 +1,48 @@
+"""Candidates over several axes: parts of axes that are left out on three, and meshes of more axes than can be searched."""
+
+import re
+
+import pytest
+
+import spmd
+from spmd import Mesh, ShardingError
+from spmd.propagate import axes_together
+from spmd.propagate.axes_together import find_candidates
+from spmd.testing import assert_equivalent
+from tests.presets.llama import llama
+from tests.propagate.test_candidates import Products
+from tests.propagate.test_never_worse import annotated, cost
+
+
+def parts(mesh):
+    """The parts of axes that any strategy splits by, and what lacks candidates."""
+    found = find_candidates(annotated(llama("forward")[0], mesh), mesh)
+    used = {axis for strategies in found.strategies.values() for one in strategies for _, split in one.splits for axis in split.axes}
+    return used - set(mesh.axes), found.cut_short
+
+
+def test_parts_of_axes_are_left_out_on_three_and_named(monkeypatch):
+    """Two heads of keys over 4 workers: each goes to two of them, which is for parts of their axis to say."""
+    assert parts(Mesh(a=2, c=4)) == ({"c(1)2", "c(2)2"}, [])
+    used, cut_short = parts(Mesh(a=2, b=2, c=4))
+    assert used == set()
+    monkeypatch.setattr(axes_together, "MOST_PARTS", 4)
+    used, fewer = parts(Mesh(a=2, b=2, c=4))
+    assert used == {"c(1)2", "c(2)2"} and len(fewer) < len(cut_short)
+
+
+def test_four_axes_are_planned_where_tensors_are_flat():
+    mesh = Mesh(a=2, b=2, c=2, d=2)
+    assert cost(Products, mesh) <= cost(Products, Mesh(a=2, b=2, c=2))
+    assert_equivalent(Products, mesh, {"*.x": spmd.P("a", "b"), "*.w": spmd.P("c", "d")})
+
+
+@pytest.mark.parametrize(
+    ("mod", "mesh"),
+    [(lambda: llama("forward")[0], Mesh(a=2, b=2, c=2, d=2)), (lambda: Products, Mesh(a=2, b=2, c=2, d=2, e=2))],
+    ids=["four axes", "five axes"],
+)
+def test_what_cannot_be_searched_is_told(mod, mesh):
+    what = f"{mesh}: there are too many ways to split a tensor over {len(mesh.axes)} axes to search them all. Join axes"
+    with pytest.raises(ShardingError, match=re.escape(what)):
+        spmd.plan(mod(), mesh)
