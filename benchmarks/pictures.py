@@ -85,9 +85,12 @@ PICTURES: dict[str, Callable[[], None]] = {made.__name__: made for made in (page
 def main() -> None:
     """Those that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pictures", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*PICTURES, []], help=f"which ones: {', '.join(PICTURES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones: {', '.join(PICTURES)} (default: all)")
+    names = parser.parse_args().names or list(PICTURES)
+    if unknown := [name for name in names if name not in PICTURES]:
+        parser.error(f"there is no {', '.join(unknown)}; choose among {', '.join(PICTURES)}")
     FOLDER.mkdir(exist_ok=True)
-    for name in parser.parse_args().names or PICTURES:
+    for name in names:
         PICTURES[name]()
 
 
