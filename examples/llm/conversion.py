@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from .artifact import INDEX
 from .errors import ModelError
 
-FILE_BYTES = 256 << 20
+FILE_BYTES = 32 << 20
 """Weights are written to files of about this size: so much is in memory at once."""
 JOURNAL, IDENTITY = ".conversion", "conversion"
 
