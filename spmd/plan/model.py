@@ -61,7 +61,9 @@ class Plan:
     memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
     """Function -> what a worker holds while it runs."""
     cost: float = 0.0
-    """Seconds that the search made as few as it could: all operators and conversions, one for each use and each branch of an If."""
+    """Seconds that the search made as few as it could: all operators and conversions, one for each use and each branch of an If. Clearing
+    padding is not in it.
+    """
     bound: float = 0.0
     """Seconds that no plan over the same candidates costs less than."""
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
