@@ -23,7 +23,7 @@ WIDE, TALL = 1280, 800
 
 
 def llama_70b() -> Any:
-    """All six functions of the language model of examples/llm, at the sizes of Llama-2-70B."""
+    """All functions of the language model of examples/llm, at the sizes of Llama-2-70B."""
     return build_module(LlamaConfig.preset("llama-2-70b"))[0]
 
 
