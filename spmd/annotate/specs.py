@@ -12,7 +12,7 @@ from spmd.ir.trees import Tree, leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.placement.spec import Constraint, P, Same, Spec
-from spmd.program.graph import Graph, Node, Value
+from spmd.program.graph import Function, Graph, Node, Value
 
 from .hint import HINT, read_hint
 
@@ -62,6 +62,7 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
     """
     names = _Names(graph)
     ends: dict[str, tuple[str, Spec, Constraint | Value]] = {}
+    donated: dict[Value, str] = {}
     for pattern, spec in (specs_of("specs", specs) or {}).items():
         hits, ending = names.matching(pattern)
         if isinstance(spec, Same) and hits:
@@ -74,7 +75,7 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
             _want(value, asked, f"specs[{pattern!r}] asks for {spec}")
         for path in ending:
             asked = names.asked_of(path, spec, mesh, f"specs[{pattern!r}] on {path!r}")
-            if path in ends and ends[path][2] != asked:
+            if path in ends and (ends[path][2] != asked or (isinstance(spec, Same) and spec != ends[path][1])):
                 before = f"specs[{ends[path][0]!r}] asks for {ends[path][1]}"
                 raise ShardingError(path, f"{before}, and specs[{pattern!r}] asks for {spec}", "Keep one of them.")
             ends[path] = (pattern, spec, asked)
@@ -83,17 +84,33 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
         for value in (v for p in f.params for v in leaves(p)):
             if value.role == "input" and value.wanted is None and value.is_tensor and not free:
                 value.wanted, value.reason = _whole(value), "inputs are whole unless specs say otherwise"
-        for path, value in _results(f"{f.name}.return", f.result if f.result is not None else ()):
+        for number, (path, value) in enumerate(_results(f"{f.name}.return", f.result if f.result is not None else ())):
             if not value.is_tensor or f.is_loop:
                 f.at_end.append((value, None, ""))
             elif path in ends:
                 pattern, spec, asked = ends[path]
                 f.at_end.append((value, asked, f"specs[{pattern!r}] asks for {spec if isinstance(asked, Value) else asked} at the end"))
+                if isinstance(spec, Same) and spec.donate and isinstance(asked, Value):
+                    _donate(f, number, value, asked, f"specs[{pattern!r}] on {path!r}", donated)
             else:
                 f.at_end.append((value, _whole(value), "results are whole unless specs say otherwise"))
         for node in f.nodes:
             _hinted(node, mesh)
     return graph
+
+
+def _donate(function: Function, number: int, result: Value, param: Value, where: str, donated: dict[Value, str]) -> None:
+    """Record that a result takes the memory of a parameter; `donated` has those that are given away, and where that is asked."""
+    own = leaves(tuple(function.params[: len(function.params) - function.constants]))
+    if param not in own:
+        way_out = f"Write {Same(param.path)}, without donate."
+        raise ShardingError(where, f"{param.path!r} is no parameter of {function.name!r}, which cannot give its memory away", way_out)
+    if result.dtype != param.dtype:
+        what = f"it is {result.dtype}, and {param.path!r} is {param.dtype}: it cannot take that memory"
+        raise ShardingError(where, what, f"Write {Same(param.path)}, without donate.")
+    if param in function.donated.values():
+        raise ShardingError(where, f"{param.path!r} is donated already, by {donated[param]}", "One result takes the memory of a parameter.")
+    function.donated[number], donated[param], param.donated = param, where, True
 
 
 def value_names(graph: Graph) -> dict[str, Value]:

@@ -26,6 +26,8 @@ class Leaf:
     sharding: Sharding | None
     written: bool = False
     """Whether it lies in memory that some function of the module writes in place: each worker has its own."""
+    donated: str = ""
+    """Of a parameter that is donated, the result that takes its memory, as specs name it."""
 
 
 LeafTree = Leaf | tuple["LeafTree", ...]

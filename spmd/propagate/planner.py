@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from spmd.costs.cost import Cost
 from spmd.costs.planning_sizes import DEFAULT_SIZE
-from spmd.ir.trees import map_tree
+from spmd.ir.trees import map_tree, paths
 from spmd.plan.decisions import Leaf, LeafTree, Signature, TensorInfo, output_shardings
 from spmd.plan.model import Plan
 from spmd.plan.steps import Step, computes
@@ -68,10 +68,16 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
 
 def _signature(function: Function, decided: Decided, graph: Graph) -> Signature:
     """What a function takes and gives."""
+    ways = paths(function.result) if function.result is not None else []
+    taken = {value: f"{function.name}.return{''.join(f'[{i}]' for i in ways[number])}" for number, value in function.donated.items()}
 
     def leaf(value: Value) -> Leaf:
         shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
-        return Leaf(value.name, shape, value.dtype, decided.kept.get(value) if value.is_tensor else None, bool(value.memory))
+        kept = decided.kept.get(value) if value.is_tensor else None
+        return Leaf(value.name, shape, value.dtype, kept, bool(value.memory) or value.donated)
+
+    def given(value: Value) -> Leaf:
+        return replace(leaf(value), donated=taken.get(value, ""))
 
     ends = iter(decided.returned(function))
 
@@ -80,12 +86,12 @@ def _signature(function: Function, decided: Decided, graph: Graph) -> Signature:
         found = leaf(value)
         return replace(found, sharding=end) if end is not None and value.is_tensor else found
 
-    params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
+    params: tuple[LeafTree, ...] = tuple(map_tree(p, given) for p in function.params)
     own = len(params) - function.constants
     outputs: LeafTree = map_tree(function.result, result) if function.result is not None else ()
     constants = tuple(p for p in params[own:] if isinstance(p, Leaf))
-    given = tuple(str(p.name) for p in graph.module[function.name].params[:own])
-    return Signature(params[:own], outputs, function.num_input, given, constants)
+    names = tuple(str(p.name) for p in graph.module[function.name].params[:own])
+    return Signature(params[:own], outputs, function.num_input, names, constants)
 
 
 def _returned(graph: Graph, signatures: Mapping[str, Signature]) -> _Returned:

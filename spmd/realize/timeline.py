@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from spmd.costs.cost import Cost
 from spmd.costs.fusion import fused
+from spmd.costs.in_place import written_in_place
 from spmd.ir.trees import leaves
 from spmd.placement.sharding import Sharding
 from spmd.plan.steps import MADE, Bundle, Compute, Mask, Return, Step, Transfer, computes, moves
@@ -127,9 +128,11 @@ class Timeline:
             elif isinstance(step, Mask):
                 self.buffers += [Buffer(named[step.value], step.bytes, at, at)] if step.bytes else []
             elif isinstance(step, Return):
-                for name, sharding in zip(step.operands, step.shardings, strict=True):
+                taken = written_in_place(self.function) if self.function.donated else frozenset()
+                for number, (name, sharding) in enumerate(zip(step.operands, step.shardings, strict=True)):
                     if named[name].is_tensor:
-                        self._read(named[name], sharding, at)
+                        held = self._read(named[name], sharding, at)
+                        held.bytes = 0 if number in taken else held.bytes
             else:
                 for move in moves((step,)):
                     is_late = not isinstance(step, Bundle) and move.cause.role == MADE

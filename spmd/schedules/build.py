@@ -10,6 +10,7 @@ from tvm import relax, tirx
 from tvm.target import Target
 
 from .conditions import OpaqueConditions
+from .donation import WriteDonated
 from .empty import AllocateEmpty
 from .gpu import FuseAddNorm, quick_imports
 from .memory import PlanMemory
@@ -77,7 +78,8 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     if is_cpu(target):
         passes += [Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
     passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together
-    return [*passes, *map(_tried, (*stages.dataflow_lower_passes(target), *stages.finalize_passes(target)))]
+    passes += [*map(_tried, stages.dataflow_lower_passes(target)), Optional(WriteDonated())]
+    return [*passes, *map(_tried, stages.finalize_passes(target))]
 
 
 def _tried(step: tvm.transform.Pass) -> tvm.transform.Pass:
