@@ -12,6 +12,7 @@ from spmd.plan.decisions import Leaf, LeafTree, Signature, TensorInfo, output_sh
 from spmd.plan.model import Plan
 from spmd.plan.steps import Step, computes
 from spmd.program.graph import Function, Graph, Value
+from spmd.program.liveness import may_be_constant
 from spmd.realize.prices import CostPrices
 from spmd.realize.seconds import predicted
 from spmd.realize.write import Decided, realize
@@ -68,6 +69,7 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
 
 def _signature(function: Function, decided: Decided, graph: Graph) -> Signature:
     """What a function takes and gives."""
+    constant = may_be_constant(function)
     ways = paths(function.result) if function.result is not None else []
     taken = {value: f"{function.name}.return{''.join(f'[{i}]' for i in ways[number])}" for number, value in function.donated.items()}
 
@@ -83,7 +85,7 @@ def _signature(function: Function, decided: Decided, graph: Graph) -> Signature:
 
     def result(value: Value) -> Leaf:
         end = next(ends).sharding
-        found = leaf(value)
+        found = replace(leaf(value), shared=value in constant)
         return replace(found, sharding=end) if end is not None and value.is_tensor else found
 
     params: tuple[LeafTree, ...] = tuple(map_tree(p, given) for p in function.params)

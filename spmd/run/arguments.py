@@ -34,6 +34,8 @@ class Held:
 
     given: str = ""
     """Who was given it, and for what: empty while it may be used."""
+    shared: bool = False
+    """Whether it may be a constant of the program, which nobody may write."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +166,11 @@ class Binder:
         return array
 
     def _handle(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
+        found = self._fitting(tree, handle)
+        return [_copied(one) for one in found] if isinstance(tree, Leaf) and tree.donated and handle.held.shared else found
+
+    def _fitting(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
+        """What a handle is of, checked."""
         handle.check(self._where(tree))
         if handle.backend is not self.backend:
             raise ShardingError(self._where(tree), "its handle belongs to other workers", "Load it into these.")
@@ -285,8 +292,14 @@ def returned(tree: LeafTree, values: Sequence[Any], binder: Binder, keep: bool) 
     shape = binder.shape_of(tree, values[0].shape)
     placed = tree.sharding.told({name: size for name, (size, _) in binder.sizes.items()})
     if keep:
-        return Handle(tuple(values), backend, tree if placed == tree.sharding else replace(tree, sharding=placed), shape)
+        held = Held(shared=tree.shared)
+        return Handle(tuple(values), backend, tree if placed == tree.sharding else replace(tree, sharding=placed), shape, held=held)
     return joined(values, placed, backend, shape)
+
+
+def _copied(tensor: Any) -> Any:
+    """A tensor in memory of its own, on the same device."""
+    return tensor.copyto(tensor.device)
 
 
 def wrapped(values: Sequence[Any], backend: Backend, keep: bool) -> Any:

@@ -23,6 +23,13 @@ class Several:
         return R.add(total, x)
 
     @R.function
+    def begin():
+        with R.dataflow():
+            total = R.ones((4, 4), "float32")
+            R.output(total)
+        return total
+
+    @R.function
     def view(total: R.Tensor((4, 4), "float32")):
         R.func_attr({"num_input": 0})
         with R.dataflow():
@@ -37,6 +44,7 @@ class Several:
 
 
 DONATED = {
+    "begin.return": P("tp", None),
     "view.return[0]": P("tp"),
     "view.return[1]": same("total"),
     "add.return": same("total", donate=True),
@@ -94,6 +102,13 @@ def test_handles_of_one_memory_go_together(several):
         with pytest.raises(ShardingError, match=r"donated to add\(\)"):
             handle.numpy()
     np.testing.assert_array_equal(several["add"](x, new), 3 * x)
+
+
+def test_constants_of_the_program_are_not_written(several):
+    x = np.ones((4, 4), "float32")
+    for _ in range(2):
+        start = several["begin"](keep=True)
+        np.testing.assert_array_equal(several["add"](x, several["view"](start, keep=True)[1]), 2 * x)
 
 
 def test_what_is_donated_is_passed_once(several):
