@@ -110,6 +110,7 @@ def public():
         "verify by hand": (spmd.verify, {"mod": Mlp, "sharded": Mlp, "mesh": 1, "inputs": None, "outputs": None}),
         "partition": (SHARDED.partition, {"weights": WEIGHTS, "rank": None}),
         "hint": (spmd.hint, {"x": X, "spec": P("tp", None)}),
+        "remat": (spmd.remat, {"x": X}),
         "P": (lambda entry, others, gather: P(entry, others=others, gather=gather), {"entry": "tp", "others": None, "gather": True}),
         "P.constraint": (P("tp", None).constraint, {"shape": (4, 8), "mesh": MESH, "where": "here"}),
         "P.sharding": (P("tp", None).sharding, {"shape": (4, 8), "mesh": MESH, "where": "here"}),

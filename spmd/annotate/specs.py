@@ -11,7 +11,7 @@ from spmd.errors import ShardingError, nearest
 from spmd.ir.trees import Tree, leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
-from spmd.placement.spec import Constraint, P, Same, Spec
+from spmd.placement.spec import Constraint, P, Remat, Same, Spec
 from spmd.program.graph import Function, Graph, Node, Value
 
 from .hint import HINT, read_hint
@@ -35,7 +35,7 @@ def specs_of(where: str, given: Any) -> Specs | None:
     for pattern, spec in cast("Mapping[Any, Any]", given).items():
         if not isinstance(pattern, str):
             raise ShardingError(where, f"{told(pattern)} stands where the name of a value goes", example)
-        if not isinstance(spec, P | Same):
+        if not isinstance(spec, P | Same | Remat):
             raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", _instead_of_spec(spec))
     return cast("Specs", given)
 
@@ -68,6 +68,9 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
         if isinstance(spec, Same) and hits:
             what = f"{hits[0]!r} is no result, and only results can be placed as something else is"
             raise ShardingError(f"specs[{pattern!r}]", what, f"Write P(...) for it, or {spec} for a result of its function.")
+        if isinstance(spec, Remat):
+            _make_again(pattern, [names.values[name] for name in hits])
+            continue
         for name in hits:
             assert isinstance(spec, P)
             value = names.values[name]
@@ -97,6 +100,16 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
         for node in f.nodes:
             _hinted(node, mesh)
     return graph
+
+
+def _make_again(pattern: str, values: Sequence[Value]) -> None:
+    """Record that what operators make among these values is to be made again."""
+    made = [value for value in values if value.role == "temporary"]
+    if not made:
+        what = f"{values[0].path!r} is made by no operator" if values else "it is a result, which is held to the end"
+        raise ShardingError(f"specs[{pattern!r}]", f"{what}, and cannot be made again", "Name a value inside, as 'function.value'.")
+    for value in made:
+        value.remat = f"specs[{pattern!r}] asks for it"
 
 
 def _donate(function: Function, number: int, result: Value, param: Value, where: str, donated: dict[Value, str]) -> None:
@@ -152,6 +165,7 @@ class _Names:
         value = self.results[path]
         if isinstance(spec, P):
             return spec.constraint(value.shape, mesh, where, value.blocks)
+        assert isinstance(spec, Same)
         state = [name for name, v in self.values.items() if v.role in ("weight", "input")]
         if spec.name not in state:
             raise ShardingError(where, f"{spec} names no weight and no input", nearest(spec.name, state))
@@ -192,6 +206,9 @@ def _hinted(node: Node, mesh: Mesh) -> None:
     if node.op == HINT:
         spec = read_hint(node.binding.value)
         (value,) = node.outputs
+        if isinstance(spec, Remat):
+            value.remat = "spmd.remat asks for it"
+            return
         where = f"hint on {node.inputs[0].name!r} in {node.function!r}"
         _want(value, spec.constraint(value.shape, mesh, where, value.blocks), f"spmd.hint asks for {spec}")
 

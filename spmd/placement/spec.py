@@ -196,7 +196,15 @@ class Same:
         return f"same({self.name!r}{', donate=True' if self.donate else ''})"
 
 
-Spec = P | Same
+@dataclass(frozen=True)
+class Remat:
+    """What a value is asked to be: made again for who reads it late, and not held until then."""
+
+    def __repr__(self) -> str:
+        return "remat()"
+
+
+Spec = P | Same | Remat
 """What may be asked of something."""
 
 

@@ -45,6 +45,8 @@ class Value:
     """The Relax expression of a constant."""
     blocks: tuple[int, ...] = ()
     """What each size can be divided by, where symbolic sizes were said to be divisible."""
+    remat: str = ""
+    """Why it is to be made again for who reads it late; empty where nobody asks for that."""
     donated: bool = False
     """Whether some function is given its memory for a result."""
     memory: int = 0

@@ -28,12 +28,13 @@ _Returned = dict[str, tuple[Function, int]]
 """Name of a result -> its function, and its number among what that returns."""
 
 
-def make_plan(graph: Graph, cost: Cost) -> Plan:
-    """The `Plan` of least predicted time among all that obey the constraints on the graph's values and fit into the memory of a worker.
+def make_plan(graph: Graph, cost: Cost, decision: Decision | None = None) -> Plan:
+    """The `Plan` of least predicted time among all that obey the constraints on the graph's values and fit into the memory of a worker, or
+    that of a `decision` that was made.
 
     Raises `ShardingError` when the constraints contradict each other, and when nothing fits.
     """
-    decision = decide_within(graph, cost)
+    decision = decision or decide_within(graph, cost)
     decided = decided_by(decision.problem, decision.solution.choice)
     prices = CostPrices(cost)
     steps = {name: realize(function, decided, prices) for name, function in graph.functions.items()}

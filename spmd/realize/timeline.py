@@ -57,7 +57,7 @@ class Timeline:
     ) -> None:
         """`loops` says what is held by those that are called, besides what they are passed."""
         self.cost, self.function, self._loops = cost, function, loops
-        self._end, self._kept = len(function.nodes), kept
+        self._end, self.kept = len(function.nodes), kept
         self._own: dict[tuple[Value, Sharding], Buffer] = {}
         self._views: dict[Value, Value] = {}
         self._runs = dict(zip(function.nodes, computes(steps), strict=True))
@@ -180,7 +180,7 @@ class Timeline:
 
     def _as_kept(self, node: Node, value: Value) -> bool:
         """Whether an operator takes or makes the value as it is kept, and is the same operator on a shard."""
-        runs, kept = self._runs[node], self._kept[value]
+        runs, kept = self._runs[node], self.kept[value]
         if any(factor in node.rule.forms for factor, _ in runs.splits):
             return False
         pairs = zip((*node.inputs, *node.outputs), (*runs.inputs, *runs.outputs), strict=True)

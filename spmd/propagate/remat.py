@@ -1,0 +1,222 @@
+"""Which values are made again, where a plan holds more than fits: bytes have a price, as they have in `budget`, and so has time.
+
+When the most is held, whatever is read later is held, or made again of what is held or made again itself. At a price for each byte, the
+cheapest such choice is a sum of small tables, which the search of placements solves to the optimum. The price rises until what is left
+fits; between two prices, the values that are made first are made again first. Then everything is planned anew, and counted as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from spmd.costs.cost import INFEASIBLE, Cost
+from spmd.errors import ShardingError
+from spmd.program.again import Again, name_of
+from spmd.program.graph import Graph, Node, Value
+from spmd.realize.prices import CostPrices
+from spmd.realize.write import realize
+
+from .budget import fit
+from .decide import Decision, decide
+from .decided import decided_by
+from .held import Holding, Late
+from .memory import Usage
+from .memory_error import gigabytes
+from .search import Search
+from .solver import Factor
+
+Remade = Callable[[Again], Graph]
+"""The graph in which these values are made again."""
+_MOST_MOMENTS = 8
+"""How many moments at which too much is held are looked at."""
+_PRICES, _RISE, _HALVINGS = 9, 6.0, 4
+"""How often the price rises, by how much, and how often the last rise is halved."""
+_TRIES = 3
+"""How often a choice that does not fit when it is planned is made anew for less memory."""
+_UNREAD, _HELD, _AGAIN = 0, 1, 2
+
+
+def decide_again(given: Graph, cost: Cost, remade: Remade, asked: Again) -> tuple[Graph, Decision, dict[str, str]]:
+    """The fastest plan found that fits, the graph that it is of, and what is made again in that: what is `asked`, and what must be.
+
+    Raises `ShardingError` where nothing fits.
+    """
+    graph = remade(asked)
+    fastest = decide(graph, cost)
+    if cost.memory is None:
+        return graph, fastest, dict(asked)
+    usage = Usage(fastest.problem, fastest.solution.choice)
+    if usage.peak <= cost.memory:
+        return graph, fastest, dict(asked)
+    names = {node.outputs[0].path for f in given.functions.values() for node in f.nodes if node.outputs}
+    options = _Options(fastest, usage, names, cost.memory)
+    target = cost.memory
+    for _ in range(_TRIES if options.holdings else 0):
+        found, fits = options.choice(target)
+        if not fits:
+            break
+        again = {**found, **asked}
+        other = remade(again)
+        decision = decide(other, cost)
+        held = Usage(decision.problem, decision.solution.choice)
+        if held.peak <= cost.memory:
+            alone = fit(graph, cost, fastest, usage, decision.solution.cost)
+            if alone is not None:
+                return graph, alone, dict(asked)
+            return other, _noted(decision, fastest, usage.peak, held.peak, len(found)), again
+        target -= 2 * (held.peak - cost.memory)
+    return _both(graph, cost, remade, asked, fastest, usage, options)
+
+
+def _both(
+    graph: Graph, cost: Cost, remade: Remade, asked: Again, fastest: Decision, usage: Usage, options: _Options
+) -> tuple[Graph, Decision, dict[str, str]]:
+    """The fastest plan that fits by its placement, as it is or with all made again that makes the plan hold less."""
+    assert cost.memory is not None
+    alone, error = None, None
+    try:
+        alone = fit(graph, cost, fastest, usage)
+    except ShardingError as raised:
+        error = raised
+    found, _ = options.choice(0) if options.holdings else ({}, False)
+    if not found:
+        if alone is None:
+            assert error is not None
+            raise error
+        return graph, alone, dict(asked)
+    again = {**found, **asked}
+    other = remade(again)
+    decision = decide(other, cost)
+    held = Usage(decision.problem, decision.solution.choice)
+    limit = np.inf if alone is None else alone.solution.cost
+    if held.peak > cost.memory:
+        decision = fit(other, cost, decision, held, limit)
+    if decision is not None and decision.solution.cost < limit:
+        held = Usage(decision.problem, decision.solution.choice)
+        return other, _noted(decision, fastest, usage.peak, held.peak, len(found)), again
+    assert alone is not None
+    return graph, alone, dict(asked)
+
+
+def _noted(decision: Decision, fastest: Decision, before: int, now: int, count: int) -> Decision:
+    """A decision that says what is made again, and what it costs."""
+    times = f"{decision.solution.cost * 1e6:.1f} us, not {fastest.solution.cost * 1e6:.1f} us"
+    note = f"{count} values are made again: a worker holds {gigabytes(now)}, not {gigabytes(before)}, and it takes {times}"
+    return replace(decision, notes=[*decision.notes, note])
+
+
+class _Options:
+    """What can be made again in the functions of a plan that hold too much."""
+
+    def __init__(self, decision: Decision, usage: Usage, names: set[str], budget: float) -> None:
+        self.usage, self._names, self._resident = usage, names, usage.weights + usage.cache
+        decided, prices = decided_by(decision.problem, decision.solution.choice), CostPrices(decision.problem.cost)
+        self._price = max(decision.solution.cost, 1e-9) / max(usage.peak, 1)
+        self._solved: dict[tuple[str, int, float], dict[Node, int]] = {}
+        self.holdings = [
+            Holding(usage, function, realize(function, decided, prices))
+            for name, function in decision.problem.graph.functions.items()
+            if not function.is_loop and self._resident + usage.timelines[name].peak > budget
+        ]
+
+    def choice(self, budget: float) -> tuple[dict[str, str], bool]:
+        """What is made again so that no function holds more than this, and whether that is so; else what makes it hold the least."""
+        found: dict[str, str] = {}
+        fits = True
+        for holding in self.holdings:
+            late = self._fitting(holding, budget - self._resident)
+            fits &= holding.held(late).peak <= budget - self._resident
+            nodes = [*holding.nodes]
+            for node, at in late.items():
+                after = next(n for n in nodes[at:] if name_of(n) in self._names or not n.outputs)
+                found[node.outputs[0].path] = name_of(after)
+        return found, fits
+
+    def _fitting(self, holding: Holding, budget: float) -> dict[Node, int]:
+        """What is made again in one function."""
+        least = below = dict[Node, int]()
+        for price in self._prices():
+            late = self._at(holding, price, budget)
+            if holding.held(late).peak < holding.held(least).peak:
+                least = late
+            if holding.held(late).peak <= budget:
+                return self._between(holding, budget, below, late, price)
+            below = late
+        return least
+
+    def _prices(self) -> Iterator[float]:
+        for i in range(_PRICES):
+            yield self._price * _RISE ** (i - _PRICES // 2)
+
+    def _between(self, holding: Holding, budget: float, below: dict[Node, int], late: dict[Node, int], price: float) -> dict[Node, int]:
+        """Less than is made again at a price, and still enough."""
+        low, high = price / _RISE, price
+        for _ in range(_HALVINGS):
+            middle = (low * high) ** 0.5
+            found = self._at(holding, middle, budget)
+            if holding.held(found).peak <= budget:
+                late, high = found, middle
+            else:
+                below, low = found, middle
+        more = sorted((node for node in late if node not in below), key=holding.at.__getitem__)
+        first, last = 0, len(more)
+        while first < last:
+            middle = (first + last) // 2
+            some = {**{node: late[node] for node in more[:middle]}, **{n: at for n, at in below.items() if n in late}}
+            if holding.held(some).peak <= budget:
+                late, last = some, middle
+            else:
+                first = middle + 1
+        return late
+
+    def _at(self, holding: Holding, price: float, budget: float) -> dict[Node, int]:
+        """What is made again at a price for each byte, whenever too much is held."""
+        late: dict[Node, int] = {}
+        seen: set[int] = set()
+        held = holding.held(late)
+        while held.peak > budget and held.at not in seen and len(seen) < _MOST_MOMENTS:
+            seen.add(held.at)
+            key = (holding.function.name, held.at, price)
+            if key not in self._solved:
+                self._solved[key] = self._solve(holding, held.at, price)
+            late = {**self._solved[key], **late}
+            held = holding.held(late)
+        return late
+
+    def _solve(self, holding: Holding, moment: int, price: float) -> dict[Node, int]:
+        """The cheapest choice of what is held while operator `moment` runs, and what is made again after it."""
+        end = len(holding.nodes)
+        if moment + 1 >= end:
+            return {}
+        returned = set(holding.function.returns)
+        needed = {holding.makers[v] for node in holding.nodes[moment + 1 :] for v in node.inputs if v in holding.makers}
+        needed |= {holding.makers[v] for v in returned if v in holding.makers}
+        waiting = [node for node in needed if holding.at[node] <= moment]
+        number: dict[Node, int] = {}
+        factors: list[Factor] = []
+        while waiting:
+            node = waiting.pop()
+            if node in number:
+                continue
+            number[node] = len(number)
+            waiting += [holding.makers[v] for v in node.inputs if v in holding.makers]
+        for node, i in number.items():
+            stays = not holding.can(node) or node.outputs[0].path not in self._names or not returned.isdisjoint(node.outputs)
+            table = [INFEASIBLE if node in needed else 0.0, price * sum(map(holding.bytes.__getitem__, _tensors(node)))]
+            factors.append(((i,), np.array([*table, INFEASIBLE if stays else holding.seconds[holding.at[node]]])))
+            for before in dict.fromkeys(holding.makers[v] for v in node.inputs if v in holding.makers):
+                factors.append(((i, number[before]), _OF))
+        choice = Search([3] * len(number), [factors]).run().choice if number else {}
+        return {node: moment + 1 for node, i in number.items() if choice.get(i, _UNREAD) == _AGAIN}
+
+
+_OF = np.zeros((3, 3))
+"""What is made again is made of what is held or made again."""
+_OF[_AGAIN, _UNREAD] = INFEASIBLE
+
+
+def _tensors(node: Node) -> list[Value]:
+    return [value for value in node.outputs if value.is_tensor]
