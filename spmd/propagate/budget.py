@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spmd.costs.cost import INFEASIBLE, Cost
+from spmd.errors import ShardingError
 from spmd.program.graph import Graph, Value
 
 from .decide import Decision, decide
@@ -48,19 +49,11 @@ def decide_within(graph: Graph, cost: Cost) -> Decision:
     usage = Usage(made.problem, made.solution.choice)
     if usage.peak <= cost.memory:
         return made
-    found = fit(graph, cost, made, usage)
-    assert found is not None
+    search = Fit(graph, cost, cost.memory, made, usage)
+    found = search.run()
+    if found is None:
+        raise search.error()
     return found
-
-
-def fit(graph: Graph, cost: Cost, fastest: Decision, usage: Usage, limit: float = np.inf) -> Decision | None:
-    """The placement of least predicted time that fits, where the fastest, which has this usage, does not; None where none takes less than
-    `limit` seconds.
-
-    Raises `ShardingError` naming the largest residents where nothing fits, and there is no limit.
-    """
-    assert cost.memory is not None
-    return _Fit(graph, cost, cost.memory, fastest, usage, limit).run()
 
 
 @dataclass(frozen=True)
@@ -73,10 +66,10 @@ class _Tried:
     usage: Usage
 
 
-class _Fit:
-    """The search for a plan that fits."""
+class Fit:
+    """The search for a plan that fits, where the fastest does not, and that takes less than `limit` seconds."""
 
-    def __init__(self, graph: Graph, cost: Cost, budget: float, fastest: Decision, usage: Usage, limit: float) -> None:
+    def __init__(self, graph: Graph, cost: Cost, budget: float, fastest: Decision, usage: Usage, limit: float = np.inf) -> None:
         self.graph, self.cost, self.budget, self.limit = graph, cost, budget, limit
         self.fastest = _Tried(fastest, fastest.solution.cost, 0.0, usage)
         self.moments: list[dict[Value, float]] = []
@@ -84,18 +77,17 @@ class _Fit:
         self._flat: dict[int, tuple[Table, Table]] = {}
         self.best: _Tried | None = None
         self.leanest = usage
+        self._bounded = 0.0
+        """What no plan that fits goes below, once it was searched for."""
 
     def run(self) -> Decision | None:
-        """The fastest plan found that fits, with what it may lack to the optimum; None where it does not take less than the limit."""
+        """The fastest plan found that fits, with what it may lack to the optimum; None where none is found that takes less than the limit."""
         self._add_moment(self.fastest.usage)
         lean = self._lean()
-        bound = np.inf if lean is None else self._branch(self._best_price(lean))
-        if self.best is None and self.limit < np.inf:
-            return None
-        least = self._least() if self.best is None else 0.0
+        bound = self._bounded = np.inf if lean is None else self._branch(self._best_price(lean))
         best = self.best
         if best is None:
-            raise nothing_fits(self.leanest, self.budget, max(least, self.budget + 1) if bound == np.inf else least)
+            return None
         bound = max(bound, self.fastest.decision.solution.bound)
         note = (
             f"the fastest plan needs {gigabytes(self.fastest.usage.peak)} a worker, and {gigabytes(self.budget)} are there: "
@@ -103,6 +95,13 @@ class _Fit:
         )
         solution = replace(best.decision.solution, cost=best.seconds, bound=min(bound, best.seconds))
         return Decision(best.decision.problem, solution, [*best.decision.notes, note])
+
+    def error(self, proven: bool = True) -> ShardingError:
+        """What is said where nothing was found: the leanest plan. Where something else may hold less, nothing is `proven`."""
+        least = self._least()
+        if not proven:
+            return nothing_fits(self.leanest, self.budget, 0.0)
+        return nothing_fits(self.leanest, self.budget, max(least, self.budget + 1) if self._bounded == np.inf else least)
 
     def _add_moment(self, usage: Usage) -> bool:
         """Price what is held when this plan holds the most; False where that is done already."""

@@ -13,13 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from spmd.costs.cost import INFEASIBLE, Cost
-from spmd.errors import ShardingError
 from spmd.program.again import Again, name_of
 from spmd.program.graph import Graph, Node, Value
 from spmd.realize.prices import CostPrices
 from spmd.realize.write import realize
 
-from .budget import fit
+from .budget import Fit
 from .decide import Decision, decide
 from .decided import decided_by
 from .held import Holding, Late
@@ -34,6 +33,8 @@ _MOST_MOMENTS = 8
 """How many moments at which too much is held are looked at."""
 _PRICES, _RISE, _HALVINGS = 9, 6.0, 4
 """How often the price rises, by how much, and how often the last rise is halved."""
+_PARTS = 8
+"""Into how many parts what is made again at one price more than at a lower one is cut."""
 _TRIES = 3
 """How often a choice that does not fit when it is planned is made anew for less memory."""
 _UNREAD, _HELD, _AGAIN = 0, 1, 2
@@ -63,7 +64,7 @@ def decide_again(given: Graph, cost: Cost, remade: Remade, asked: Again) -> tupl
         decision = decide(other, cost)
         held = Usage(decision.problem, decision.solution.choice)
         if held.peak <= cost.memory:
-            alone = fit(graph, cost, fastest, usage, decision.solution.cost)
+            alone = Fit(graph, cost, cost.memory, fastest, usage, decision.solution.cost).run()
             if alone is not None:
                 return graph, alone, dict(asked)
             return other, _noted(decision, fastest, usage.peak, held.peak, len(found)), again
@@ -76,28 +77,24 @@ def _both(
 ) -> tuple[Graph, Decision, dict[str, str]]:
     """The fastest plan that fits by its placement, as it is or with all made again that makes the plan hold less."""
     assert cost.memory is not None
-    alone, error = None, None
-    try:
-        alone = fit(graph, cost, fastest, usage)
-    except ShardingError as raised:
-        error = raised
-    found, _ = options.choice(0) if options.holdings else ({}, False)
+    first = Fit(graph, cost, cost.memory, fastest, usage)
+    alone = first.run()
+    found = options.leanest()
     if not found:
         if alone is None:
-            assert error is not None
-            raise error
+            raise first.error()
         return graph, alone, dict(asked)
     again = {**found, **asked}
     other = remade(again)
     decision = decide(other, cost)
     held = Usage(decision.problem, decision.solution.choice)
-    limit = np.inf if alone is None else alone.solution.cost
-    if held.peak > cost.memory:
-        decision = fit(other, cost, decision, held, limit)
-    if decision is not None and decision.solution.cost < limit:
-        held = Usage(decision.problem, decision.solution.choice)
-        return other, _noted(decision, fastest, usage.peak, held.peak, len(found)), again
-    assert alone is not None
+    second = Fit(other, cost, cost.memory, decision, held, np.inf if alone is None else alone.solution.cost)
+    made = decision if held.peak <= cost.memory else second.run()
+    if made is not None and (alone is None or made.solution.cost < alone.solution.cost):
+        held = Usage(made.problem, made.solution.choice)
+        return other, _noted(made, fastest, usage.peak, held.peak, len(found)), again
+    if alone is None:
+        raise min(first, second, key=lambda search: search.leanest.peak).error(proven=False)
     return graph, alone, dict(asked)
 
 
@@ -123,54 +120,60 @@ class _Options:
         ]
 
     def choice(self, budget: float) -> tuple[dict[str, str], bool]:
-        """What is made again so that no function holds more than this, and whether that is so; else what makes it hold the least."""
+        """What is made again so that no function holds more than this, and whether that is so; else less than could be."""
         found: dict[str, str] = {}
         fits = True
         for holding in self.holdings:
             late = self._fitting(holding, budget - self._resident)
             fits &= holding.held(late).peak <= budget - self._resident
-            nodes = [*holding.nodes]
-            for node, at in late.items():
-                after = next(n for n in nodes[at:] if name_of(n) in self._names or not n.outputs)
-                found[node.outputs[0].path] = name_of(after)
+            found |= self._named(holding, late)
         return found, fits
+
+    def leanest(self) -> dict[str, str]:
+        """What is made again so that each function holds as little as it can, of what is looked at."""
+        found: dict[str, str] = {}
+        for holding in self.holdings:
+            least = below = dict[Node, int]()
+            for price in self._prices():
+                late = self._at(holding, price, 0)
+                for some in _parts(holding, below, late):
+                    least = min(least, some, key=lambda one: holding.held(one).peak)
+                below = late
+            found |= self._named(holding, least)
+        return found
+
+    def _named(self, holding: Holding, late: Late) -> dict[str, str]:
+        """By name, as the module has it without what is asked to be made again."""
+        after = {at: next(n for n in holding.nodes[at:] if not n.outputs or name_of(n) in self._names) for at in set(late.values())}
+        return {node.outputs[0].path: name_of(after[at]) for node, at in late.items()}
 
     def _fitting(self, holding: Holding, budget: float) -> dict[Node, int]:
         """What is made again in one function."""
-        least = below = dict[Node, int]()
+        below: dict[Node, int] = {}
         for price in self._prices():
             late = self._at(holding, price, budget)
-            if holding.held(late).peak < holding.held(least).peak:
-                least = late
-            if holding.held(late).peak <= budget:
-                return self._between(holding, budget, below, late, price)
+            for some in _parts(holding, below, late):
+                if holding.held(some).peak <= budget:
+                    return self._between(holding, budget, below, late, price, some)
             below = late
-        return least
+        return below
 
     def _prices(self) -> Iterator[float]:
         for i in range(_PRICES):
             yield self._price * _RISE ** (i - _PRICES // 2)
 
-    def _between(self, holding: Holding, budget: float, below: dict[Node, int], late: dict[Node, int], price: float) -> dict[Node, int]:
-        """Less than is made again at a price, and still enough."""
+    def _between(
+        self, holding: Holding, budget: float, below: dict[Node, int], late: dict[Node, int], price: float, found: dict[Node, int]
+    ) -> dict[Node, int]:
+        """What takes the least time of what fits: `found`, or what is made again at prices between the two, and parts of that."""
         low, high = price / _RISE, price
         for _ in range(_HALVINGS):
             middle = (low * high) ** 0.5
-            found = self._at(holding, middle, budget)
-            if holding.held(found).peak <= budget:
-                late, high = found, middle
-            else:
-                below, low = found, middle
-        more = sorted((node for node in late if node not in below), key=holding.at.__getitem__)
-        first, last = 0, len(more)
-        while first < last:
-            middle = (first + last) // 2
-            some = {**{node: late[node] for node in more[:middle]}, **{n: at for n, at in below.items() if n in late}}
-            if holding.held(some).peak <= budget:
-                late, last = some, middle
-            else:
-                first = middle + 1
-        return late
+            some = self._at(holding, middle, budget)
+            fitting = [part for part in _parts(holding, below, some) if holding.held(part).peak <= budget]
+            found = min(found, *fitting, key=lambda part: holding.held(part).seconds) if fitting else found
+            low, high, below = (low, middle, below) if fitting else (middle, high, some)
+        return found
 
     def _at(self, holding: Holding, price: float, budget: float) -> dict[Node, int]:
         """What is made again at a price for each byte, whenever too much is held."""
@@ -211,6 +214,15 @@ class _Options:
                 factors.append(((i, number[before]), _OF))
         choice = Search([3] * len(number), [factors]).run().choice if number else {}
         return {node: moment + 1 for node, i in number.items() if choice.get(i, _UNREAD) == _AGAIN}
+
+
+def _parts(holding: Holding, below: dict[Node, int], late: dict[Node, int]) -> Iterator[dict[Node, int]]:
+    """What is made again at a price, and at a lower one with parts of that: values that are made first are the first to be made again."""
+    more = sorted((node for node in late if node not in below), key=holding.at.__getitem__)
+    for part in range(1, _PARTS):
+        some = more[: len(more) * part // _PARTS]
+        yield {**below, **{node: late[node] for node in some}}
+    yield late
 
 
 _OF = np.zeros((3, 3))
