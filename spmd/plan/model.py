@@ -68,7 +68,7 @@ class Plan:
     padding is not in it.
     """
     bound: float = 0.0
-    """Seconds that no plan over the same candidates costs less than."""
+    """Seconds that no plan over the same candidates, in which the same is made again, costs less than."""
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
     """The search that the plan came from, where it was made; it is not saved and not copied."""
 

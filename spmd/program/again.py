@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import tvm
@@ -70,7 +71,7 @@ def _pauses(function: Function, marked: Mapping[Value, str]) -> dict[str, str]:
         # What is made again of it is made where that is read.
         uses += [found[v] for node in function.readers.get(value, ()) for v in node.outputs if v in found]
         uses = sorted(set(uses) | ({end} if value in function.returns else set()))
-        pause, after = max(((b - a, b) for a, b in zip(uses, uses[1:], strict=False)), default=(0, end))
+        pause, after = max(((b - a, b) for a, b in pairwise(uses)), default=(0, end))
         if pause > 1 and after < end:
             found[value] = after
     return {function.makers[v].outputs[0].path: name_of(function.nodes[i]) for v, i in found.items()}

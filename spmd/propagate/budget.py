@@ -81,7 +81,7 @@ class Fit:
         """What no plan that fits goes below, once it was searched for."""
 
     def run(self) -> Decision | None:
-        """The fastest plan found that fits, with what it may lack to the optimum; None where none is found that takes less than the limit."""
+        """The fastest plan found that fits, with what it may lack to the optimum; None where none is found within the limit."""
         self._add_moment(self.fastest.usage)
         lean = self._lean()
         bound = self._bounded = np.inf if lean is None else self._branch(self._best_price(lean))

@@ -7,8 +7,9 @@ fits; between two prices, the values that are made first are made again first. T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
@@ -31,9 +32,11 @@ Remade = Callable[[Again], Graph]
 """The graph in which these values are made again."""
 _MOST_MOMENTS = 8
 """How many moments at which too much is held are looked at."""
+_MOST_STAGES = 4
+"""Of those, where the leanest is looked for: the first of them."""
 _PRICES, _RISE, _HALVINGS = 9, 6.0, 4
 """How often the price rises, by how much, and how often the last rise is halved."""
-_PARTS = 8
+_PARTS = 6
 """Into how many parts what is made again at one price more than at a lower one is cut."""
 _TRIES = 3
 """How often a choice that does not fit when it is planned is made anew for less memory."""
@@ -133,12 +136,15 @@ class _Options:
         """What is made again so that each function holds as little as it can, of what is looked at."""
         found: dict[str, str] = {}
         for holding in self.holdings:
-            least = below = dict[Node, int]()
+            least, peak = dict[Node, int](), holding.held({}).peak
+            before: list[dict[Node, int]] = []
             for price in self._prices():
-                late = self._at(holding, price, 0)
-                for some in _parts(holding, below, late):
-                    least = min(least, some, key=lambda one: holding.held(one).peak)
-                below = late
+                stages = list(islice(self._stages(holding, price, 0), _MOST_STAGES))
+                for i, late in enumerate(stages):
+                    for some in _parts(holding, before[i] if i < len(before) else {}, late):
+                        if (held := holding.held(some).peak) < peak:
+                            least, peak = some, held
+                before = stages
             found |= self._named(holding, least)
         return found
 
@@ -177,17 +183,20 @@ class _Options:
 
     def _at(self, holding: Holding, price: float, budget: float) -> dict[Node, int]:
         """What is made again at a price for each byte, whenever too much is held."""
+        return list(self._stages(holding, price, budget))[-1]
+
+    def _stages(self, holding: Holding, price: float, budget: float) -> Iterator[dict[Node, int]]:
+        """The same after each moment at which too much is held: nothing at first."""
         late: dict[Node, int] = {}
         seen: set[int] = set()
-        held = holding.held(late)
-        while held.peak > budget and held.at not in seen and len(seen) < _MOST_MOMENTS:
+        yield late
+        while (held := holding.held(late)).peak > budget and held.at not in seen and len(seen) < _MOST_MOMENTS:
             seen.add(held.at)
             key = (holding.function.name, held.at, price)
             if key not in self._solved:
                 self._solved[key] = self._solve(holding, held.at, price)
             late = {**self._solved[key], **late}
-            held = holding.held(late)
-        return late
+            yield late
 
     def _solve(self, holding: Holding, moment: int, price: float) -> dict[Node, int]:
         """The cheapest choice of what is held while operator `moment` runs, and what is made again after it."""
