@@ -16,6 +16,7 @@ import numpy as np
 from spmd.costs.cost import INFEASIBLE, Cost
 from spmd.program.again import Again, name_of
 from spmd.program.graph import Graph, Node, Value
+from spmd.program.storage import VIEWS
 from spmd.realize.prices import CostPrices
 from spmd.realize.write import realize
 
@@ -222,7 +223,11 @@ class _Options:
             for before in dict.fromkeys(holding.makers[v] for v in node.inputs if v in holding.makers):
                 factors.append(((i, number[before]), _OF))
         choice = Search([3] * len(number), [factors]).run().choice if number else {}
-        return {node: moment + 1 for node, i in number.items() if choice.get(i, _UNREAD) == _AGAIN}
+        again = {node for node, i in number.items() if choice.get(i, _UNREAD) == _AGAIN}
+        for node in holding.nodes:  # a view of what is held is there
+            if node in again and node.op in VIEWS and holding.makers.get(node.inputs[0]) not in again:
+                again.remove(node)
+        return dict.fromkeys((node for node in holding.nodes if node in again), moment + 1)
 
 
 def _parts(holding: Holding, below: dict[Node, int], late: dict[Node, int]) -> Iterator[dict[Node, int]]:
