@@ -23,6 +23,7 @@ from .scheduling import CPUSchedules, GPUSchedules
 from .single import SingleTerms
 from .targets import TargetLike, is_cpu, resolve
 from .widen import WidenHalf
+from .wrapping import WrapIntegers
 from .writes import SeparateWrites
 
 _TURN = threading.RLock()
@@ -75,7 +76,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         if step.info.name == "FoldConstant":
             passes.append(AllocateEmpty())
         if step.info.name == "FuseTIR":
-            passes += [SingleTerms(), MirrorIndices()]  # before schedules simplify indices
+            passes += [SingleTerms(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
         passes += [Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
     else:
