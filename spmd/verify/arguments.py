@@ -29,15 +29,15 @@ class Arguments:
 
     def of(self, func: Any) -> list[Any]:
         """An argument for each parameter."""
-        return [self._value(p.ty, p.name) for p in func.params]
+        return [self._value(p.ty, p.name, f"{i}") for i, p in enumerate(func.params)]
 
-    def _value(self, ty: Any, name: str) -> Any:
+    def _value(self, ty: Any, name: str, place: str) -> Any:
         if isinstance(ty, relax.TupleType):
-            return tuple(self._value(inner, f"{name}[{i}]") for i, inner in enumerate(ty.fields))
+            return tuple(self._value(inner, f"{name}[{i}]", f"{place}.{i}") for i, inner in enumerate(ty.fields))
         if isinstance(ty, relax.TensorType):
             if not isinstance(ty.shape, relax.ShapeExpr):
                 raise Undecided(f"parameter {name!r}, whose shape nothing says")
-            return self._tensor(tuple(map(self._size, ty.shape.values)), str(ty.dtype), name)
+            return self._tensor(tuple(map(self._size, ty.shape.values)), str(ty.dtype), name, place)
         if isinstance(ty, relax.ShapeType) and ty.values is not None:
             return Sizes(map(self._size, ty.values))
         if isinstance(ty, tvm.ir.PrimType):
@@ -56,11 +56,11 @@ class Arguments:
             self._symbols[size] = int(self.sizes.get(size.name, untold))
         return size_of(size, self._symbols, self._size)
 
-    def _tensor(self, shape: tuple[int, ...], dtype: str, name: str) -> Tensor:
+    def _tensor(self, shape: tuple[int, ...], dtype: str, name: str, place: str) -> Tensor:
         if name in self.given:
             array = np.asarray(self.given[name])
             return Tensor(of_floats(array, dtype) if is_float(dtype) else array.astype(storage(dtype)), dtype)
-        key = hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest()
+        key = hashlib.blake2b(f"{self.seed} {place}".encode(), digest_size=8).digest()
         dice = np.random.default_rng(int.from_bytes(key, "little"))
         if is_float(dtype):
             return Tensor(dice.integers(2, PRIME, shape), dtype)

@@ -16,7 +16,7 @@ from .field import Array
 from .values import Tensor, Unknown, digest
 
 _ATTENTION = "vm.builtin.attention_kv_cache_"
-_FUSED = f"{_ATTENTION}attention_with_fused_qkv"
+FUSED = f"{_ATTENTION}attention_with_fused_qkv"
 _CREATE = {"vm.builtin.paged_attention_kv_cache_create": (2, 3), "mlc.create_paged_kv_cache_generic": (4, 5)}
 """Arguments of functions that create caches which count query heads and heads of keys and values."""
 _KERNELS_FROM = 13
@@ -44,7 +44,7 @@ class Opaque:
 
     def call(self, name: str, args: list[Any], in_place: list[int], out: Any, rank: int) -> Any:
         """What a packed function gives, and leaves in what it writes."""
-        if name == _FUSED:
+        if name == FUSED:
             return _attention(*args, out=out)
         if name in _CREATE:
             return _created(name, args)

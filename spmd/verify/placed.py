@@ -7,15 +7,19 @@ docs/sharding.md says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations, permutations, product
 from typing import Any
 
 import numpy as np
 
 from spmd.placement.mesh import Mesh
 
+from . import field
 from .collectives import reduced
-from .field import Array
+from .expressions import is_float
+from .field import NAN, PRIME, Array
+from .signature import Place, Segment, Split
 from .undecided import Undecided
 from .values import Tensor, Wrong
 
@@ -60,7 +64,7 @@ def places(placement: Any, shape: Sequence[int], mesh: Mesh, rank: int) -> list[
 
 
 def cuts(x: Tensor, placement: Any, mesh: Mesh, shares: bool) -> list[Tensor]:
-    """What each worker holds of a tensor; padding is zero, and a partial value is held by the first workers along its axes.
+    """What each worker holds of a tensor; padding is zero, and the parts of a partial value are arbitrary.
 
     Workers that hold the same have one tensor of it where it `shares`.
     """
@@ -68,16 +72,25 @@ def cuts(x: Tensor, placement: Any, mesh: Mesh, shares: bool) -> list[Tensor]:
     known: dict[Any, Tensor] = {}
     for rank in range(mesh.size):
         held = places(placement, x.data.shape, mesh, rank)
-        is_first = not any(mesh.index(rank, (axis,)) for axis, _ in placement.partial)
-        key = (is_first, *(at.tobytes() for at in held)) if shares else rank
+        key = tuple(at.tobytes() for at in held) if shares and not placement.partial else rank
         if key not in known:
             known[key] = _cut(x, held)
-            if not is_first:
-                if any(kind != "sum" for _, kind in placement.partial):
-                    raise Wrong("it is given as a partial value that is no sum")
-                known[key].data[...] = 0
         found.append(known[key])
-    return found
+    return _parts(found, placement.partial, mesh) if placement.partial else found
+
+
+def _parts(column: list[Tensor], partial: Any, mesh: Mesh) -> list[Tensor]:
+    """A value in summands, one for each worker along the axes that it is partial over."""
+    if any(kind != "sum" for _, kind in partial) or not is_float(column[0].dtype):
+        raise Wrong("it is given as a partial value that is no sum of floats")
+    dice = np.random.default_rng(0)
+    for group in mesh.groups("+".join(axis for axis, _ in partial)):
+        rest = column[group[0]].data
+        for rank in group[1:]:
+            column[rank] = Tensor(dice.integers(0, PRIME, rest.shape), column[rank].dtype)
+            rest = field.subtract(rest, column[rank].data)
+        column[group[0]] = Tensor(rest, column[group[0]].dtype)
+    return column
 
 
 def _cut(x: Tensor, held: Sequence[Array]) -> Tensor:
@@ -104,3 +117,55 @@ def whole_parts(column: Sequence[Tensor], placement: Any, mesh: Mesh) -> list[Te
             for rank in group:
                 parts[rank] = one
     return parts
+
+
+def compared(expected: Tensor, column: Sequence[Tensor], placement: Any, mesh: Mesh) -> int:
+    """How many numbers of the workers are those of a tensor that is so placed; raises `Wrong` at the first that is another one."""
+    seen: set[Any] = set()
+    count = 0
+    for rank, part in enumerate(whole_parts(column, placement, mesh)):
+        held = places(placement, expected.data.shape, mesh, rank)
+        key = (id(part), *(at.tobytes() for at in held))
+        if key in seen:
+            continue
+        seen.add(key)
+        if part.data.shape != tuple(map(len, held)) or part.dtype != expected.dtype:
+            raise Wrong(f"on worker {rank} is {part.dtype}{part.data.shape}, and not {expected.dtype}{tuple(map(len, held))}")
+        if not expected.data.size:
+            continue
+        counted = valid(held)
+        wrong = counted & (part.data != expected.data[np.ix_(*(np.maximum(at, 0) for at in held))])
+        count += int(counted.sum())
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise Wrong(f"on worker {rank} has {int(wrong.sum())} of {int(counted.sum())} numbers wrong, first at {at}")
+    return count
+
+
+def found(expected: Sequence[Tensor], column: Sequence[Tensor], mesh: Mesh) -> tuple[int, Place] | None:
+    """Of which of some tensors workers hold a value, and how: evenly split, and summed over axes where that is what fits."""
+    for i, tensor in enumerate(expected):
+        if tensor.dtype != column[0].dtype or tensor.data.ndim != column[0].data.ndim or bool((tensor.data == NAN).any()):
+            continue
+        for place in _possible(tensor.data.shape, column[0].data.shape, mesh):
+            try:
+                compared(tensor, column, place, mesh)
+            except Wrong:
+                continue
+            return i, place
+    return None
+
+
+def _possible(whole: Sequence[int], held: Sequence[int], mesh: Mesh) -> Iterator[Place]:
+    """The placements of a tensor of one shape in which each worker holds one of another."""
+    axes = [axis for axis, n in mesh.axes.items() if n > 1]
+    orders = [order for count in range(1, len(axes) + 1) for order in permutations(axes, count)]
+    for dims in product(
+        *([None] if n == m else [o for o in orders if mesh.axis_size(*o) * m == n] for n, m in zip(whole, held, strict=True))
+    ):
+        used = [axis for order in dims for axis in order or ()]
+        if len(used) == len(set(used)):
+            splits = tuple(order and Split(order, (Segment(n),)) for order, n in zip(dims, whole, strict=True))
+            rest = [axis for axis in axes if axis not in used]
+            for names in (names for count in range(len(rest) + 1) for names in combinations(rest, count)):
+                yield Place(splits, tuple((axis, "sum") for axis in names))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax
@@ -20,9 +19,10 @@ from .blame import first_wrong
 from .expressions import is_float
 from .field import NAN, PRIME, of_floats
 from .opaque import Cache, Opaque
+from .pieces import PIECE, NotInPieces, Pieces
 from .program import Program
 from .shrink import LARGE, TOO_LARGE, NotShrunk, shrunk, work
-from .signature import Signature
+from .signature import Place, Signature
 from .undecided import Undecided
 from .values import Sizes, Tensor, Unknown, Wrong
 
@@ -83,41 +83,107 @@ def verify(
     given = request.arrays(request.named("arguments", arguments, request.parameters(mod)))
     told = {name: request.number(f"sizes[{name!r}]", n, 0) for name, n in request.named("sizes", sizes, request.symbols(mod)).items()}
     signatures = signature.of_plan(plan, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
-    divisible: Mapping[str, int] = plan.divisible if plan is not None else {}
+    first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
+    asked = _Asked(workers, told, plan.divisible if plan is not None else {}, given, first, rounds and count)
+    proofs, left = _by_pieces(mod, local, signatures, asked) if not given else ([], signatures)
+    proofs += [_evaluated(_only(mod, left), _only(local, left), left, asked)] if left else []
+    return _joined(tuple(signatures), proofs)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every pair of programs."""
+
+    mesh: Mesh
+    sizes: Mapping[str, int]
+    divisible: Mapping[str, int]
+    arguments: Mapping[str, Any]
+    seed: int
+    rounds: int | None
+
+
+def _evaluated(
+    mod: tvm.IRModule, local: tvm.IRModule, signatures: Mapping[str, Signature], asked: _Asked, held: list[tuple[int, Place]] | None = None
+) -> Proof:
+    """Run both programs, made smaller where they are large. How results of an open signature are held is added to `held`."""
     smaller = False
-    if work(mod) > LARGE and not given:
+    if work(mod) > LARGE and not asked.arguments:
         try:
-            mod, local, signatures = shrunk(mod, local, signatures, workers)
+            mod, local, signatures = shrunk(mod, local, signatures, asked.mesh)
             smaller = True
         except NotShrunk as reason:
             if work(mod) > TOO_LARGE:
                 return Proof(tuple(signatures), 0, (f"all of it: it is too large to be evaluated, and {reason}",), 0)
-    first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
-    pair = _Pair(mod, local, workers, told, divisible, given)
+    pair = _Pair(mod, local, asked)
     for name, one in signatures.items():
-        more = _ROUNDS if rounds is None and has_integers(mod[name]) else count
-        for number in range(first, first + more):
+        more = _ROUNDS if asked.rounds is None and has_integers(mod[name]) else asked.rounds or 1
+        for number in range(asked.seed, asked.seed + more):
             pair.check(name, one, number)
+    if held is not None:
+        held += pair.held or []
     return Proof(tuple(signatures), pair.elements, tuple(dict.fromkeys(pair.undecided)), pair.runs, smaller)
+
+
+def _by_pieces(
+    mod: tvm.IRModule, local: tvm.IRModule, signatures: Mapping[str, Signature], asked: _Asked
+) -> tuple[list[Proof], dict[str, Signature]]:
+    """Proofs of all pieces of the functions that are shown by them, and the other functions."""
+    proofs: list[Proof] = []
+
+    def shown(one: tvm.IRModule, many: tvm.IRModule, how: Signature) -> list[tuple[int, Place]]:
+        held: list[tuple[int, Place]] = []
+        try:
+            proofs.append(_evaluated(one, many, {PIECE: how}, asked, held))
+        except ShardingError as alarm:
+            raise NotInPieces from alarm
+        if not proofs[-1]:
+            raise NotInPieces
+        return held
+
+    pieces, left = Pieces(mod, local, asked.mesh, shown), dict[str, Signature]()
+    for name, how in signatures.items():
+        before = len(proofs)
+        try:
+            pieces.show(name, how)
+        except NotInPieces:
+            left[name] = how
+            del proofs[before:]
+    return proofs, left
+
+
+def _only(mod: tvm.IRModule, names: Mapping[str, Any]) -> tvm.IRModule:
+    """A module without the functions that are shown already, but for those that others call."""
+    called: set[Any] = set()
+    for func in mod.functions.values():
+        tvm_ffi.structural_walk(func, ((tvm.ir.GlobalVar,), called.add))
+    public = request.functions(mod)
+    return tvm.IRModule(
+        {v: f for v, f in mod.functions.items() if v.name_hint not in public or v.name_hint in names or v in called}, attrs=mod.attrs
+    )
+
+
+def _joined(names: tuple[str, ...], proofs: Sequence[Proof]) -> Proof:
+    undecided = tuple(dict.fromkeys(text for proof in proofs for text in proof.undecided))
+    smaller = any(proof.smaller for proof in proofs)
+    return Proof(names, sum(proof.elements for proof in proofs), undecided, sum(proof.runs for proof in proofs), smaller)
 
 
 class _Pair:
     """A module and its per-worker program, run on the same numbers."""
 
-    def __init__(
-        self, mod: tvm.IRModule, local: tvm.IRModule, mesh: Mesh, sizes: Mapping[str, int], divisible: Mapping[str, int], given: Any
-    ) -> None:
-        self.mesh, self.sizes, self.divisible, self.given = mesh, sizes, divisible, given
+    def __init__(self, mod: tvm.IRModule, local: tvm.IRModule, asked: _Asked) -> None:
+        self.mesh, self.sizes, self.divisible, self.given = asked.mesh, asked.sizes, asked.divisible, asked.arguments
         self._ways: list[list[bool]] = [[], []]
         self._forced: bool | None = None
         try:
             self._one = Program(mod, Mesh(one=1), Opaque(), lambda ways: self._decided(0, ways))
-            self._many = Program(local, mesh, Opaque(), lambda ways: self._decided(1, ways))
+            self._many = Program(local, self.mesh, Opaque(), lambda ways: self._decided(1, ways))
         except Undecided as undecided:
             raise ShardingError("verify", str(undecided), "Replace the operator by one that TVM can lower.") from undecided
         self._source = {var.name_hint: f for var, f in mod.functions.items()}
         self._branches = any(_has_branches(f) for f in mod.functions.values())
         self.elements, self.runs, self.undecided = 0, 0, list[str]()
+        self.held: list[tuple[int, Place]] | None = None
 
     def _decided(self, which: int, ways: list[bool]) -> bool | None:
         self._ways[which].append(ways[0])
@@ -142,8 +208,11 @@ class _Pair:
             found = self._call(self._many, 1, name, columns)
             if self._ways[0] != self._ways[1]:
                 raise Wrong(f"it takes other branches than the module: {self._ways[1]}, and not {self._ways[0]}")
-            self._compare(expected, found, one.outputs, f"the result of {name!r}")
-            for i, (arg, column) in enumerate(zip(args, columns, strict=False)):
+            if one.is_open:
+                self.held = self._found(expected, found)
+            else:
+                self._compare(expected, found, one.outputs, f"the result of {name!r}")
+            for i, (arg, column) in enumerate(zip(one.of(args), columns, strict=False)):
                 if isinstance(arg, Tensor) and self._one.shares and self._many.shares:
                     continue  # neither program writes to what it is given
                 self._compare(arg, column, one.params[i], f"what {name!r} leaves in parameter {i}")
@@ -172,7 +241,7 @@ class _Pair:
 
     def _columns(self, args: list[Any], one: Signature, make: Arguments) -> list[list[Any]]:
         """What each worker is given, sizes and constants of the module among it."""
-        columns = [self._cut(arg, place, f"parameter {i}") for i, (arg, place) in enumerate(zip(args, one.params, strict=True))]
+        columns = [self._cut(arg, place, f"parameter {i}") for i, (arg, place) in enumerate(zip(one.of(args), one.params, strict=True))]
         columns += [[make.named(one.sizes)] * self.mesh.size] if one.sizes else []
         return columns + [self._cut(_constant(data), place, "a constant") for place, data in one.constants]
 
@@ -196,6 +265,20 @@ class _Pair:
             return placed.cuts(value, place or signature.whole(value.data.ndim), self.mesh, self._many.shares)
         return [Cache(value.name) if isinstance(value, Cache) else value for _ in ranks]
 
+    def _found(self, expected: Sequence[Tensor], columns: Sequence[Sequence[Any]]) -> list[tuple[int, Place]]:
+        """How workers hold their results, of which nothing was said; what was found before holds again."""
+        parts = [list(column) for column in zip(*columns, strict=True)]
+        if not all(isinstance(part, Tensor) for column in parts for part in column):
+            raise NotInPieces
+        if self.held is None:
+            found = [placed.found(expected, column, self.mesh) for column in parts]
+            if not all(found):
+                raise NotInPieces
+            return [one for one in found if one is not None]
+        for (index, place), column in zip(self.held, parts, strict=True):
+            self._compare_tensor(expected[index], column, place, "a result")
+        return self.held
+
     def _compare(self, expected: Any, column: list[Any], place: Any, where: str) -> None:
         """Raise `Wrong` at the first number that is another one; what cannot be decided is noted."""
         unknown = next((v for v in (expected, *column) if isinstance(v, Unknown)), None)
@@ -212,25 +295,10 @@ class _Pair:
             raise Wrong(f"{where} is {column}, and not {expected}")
 
     def _compare_tensor(self, expected: Tensor, column: list[Tensor], place: Any, where: str) -> None:
-        seen: set[Any] = set()
-        for rank, part in enumerate(placed.whole_parts(column, place, self.mesh)):
-            held = placed.places(place, expected.data.shape, self.mesh, rank)
-            key = (id(part), *(at.tobytes() for at in held))
-            if key in seen:
-                continue
-            seen.add(key)
-            if part.data.shape != tuple(map(len, held)) or part.dtype != expected.dtype:
-                what = f"{part.dtype}{part.data.shape}, and not {expected.dtype}{tuple(map(len, held))}"
-                raise Wrong(f"{where} on worker {rank} is {what}")
-            if not expected.data.size:
-                continue
-            wanted = expected.data[np.ix_(*(np.maximum(at, 0) for at in held))]
-            counted = placed.valid(held)
-            wrong = counted & (part.data != wanted)
-            self.elements += int(counted.sum())
-            if wrong.any():
-                at = tuple(int(i) for i in np.argwhere(wrong)[0])
-                raise Wrong(f"{where} on worker {rank} has {int(wrong.sum())} of {int(counted.sum())} numbers wrong, first at {at}")
+        try:
+            self.elements += placed.compared(expected, column, place, self.mesh)
+        except Wrong as wrong:
+            raise Wrong(f"{where} {wrong}") from wrong
         if is_float(expected.dtype) and bool((expected.data == NAN).any()):
             self.undecided.append(f"{where}: in the module itself some of it is no number, or memory that nobody wrote")
 

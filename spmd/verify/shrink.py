@@ -311,8 +311,9 @@ def _signature(one: _Program, many: _Program, name: str, signature: Signature, m
         splits = [_split(one.sizes, s, n, m, mesh) for s, n, m in zip(place.dims, dims, inside, strict=True)]
         return lambda value: Place(tuple(split(value) for split in splits), place.partial)
 
-    params = [tree(place, one.dims(p), many.dims(q)) for place, p, q in zip(signature.params, func.params, local.params, strict=True)]
-    outputs = tree(signature.outputs, one.dims(func.body.body), many.dims(local.body.body))
+    sources = signature.of(func.params)
+    params = [tree(place, one.dims(p), many.dims(q)) for place, p, q in zip(signature.params, sources, local.params, strict=True)]
+    outputs = tree(signature.outputs, one.dims(func.body.body), many.dims(local.body.body)) if not signature.is_open else lambda value: None
     return lambda value: replace(signature, params=tuple(make(value) for make in params), outputs=outputs(value))
 
 
@@ -321,7 +322,7 @@ def _split(sizes: Sizes, split: Any, whole: int, held: int, mesh: Mesh) -> Calla
         if whole != _OPEN:
             sizes.equal([whole], [held])
         return lambda value: split
-    if split.symbolic or split.repeated or split.uneven:
+    if any(getattr(split, kind, False) for kind in ("symbolic", "repeated", "uneven")):
         raise NotShrunk("a known size is placed as an unknown one is")
     workers = mesh.axis_size(*split.axes)
     pieces = [whole] if len(split.segments) == 1 else [sizes.every(s.size) for s in split.segments]
