@@ -23,8 +23,20 @@ from .signature import Place, Segment, Signature, Split, whole
 
 PIECE = "piece"
 """The name of a pair's functions."""
-Shown = Callable[[tvm.IRModule, tvm.IRModule, Signature], "list[tuple[int, Place]]"]
-"""Proves a pair, and says of each result on the workers of which result of the module it is a placement; raises `NotInPieces`."""
+
+
+@dataclass
+class Held:
+    """What was found of a pair: of which result of the module each result of the workers is a placement, and of which first result each
+    result of the module is a copy.
+    """
+
+    results: list[tuple[int, Place]] = field(default_factory=list[tuple[int, Place]])
+    copies: list[int] = field(default_factory=list[int])
+
+
+Shown = Callable[[tvm.IRModule, tvm.IRModule, Signature], Held]
+"""Proves a pair, or raises `NotInPieces`."""
 
 
 class NotInPieces(Exception):
@@ -48,7 +60,11 @@ class Pieces:
     local: tvm.IRModule
     mesh: Mesh
     shown: Shown
-    _known: dict[Any, list[tuple[tuple[Any, Any], list[tuple[int, Place]]]]] = field(default_factory=dict[Any, Any])
+    _known: dict[Any, list[tuple[tuple[Any, Any], Held]]] = field(default_factory=dict[Any, Any])
+    _sized: list[Any] = field(default_factory=list[Any])
+    """Parameters of the workers that have sizes by names."""
+    _first: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    """Value of the module -> the first one that it is a copy of."""
 
     def __post_init__(self) -> None:
         plain = relax.transform.ToNonDataflow()
@@ -68,13 +84,18 @@ class Pieces:
         _check_caches(one, [a for a, _ in own])
         _check_caches(many, [b for _, b in own])
         held = {p: (q, _plain(place, q)) for p, q, place in zip(funcs[1].params, funcs[0].params, signature.params, strict=True)}
+        self._sized = [p for p in funcs[1].params if _sizes(p)]
         last = {len(own) - 1}
         needed = {v for i, (_, b) in enumerate(own) for v in many.needs(b, many.func.body.body if i in last else None)[1]}
         for i, (a, b) in enumerate(own):
             crossing = None if i in last else [many.bindings[at].var for at in b if many.bindings[at].var in needed]
             pair = self._pair((one, many), (a, b), held, crossing, signature.outputs)
-            for var, (index, place) in zip(crossing or (), self._shown(pair), strict=True):
-                held[var] = pair.given[index], _at_full_size(place, pair.given[index].ty, var.ty, self.mesh)
+            found = self._shown(pair)
+            for var, i_first in zip(pair.given, found.copies, strict=False):
+                first = pair.given[i_first]
+                self._first.setdefault(var, first if tvm_ffi.structural_equal(first.ty, var.ty) else var)
+            for var, (index, place) in zip(crossing or (), found.results, strict=True):
+                held[var] = self._first[pair.given[index]], _at_full_size(place, pair.given[index].ty, var.ty, self.mesh)
 
     def _pair(self, sides: tuple[Side, Side], own: tuple[range, range], held: Any, crossing: list[Any] | None, outputs: Any) -> _Pair:
         """The programs of a pair of pieces; `crossing` are the values that later pieces of the workers take, None in the last pair."""
@@ -83,22 +104,24 @@ class Pieces:
         many_again, taken = many.needs(own[1], results[1])
         if any(v not in held for v in taken):
             raise NotInPieces
-        taken += [p for p in many.func.params if p not in taken and _sizes(p)]  # what says the sizes that others have
+        taken = list(dict.fromkeys((*taken, *self._sized)))  # what says the sizes that others have
         one_again, params = one.needs(own[0], results[0])
-        params = list(dict.fromkeys((*params, *(held[v][0] for v in taken))))
-        given = tuple(v for v in (*(one.bindings[at].var for at in own[0]), *params) if is_float_tensor(v))
+        copies = [relax.VarBinding(v, self._first[v]) for v in params if self._first.get(v, v) is not v]
+        params = list(dict.fromkeys((*(self._first.get(v, v) for v in params), *(held[v][0] for v in taken))))
+        at = {v: i for i, v in enumerate(params)}
+        given = tuple(v for v in (*params, *(one.bindings[i].var for i in own[0])) if is_float_tensor(v))
         if crossing is not None:
             results = [relax.Tuple(given), relax.Tuple(crossing)]
         layers: dict[int, int] = {}
-        first = _function(one, (*one_again, *own[0]), params, results[0], layers)
+        first = _function(one, (*one_again, *own[0]), params, results[0], layers, copies)
         second = _function(many, (*many_again, *own[1]), taken, results[1], layers)
         places = tuple(held[v][1] for v in taken)
-        sources = tuple(params.index(held[v][0]) for v in taken)
+        sources = tuple(at[held[v][0]] for v in taken)
         return _Pair(
             (first, second), Signature(places, outputs if crossing is None else None, sources=sources, is_open=crossing is not None), given
         )
 
-    def _shown(self, pair: _Pair) -> list[tuple[int, Place]]:
+    def _shown(self, pair: _Pair) -> Held:
         key = (*map(tvm_ffi.structural_hash, pair.functions), pair.signature)
         alike = self._known.setdefault(key, [])
         for functions, found in alike:
@@ -110,8 +133,8 @@ class Pieces:
         return found
 
 
-def _function(side: Side, places: Sequence[int], params: list[Any], result: Any, layers: dict[int, int]) -> Any:
-    bindings = [relax.VarBinding(b.var, _common(b.value, layers)) for b in map(side.bindings.__getitem__, places)]
+def _function(side: Side, places: Sequence[int], params: list[Any], result: Any, layers: dict[int, int], copies: Sequence[Any] = ()) -> Any:
+    bindings = [*copies, *(relax.VarBinding(b.var, _common(b.value, layers)) for b in map(side.bindings.__getitem__, places))]
     attrs = tvm.ir.make_node("ir.DictAttrs", global_symbol=PIECE)
     func = relax.Function(params, relax.SeqExpr([relax.BindingBlock(bindings)], result), result.ty, side.func.is_pure, attrs)
     if relax.analysis.free_symbolic_vars(func):

@@ -156,6 +156,12 @@ def found(expected: Sequence[Tensor], column: Sequence[Tensor], mesh: Mesh) -> t
     return None
 
 
+def copies(tensors: Sequence[Tensor]) -> list[int]:
+    """For each tensor the place of the first one that is equal."""
+    first: dict[Any, int] = {}
+    return [first.setdefault((x.dtype, x.data.shape, x.data.tobytes()), i) for i, x in enumerate(tensors)]
+
+
 def _possible(whole: Sequence[int], held: Sequence[int], mesh: Mesh) -> Iterator[Place]:
     """The placements of a tensor of one shape in which each worker holds one of another."""
     axes = [axis for axis, n in mesh.axes.items() if n > 1]

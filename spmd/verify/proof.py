@@ -19,10 +19,10 @@ from .blame import first_wrong
 from .expressions import is_float
 from .field import NAN, PRIME, of_floats
 from .opaque import Cache, Opaque
-from .pieces import PIECE, NotInPieces, Pieces
+from .pieces import PIECE, Held, NotInPieces, Pieces
 from .program import Program
 from .shrink import LARGE, TOO_LARGE, NotShrunk, shrunk, work
-from .signature import Place, Signature
+from .signature import Signature
 from .undecided import Undecided
 from .values import Sizes, Tensor, Unknown, Wrong
 
@@ -103,7 +103,7 @@ class _Asked:
 
 
 def _evaluated(
-    mod: tvm.IRModule, local: tvm.IRModule, signatures: Mapping[str, Signature], asked: _Asked, held: list[tuple[int, Place]] | None = None
+    mod: tvm.IRModule, local: tvm.IRModule, signatures: Mapping[str, Signature], asked: _Asked, held: Held | None = None
 ) -> Proof:
     """Run both programs, made smaller where they are large. How results of an open signature are held is added to `held`."""
     smaller = False
@@ -114,13 +114,11 @@ def _evaluated(
         except NotShrunk as reason:
             if work(mod) > TOO_LARGE:
                 return Proof(tuple(signatures), 0, (f"all of it: it is too large to be evaluated, and {reason}",), 0)
-    pair = _Pair(mod, local, asked)
+    pair = _Pair(mod, local, asked, held or Held())
     for name, one in signatures.items():
         more = _ROUNDS if asked.rounds is None and has_integers(mod[name]) else asked.rounds or 1
         for number in range(asked.seed, asked.seed + more):
             pair.check(name, one, number)
-    if held is not None:
-        held += pair.held or []
     return Proof(tuple(signatures), pair.elements, tuple(dict.fromkeys(pair.undecided)), pair.runs, smaller)
 
 
@@ -130,8 +128,8 @@ def _by_pieces(
     """Proofs of all pieces of the functions that are shown by them, and the other functions."""
     proofs: list[Proof] = []
 
-    def shown(one: tvm.IRModule, many: tvm.IRModule, how: Signature) -> list[tuple[int, Place]]:
-        held: list[tuple[int, Place]] = []
+    def shown(one: tvm.IRModule, many: tvm.IRModule, how: Signature) -> Held:
+        held = Held()
         try:
             proofs.append(_evaluated(one, many, {PIECE: how}, asked, held))
         except ShardingError as alarm:
@@ -171,7 +169,7 @@ def _joined(names: tuple[str, ...], proofs: Sequence[Proof]) -> Proof:
 class _Pair:
     """A module and its per-worker program, run on the same numbers."""
 
-    def __init__(self, mod: tvm.IRModule, local: tvm.IRModule, asked: _Asked) -> None:
+    def __init__(self, mod: tvm.IRModule, local: tvm.IRModule, asked: _Asked, held: Held) -> None:
         self.mesh, self.sizes, self.divisible, self.given = asked.mesh, asked.sizes, asked.divisible, asked.arguments
         self._ways: list[list[bool]] = [[], []]
         self._forced: bool | None = None
@@ -183,7 +181,7 @@ class _Pair:
         self._source = {var.name_hint: f for var, f in mod.functions.items()}
         self._branches = any(_has_branches(f) for f in mod.functions.values())
         self.elements, self.runs, self.undecided = 0, 0, list[str]()
-        self.held: list[tuple[int, Place]] | None = None
+        self.held = held
 
     def _decided(self, which: int, ways: list[bool]) -> bool | None:
         self._ways[which].append(ways[0])
@@ -209,7 +207,7 @@ class _Pair:
             if self._ways[0] != self._ways[1]:
                 raise Wrong(f"it takes other branches than the module: {self._ways[1]}, and not {self._ways[0]}")
             if one.is_open:
-                self.held = self._found(expected, found)
+                self._find(expected, found)
             else:
                 self._compare(expected, found, one.outputs, f"the result of {name!r}")
             for i, (arg, column) in enumerate(zip(one.of(args), columns, strict=False)):
@@ -217,6 +215,8 @@ class _Pair:
                     continue  # neither program writes to what it is given
                 self._compare(arg, column, one.params[i], f"what {name!r} leaves in parameter {i}")
         except Wrong as wrong:
+            if one.sources is not None:
+                raise NotInPieces from wrong
             blamed = self._blamed(name, before, make, one)
             raise ShardingError(f"verify, {name!r}", f"{wrong}{blamed}", "The per-worker program is wrong there.") from wrong
 
@@ -265,19 +265,20 @@ class _Pair:
             return placed.cuts(value, place or signature.whole(value.data.ndim), self.mesh, self._many.shares)
         return [Cache(value.name) if isinstance(value, Cache) else value for _ in ranks]
 
-    def _found(self, expected: Sequence[Tensor], columns: Sequence[Sequence[Any]]) -> list[tuple[int, Place]]:
-        """How workers hold their results, of which nothing was said; what was found before holds again."""
-        parts = [list(column) for column in zip(*columns, strict=True)]
-        if not all(isinstance(part, Tensor) for column in parts for part in column):
+    def _find(self, expected: Sequence[Tensor], columns: Sequence[Sequence[Any]]) -> None:
+        """Find how workers hold their results, of which nothing was said; what was found before must hold again."""
+        copies = placed.copies(expected)
+        if not self.held.copies:
+            self.held.copies += copies
+            for column in zip(*columns, strict=True):
+                one = placed.found(expected, column, self.mesh) if all(isinstance(part, Tensor) for part in column) else None
+                if one is None:
+                    raise NotInPieces
+                self.held.results.append(one)
+        if self.held.copies != copies:
             raise NotInPieces
-        if self.held is None:
-            found = [placed.found(expected, column, self.mesh) for column in parts]
-            if not all(found):
-                raise NotInPieces
-            return [one for one in found if one is not None]
-        for (index, place), column in zip(self.held, parts, strict=True):
-            self._compare_tensor(expected[index], column, place, "a result")
-        return self.held
+        for (index, place), column in zip(self.held.results, zip(*columns, strict=True), strict=True):
+            self._compare_tensor(expected[index], list(column), place, "a result")
 
     def _compare(self, expected: Any, column: list[Any], place: Any, where: str) -> None:
         """Raise `Wrong` at the first number that is another one; what cannot be decided is noted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -77,17 +77,21 @@ def cuts(one: Side, many: Side) -> list[tuple[int, int]]:
     """Where layers of a function begin, and where those of the per-worker function may: after the value of the same name."""
     known: dict[Any, int] = {}
     kinds = np.array([known.setdefault(_kind(binding), len(known)) for binding in one.bindings])
-    names: dict[str, list[int]] = {}
-    for i, binding in enumerate(many.bindings):
-        names.setdefault(binding.var.name, []).append(i)
-    found, last = list[tuple[int, int]](), 0
+    places, names = (_names(side) for side in (many, one))
+    after = {i + 1: places[name] + 1 for name, i in names.items() if name in places}
+    found = [(0, 0)]
     for run, period in _runs(kinds, 0, len(kinds)):
-        first = _cut(one, run, period, names)
-        for cut in range(first, run.stop + 1, period) if first else ():
-            there = next((i + 1 for i in names.get(one.bindings[cut - 1].var.name, ()) if i >= last), None)
-            if there is not None and cut < len(kinds) and there < len(many.bindings):
-                last = there
-                found.append((cut, there))
+        for cut in range(_cut(one, run, period, after), run.stop + 1, period):
+            if cut in after and found[-1][1] < after[cut] < len(many.bindings) and cut < len(kinds):
+                found.append((cut, after[cut]))
+    return found[1:]
+
+
+def _names(side: Side) -> dict[str, int]:
+    """Where each name is first."""
+    found: dict[str, int] = {}
+    for i, binding in enumerate(side.bindings):
+        found.setdefault(binding.var.name, i)
     return found
 
 
@@ -116,8 +120,8 @@ def _runs(kinds: np.ndarray, start: int, stop: int) -> Iterator[tuple[range, int
         yield from _runs(kinds, found.stop, stop)
 
 
-def _cut(one: Side, run: range, period: int, names: dict[str, list[int]]) -> int:
-    """Where in a run the first layer begins: where the fewest values go from one layer to the next; 0 where no name is known."""
+def _cut(one: Side, run: range, period: int, known: Container[int]) -> int:
+    """Where in a run the first layer begins: of the places that are known, where the fewest values go from one layer to the next."""
     middle = run[len(run) // 2]
     crossing = dict.fromkeys(range(middle, middle + period), 0)
     for place in range(middle, min(middle + 2 * period, run.stop)):
@@ -125,11 +129,8 @@ def _cut(one: Side, run: range, period: int, names: dict[str, list[int]]) -> int
             defined = one.places.get(v, -1)
             for cut in range(max(defined + 1, middle, place - period + 1), min(place, middle + period - 1) + 1):
                 crossing[cut] += defined >= run.start
-    named = [cut for cut in crossing if one.bindings[cut - 1].var.name in names]
-    if not named:
-        return 0
-    best = min(named, key=lambda cut: crossing[cut])
-    return run.start + (best - run.start) % period or run.start + period
+    best = min(crossing, key=lambda cut: (cut not in known, crossing[cut]))
+    return run.start + (best - run.start) % period
 
 
 def _is_packed(value: Any) -> bool:
