@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,12 @@ class Arguments:
         return Tensor(dealt[:count].reshape(shape).astype(storage(dtype)), dtype)
 
 
-def has_integers(func: Any) -> bool:
-    """Whether a function is given integers, which are few: one run says less of them."""
+def has_integers(func: Any, told: Collection[str] = ()) -> bool:
+    """Whether a function is given integers, but for parameters that are told: they are few, and one run says less of them."""
 
     def found(ty: Any) -> bool:
         if isinstance(ty, relax.TupleType):
             return any(map(found, ty.fields))
         return isinstance(ty, relax.TensorType) and not is_float(str(ty.dtype))
 
-    return any(found(p.ty) for p in func.params)
+    return any(found(p.ty) for p in func.params if p.name not in told)

@@ -73,7 +73,8 @@ class Pieces:
     def show(self, name: str, signature: Signature) -> None:
         """Show one function, or raise `NotInPieces`."""
         funcs = self.mod[name], self.local[name]
-        if signature.constants or signature.sizes or not all(map(is_plain, funcs)):
+        counts = {len(funcs[0].params), len(funcs[1].params), len(signature.params)}
+        if len(counts) > 1 or signature.constants or signature.sizes or not all(map(is_plain, funcs)):
             raise NotInPieces
         one, many = map(Side, funcs)
         stops = [*cuts(one, many), (len(one.bindings), len(many.bindings))]
@@ -122,13 +123,14 @@ class Pieces:
         )
 
     def _shown(self, pair: _Pair) -> Held:
-        key = (*map(tvm_ffi.structural_hash, pair.functions), pair.signature)
+        named = tuple(v.name for func in pair.functions for v in relax.analysis.defined_symbolic_vars(func))
+        key = (*map(tvm_ffi.structural_hash, pair.functions), pair.signature, named)
         alike = self._known.setdefault(key, [])
         for functions, found in alike:
             if all(map(tvm_ffi.structural_equal, functions, pair.functions)):
                 return found
-        mods = (_module(func, mod) for func, mod in zip(pair.functions, (self.mod, self.local), strict=True))
-        found = self.shown(*mods, pair.signature)
+        one, many = (_module(func, mod) for func, mod in zip(pair.functions, (self.mod, self.local), strict=True))
+        found = self.shown(one, many, pair.signature)
         alike.append((pair.functions, found))
         return found
 
@@ -154,9 +156,9 @@ def _common(e: Any, layers: dict[int, int]) -> Any:
         cache, layer, *rest = e.args[1].fields
         number = tirx.IntImm(layer.ty.dtype, layers.setdefault(int(layer), len(layers)))
         return relax.Call(e.op, [e.args[0], relax.Tuple([cache, number, *rest])], e.attrs, e.ty_args)
-    if isinstance(e, tvm.ir.Call) and e.op.name.startswith("relax.spmd.") and "value" in e.attrs.keys():  # noqa: SIM118
-        attrs = {**{key: e.attrs[key] for key in e.attrs.keys()}, "value": ""}  # noqa: SIM118
-        return relax.Call(e.op, e.args, tvm.ir.make_node("ir.DictAttrs", **attrs), e.ty_args)
+    if isinstance(e, tvm.ir.Call) and e.op.name.startswith("relax.spmd."):
+        attrs: dict[str, Any] = {key: e.attrs[key] for key in e.attrs.keys()}  # noqa: SIM118
+        return relax.Call(e.op, e.args, tvm.ir.make_node("ir.DictAttrs", **{**attrs, "value": ""}), e.ty_args)
     return e
 
 

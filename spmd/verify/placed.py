@@ -166,12 +166,12 @@ def _possible(whole: Sequence[int], held: Sequence[int], mesh: Mesh) -> Iterator
     """The placements of a tensor of one shape in which each worker holds one of another."""
     axes = [axis for axis, n in mesh.axes.items() if n > 1]
     orders = [order for count in range(1, len(axes) + 1) for order in permutations(axes, count)]
-    for dims in product(
-        *([None] if n == m else [o for o in orders if mesh.axis_size(*o) * m == n] for n, m in zip(whole, held, strict=True))
-    ):
-        used = [axis for order in dims for axis in order or ()]
+    ways: list[list[Split | None]] = []
+    for n, m in zip(whole, held, strict=True):
+        ways.append([None] if n == m else [Split(order, (Segment(n),)) for order in orders if mesh.axis_size(*order) * m == n])
+    for dims in product(*ways):
+        used = [axis for split in dims if split is not None for axis in split.axes]
+        rest = [axis for axis in axes if axis not in used]
         if len(used) == len(set(used)):
-            splits = tuple(order and Split(order, (Segment(n),)) for order, n in zip(dims, whole, strict=True))
-            rest = [axis for axis in axes if axis not in used]
             for names in (names for count in range(len(rest) + 1) for names in combinations(rest, count)):
-                yield Place(splits, tuple((axis, "sum") for axis in names))
+                yield Place(dims, tuple((axis, "sum") for axis in names))

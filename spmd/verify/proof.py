@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
@@ -42,6 +42,8 @@ class Proof:
     runs: int
     smaller: bool = False
     """Whether this was shown of the same programs at smaller sizes."""
+    pieces: int = 0
+    """Pairs of pieces by which functions were shown, equal ones counted once."""
 
     def __bool__(self) -> bool:
         """Whether nothing is undecided."""
@@ -49,6 +51,7 @@ class Proof:
 
     def __str__(self) -> str:
         said = f"{len(self.functions)} functions, {self.elements} numbers modulo {PRIME} are the same in {self.runs} runs"
+        said += f", by {self.pieces} different pieces" if self.pieces else ""
         said += ", at smaller sizes" if self.smaller else ""
         return "\n".join([f"proven: {said}" if self else said, *(f"undecided: {text}" for text in self.undecided)])
 
@@ -100,6 +103,8 @@ class _Asked:
     arguments: Mapping[str, Any]
     seed: int
     rounds: int | None
+    heads: dict[tuple[int, int], set[int]] = field(default_factory=dict[tuple[int, int], set[int]])
+    """A worker and one of its heads in a cache -> the heads of the module that it is, in all functions."""
 
 
 def _evaluated(
@@ -116,7 +121,8 @@ def _evaluated(
                 return Proof(tuple(signatures), 0, (f"all of it: it is too large to be evaluated, and {reason}",), 0)
     pair = _Pair(mod, local, asked, held or Held())
     for name, one in signatures.items():
-        more = _ROUNDS if asked.rounds is None and has_integers(mod[name]) else asked.rounds or 1
+        told = [key.split(".", 1)[1] for key in asked.arguments if key.startswith(f"{name}.")]
+        more = _ROUNDS if asked.rounds is None and has_integers(mod[name], told) else asked.rounds or 1
         for number in range(asked.seed, asked.seed + more):
             pair.check(name, one, number)
     return Proof(tuple(signatures), pair.elements, tuple(dict.fromkeys(pair.undecided)), pair.runs, smaller)
@@ -163,7 +169,8 @@ def _only(mod: tvm.IRModule, names: Mapping[str, Any]) -> tvm.IRModule:
 def _joined(names: tuple[str, ...], proofs: Sequence[Proof]) -> Proof:
     undecided = tuple(dict.fromkeys(text for proof in proofs for text in proof.undecided))
     smaller = any(proof.smaller for proof in proofs)
-    return Proof(names, sum(proof.elements for proof in proofs), undecided, sum(proof.runs for proof in proofs), smaller)
+    pieces = sum(proof.functions == (PIECE,) for proof in proofs)
+    return Proof(names, sum(proof.elements for proof in proofs), undecided, sum(proof.runs for proof in proofs), smaller, pieces)
 
 
 class _Pair:
@@ -181,7 +188,7 @@ class _Pair:
         self._source = {var.name_hint: f for var, f in mod.functions.items()}
         self._branches = any(_has_branches(f) for f in mod.functions.values())
         self.elements, self.runs, self.undecided = 0, 0, list[str]()
-        self.held = held
+        self.held, self._heads = held, asked.heads
 
     def _decided(self, which: int, ways: list[bool]) -> bool | None:
         self._ways[which].append(ways[0])
@@ -313,6 +320,12 @@ class _Pair:
         for (layer, head), history in expected.history.items():
             if (layer, history) not in kept:
                 raise Wrong(f"{where}: no worker keeps head {head} of layer {layer}")
+        for rank, cache in enumerate(column):
+            for (layer, head), history in cache.history.items():
+                same = {h for (at, h), other in expected.history.items() if at == layer and other == history}
+                if not self._heads.setdefault((rank, head), set(same)) & same:
+                    raise Wrong(f"{where}: on worker {rank} head {head} is another one than elsewhere")
+                self._heads[rank, head] &= same
 
     def _blamed(self, name: str, args: list[Any], make: Arguments, one: Signature) -> str:
         """The first value of the per-worker program that is none of the module, in words."""
