@@ -81,15 +81,15 @@ def cuts(x: Tensor, placement: Any, mesh: Mesh, shares: bool) -> list[Tensor]:
 
 def _parts(column: list[Tensor], partial: Any, mesh: Mesh) -> list[Tensor]:
     """A value in summands, one for each worker along the axes that it is partial over."""
-    if any(kind != "sum" for _, kind in partial) or not is_float(column[0].dtype):
-        raise Wrong("it is given as a partial value that is no sum of floats")
-    dice = np.random.default_rng(0)
+    dtype, dice = column[0].dtype, np.random.default_rng(0)
+    if any(kind != "sum" for _, kind in partial) or dtype == "bool":
+        raise Undecided("a parameter that is a partial value, and no sum")
     for group in mesh.groups("+".join(axis for axis, _ in partial)):
         rest = column[group[0]].data
         for rank in group[1:]:
-            column[rank] = Tensor(dice.integers(0, PRIME, rest.shape), column[rank].dtype)
-            rest = field.subtract(rest, column[rank].data)
-        column[group[0]] = Tensor(rest, column[group[0]].dtype)
+            part = dice.integers(0, PRIME if is_float(dtype) else 100, rest.shape).astype(rest.dtype)
+            column[rank], rest = Tensor(part, dtype), field.subtract(rest, part) if is_float(dtype) else rest - part
+        column[group[0]] = Tensor(rest, dtype)
     return column
 
 
