@@ -147,7 +147,7 @@ def _function(side: Side, places: Sequence[int], params: list[Any], result: Any,
 def _module(func: Any, mod: tvm.IRModule) -> tvm.IRModule:
     kernels: list[Any] = []
     tvm_ffi.structural_walk(func.body, ((tvm.ir.GlobalVar,), kernels.append))
-    return tvm.IRModule({tvm.ir.GlobalVar(PIECE): func, **{var: mod[var] for var in kernels}})
+    return relax.transform.Normalize()(tvm.IRModule({tvm.ir.GlobalVar(PIECE): func, **{var: mod[var] for var in kernels}}))
 
 
 def _common(e: Any, layers: dict[int, int]) -> Any:

@@ -18,7 +18,7 @@ from spmd.placement.mesh import Mesh
 
 from . import collectives
 from .expressions import empty, is_float, size_of, storage, variables
-from .field import of_floats
+from .field import of_float, of_floats
 from .kernel import Kernel
 from .opaque import Opaque
 from .operators import ALONE, SAME
@@ -377,6 +377,8 @@ def _copied(value: Any) -> Any:
 
 
 def _memory(value: Any) -> Any:
+    if isinstance(value, float):
+        return np.asarray(of_float(value))
     return value.data if isinstance(value, Tensor) else np.int64(value) if isinstance(value, int) else value
 
 

@@ -89,7 +89,9 @@ def verify(
     first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
     asked = _Asked(workers, told, plan.divisible if plan is not None else {}, given, first, rounds and count)
     proofs, left = _by_pieces(mod, local, signatures, asked) if not given else ([], signatures)
-    proofs += [_evaluated(_only(mod, left), _only(local, left), left, asked)] if left else []
+    if left:
+        mod, local = _only(mod, left), _only(local, left)
+        proofs.append(_evaluated(mod, local, left, asked, is_large=work(mod) > LARGE))
     return _joined(tuple(signatures), proofs)
 
 
@@ -108,11 +110,17 @@ class _Asked:
 
 
 def _evaluated(
-    mod: tvm.IRModule, local: tvm.IRModule, signatures: Mapping[str, Signature], asked: _Asked, held: Held | None = None
+    mod: tvm.IRModule,
+    local: tvm.IRModule,
+    signatures: Mapping[str, Signature],
+    asked: _Asked,
+    *,
+    is_large: bool,
+    held: Held | None = None,
 ) -> Proof:
     """Run both programs, made smaller where they are large. How results of an open signature are held is added to `held`."""
     smaller = False
-    if work(mod) > LARGE and not asked.arguments:
+    if is_large and not asked.arguments:
         try:
             mod, local, signatures = shrunk(mod, local, signatures, asked.mesh)
             smaller = True
@@ -133,11 +141,12 @@ def _by_pieces(
 ) -> tuple[list[Proof], dict[str, Signature]]:
     """Proofs of all pieces of the functions that are shown by them, and the other functions."""
     proofs: list[Proof] = []
+    is_large = work(mod) > LARGE
 
     def shown(one: tvm.IRModule, many: tvm.IRModule, how: Signature) -> Held:
         held = Held()
         try:
-            proofs.append(_evaluated(one, many, {PIECE: how}, asked, held))
+            proofs.append(_evaluated(one, many, {PIECE: how}, asked, is_large=is_large, held=held))
         except ShardingError as alarm:
             raise NotInPieces from alarm
         if not proofs[-1]:
