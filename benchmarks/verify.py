@@ -114,7 +114,9 @@ def operators(most: int) -> tuple[Count, Count]:
                 own = {var: f for var, f in mod.functions.items() if not isinstance(f, relax.Function)}
                 source = {var.name_hint: f for var, f in mod.functions.items()}[function.name]
                 given = family.ARGUMENTS.get(function.name, ())
-                arrays = {p.name: value for p, value in zip(source.params, given, strict=False) if np.asarray(value).dtype.kind in "biu"}
+                arrays = {
+                    p.name: value for p, value in zip(source.params, given, strict=False) if isinstance(value, np.ndarray | np.generic)
+                }
                 own |= {tvm.ir.GlobalVar(trial): source.with_attr("global_symbol", trial) for trial in program.plan.functions}
                 told = {f"{trial}.{p}": value for trial in program.plan.functions for p, value in arrays.items()}
                 rows.add(f"{name}.{function.name}", tvm.IRModule(own), program, arguments=told)

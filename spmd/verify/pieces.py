@@ -107,7 +107,7 @@ class Pieces:
             raise NotInPieces
         taken = list(dict.fromkeys((*taken, *self._sized)))  # what says the sizes that others have
         one_again, params = one.needs(own[0], results[0])
-        copies = [relax.VarBinding(v, self._first[v]) for v in params if self._first.get(v, v) is not v]
+        copies = [relax.VarBinding(v, self._first[v]) for v in params if not self._first.get(v, v).same_as(v)]
         params = list(dict.fromkeys((*(self._first.get(v, v) for v in params), *(held[v][0] for v in taken))))
         at = {v: i for i, v in enumerate(params)}
         given = tuple(v for v in (*params, *(one.bindings[i].var for i in own[0])) if is_float_tensor(v))
@@ -147,7 +147,8 @@ def _function(side: Side, places: Sequence[int], params: list[Any], result: Any,
 def _module(func: Any, mod: tvm.IRModule) -> tvm.IRModule:
     kernels: list[Any] = []
     tvm_ffi.structural_walk(func.body, ((tvm.ir.GlobalVar,), kernels.append))
-    return relax.transform.Normalize()(tvm.IRModule({tvm.ir.GlobalVar(PIECE): func, **{var: mod[var] for var in kernels}}))
+    own = relax.utils.copy_with_new_vars(func)  # passes fill in types of what they are given, and the original is compared with others
+    return relax.transform.Normalize()(tvm.IRModule({tvm.ir.GlobalVar(PIECE): own, **{var: mod[var] for var in kernels}}))
 
 
 def _common(e: Any, layers: dict[int, int]) -> Any:

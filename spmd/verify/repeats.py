@@ -77,8 +77,8 @@ def cuts(one: Side, many: Side) -> list[tuple[int, int]]:
     """Where layers of a function begin, and where those of the per-worker function may: after the value of the same name."""
     known: dict[Any, int] = {}
     kinds = np.array([known.setdefault(_kind(binding), len(known)) for binding in one.bindings])
-    places, names = (_names(side) for side in (many, one))
-    after = {i + 1: places[name] + 1 for name, i in names.items() if name in places}
+    places, names = _names(many), _names(one)
+    after = {0: 0} | {i + 1: places[name] + 1 for name, i in names.items() if name in places}
     found = [(0, 0)]
     for run, period in _runs(kinds, 0, len(kinds)):
         for cut in range(_cut(one, run, period, after), run.stop + 1, period):
@@ -87,11 +87,12 @@ def cuts(one: Side, many: Side) -> list[tuple[int, int]]:
     return found[1:]
 
 
-def _names(side: Side) -> dict[str, int]:
-    """Where each name is first."""
-    found: dict[str, int] = {}
-    for i, binding in enumerate(side.bindings):
-        found.setdefault(binding.var.name, i)
+def _names(side: Side) -> dict[tuple[str, str], int]:
+    """Where an operator has given its result a name first; one more digit tells it from another value of that name."""
+    found: dict[tuple[str, str], int] = {}
+    for cut in (None, -1):
+        for i, binding in enumerate(side.bindings):
+            found.setdefault((binding.var.name[:cut], _kind(binding)[0]), i)
     return found
 
 
@@ -123,14 +124,17 @@ def _runs(kinds: np.ndarray, start: int, stop: int) -> Iterator[tuple[range, int
 def _cut(one: Side, run: range, period: int, known: Container[int]) -> int:
     """Where in a run the first layer begins: of the places that are known, where the fewest values go from one layer to the next."""
     middle = run[len(run) // 2]
-    crossing = dict.fromkeys(range(middle, middle + period), 0)
+    crossing: dict[int, set[int]] = {cut: set() for cut in range(middle, middle + period)}
     for place in range(middle, min(middle + 2 * period, run.stop)):
         for v in one.takes[place]:
             defined = one.places.get(v, -1)
             for cut in range(max(defined + 1, middle, place - period + 1), min(place, middle + period - 1) + 1):
-                crossing[cut] += defined >= run.start
-    best = min(crossing, key=lambda cut: (cut not in known, crossing[cut]))
-    return run.start + (best - run.start) % period
+                crossing[cut] |= {defined} if defined >= run.start else set()
+
+    def first(cut: int) -> int:
+        return run.start + (cut - run.start) % period
+
+    return first(min(crossing, key=lambda cut: (sum(c not in known for c in run[first(cut) - run.start :: period]), len(crossing[cut]))))
 
 
 def _is_packed(value: Any) -> bool:
