@@ -13,10 +13,10 @@ from tvm.support import rocm
 from tvm.target import Target
 
 import spmd
-from spmd import ShardingError
 
 from .artifact import Header
 from .build_program import program
+from .command import exit_code
 from .config import PRESETS, LlamaConfig
 from .errors import ModelError
 from .quantization import FORMATS, Formats
@@ -142,12 +142,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line on standard error that says what is wrong."""
     options = parser().parse_args(arguments)
-    try:
-        print(build(options))
-    except (ModelError, ShardingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print(build(options)))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import spmd
-from spmd import ShardingError
 
 from .batching import BatchEngine
 from .chat_module import ChatModule, Conversation, StreamToStdout, check_draft
+from .command import exit_code
 from .engine import BATCH_METHODS, METHODS, backend_of, check_shards, shard
 from .errors import ModelError
 from .sampling import Sampler
@@ -125,13 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line on standard error that says what is wrong."""
     options = _parser().parse_args(arguments)
     try:
-        run(options)
-    except (ModelError, ShardingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_code(lambda: run(options))
     except KeyboardInterrupt:
         print()
-    return 0
+        return 0
 
 
 if __name__ == "__main__":

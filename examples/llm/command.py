@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+
+from spmd import ShardingError
+
+from .errors import ModelError
+
+
+def exit_code(run: Callable[[], int | None]) -> int:
+    """What a command ends with: the number that `run` gives, 0 for none, or 2 after one line on standard error that says what is wrong."""
+    try:
+        return run() or 0
+    except (ModelError, ShardingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 @contextmanager

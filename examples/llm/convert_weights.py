@@ -15,9 +15,9 @@ from spmd.weights.progress import Progress
 
 from . import conversion
 from .build import KEPT, quantized
+from .command import exit_code
 from .config import LlamaConfig
 from .conversion import Arrays, files_of, write_index
-from .errors import ModelError
 from .quantization import Formats, chosen, packed_weights, part_name
 from .source import Source, open_model
 from .weights import parameter_shapes
@@ -70,12 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantization", default="q4f16_1", help="as the library was built (default q4f16_1)")
     parser.add_argument("-o", "--output", required=True, type=Path, help="the folder of the library")
     options = parser.parse_args(arguments)
-    try:
-        convert(options.model, options.quantization, options.output)
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: convert(options.model, options.quantization, options.output))
 
 
 if __name__ == "__main__":

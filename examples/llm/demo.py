@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from spmd import ShardingError
-
-from .command import quiet
+from .command import exit_code, quiet
 from .engine import check_shards, shard, start
 from .errors import ModelError
 from .fetch import fetch
@@ -134,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="another model: a .gguf file or a Hugging Face folder")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
-    try:
+
+    def ask_both() -> int:
         if options.backend == "mpi" and not options.started:
             if not options.model:
                 fetch()  # by one process for all
@@ -142,9 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.execv(sys.executable, [sys.executable, "-m", "spmd", "run", "-n", str(options.num_shards), *program])
         with quiet(options.backend):
             return 0 if run(options) else 1
-    except (ModelError, ShardingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return exit_code(ask_both)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from .quantize import quantize
 from .sampling import Sampler
 from .sequences import BOUNDS, Sequences
 
-METHODS = ("embed", "prefill", "decode", "create_paged_kv_cache")
+METHODS = ("embed", "prefill", "extend", "decode", "create_paged_kv_cache")
 """What one conversation needs."""
 BATCH_METHODS = model.METHODS
 """What several sequences at a time need, and guesses of a draft model."""

@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spmd import ShardingError
-
 from .chat_module import ChatModule
-from .command import quiet
+from .command import exit_code, quiet
 from .errors import ModelError
 from .sequences import MAX_BATCH, MAX_DRAFT
 
@@ -54,13 +52,8 @@ def run(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line on standard error that says what is wrong."""
     options = _parser().parse_args(arguments)
-    try:
-        with quiet(options.backend):
-            run(options)
-    except (ModelError, ShardingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    with quiet(options.backend):
+        return exit_code(lambda: run(options))
 
 
 if __name__ == "__main__":

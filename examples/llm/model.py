@@ -17,7 +17,10 @@ from .config import LlamaConfig
 from .errors import ModelError
 from .models import model_class
 
-METHODS = ("embed", "prefill", "decode", "batch_prefill", "batch_decode", "batch_verify", "create_paged_kv_cache")
+METHODS = (
+    "embed", "prefill", "extend", "decode", "batch_prefill", "batch_extend", "batch_decode", "batch_verify", "create_paged_kv_cache",
+)  # fmt: skip
+"""Functions; only models that read the rest of a sequence in another way than its beginning have `extend` and `batch_extend`."""
 
 
 def build_module(
@@ -59,10 +62,12 @@ def build_module(
             "$": {"param_mode": "none", "effect_mode": "none"},
         },
     }
+    specs |= {"extend": specs["prefill"], "batch_extend": specs["batch_prefill"]}
     model = model_class(config.model_type)(config)
     model.to(dtype)
+    asked = {name: specs[name] for name in METHODS if name in methods and hasattr(model, name)}
     with Target(target) if isinstance(target, str) else target:  # the kernels of the cache are made for it
-        mod, params = model.export_tvm({name: specs[name] for name in METHODS if name in methods})
+        mod, params = model.export_tvm(asked)
     if config.score_cap and "create_paged_kv_cache" in methods:
         mod = CapScores(config.score_cap)(mod)
     return mod, weight_shapes(params)

@@ -87,9 +87,10 @@ class Sequences:
         Raises ModelError if the program lacks the function that it takes.
         """
         lengths = [len(piece) for piece in pieces.values()]
-        name, single = self._function(lengths, every), max(lengths) == 1 and not every
+        name = self._function(pieces, every)
+        single = name.endswith("decode")
         x = self.workers["embed"](np.array([token for piece in pieces.values() for token in piece], "int32"), *self.params)
-        last = [np.cumsum(lengths, dtype="int32") - np.int32(1)] if name == "batch_prefill" else []
+        last = [np.cumsum(lengths, dtype="int32") - np.int32(1)] if name in ("batch_prefill", "batch_extend") else []
         self._call("kv_state_begin_forward", ShapeTuple(list(pieces)), ShapeTuple(lengths))
         logits, self.cache = self.workers[name](x[:, None] if single else x[None], *last, self.cache, *self.params)
         self._call("kv_state_end_forward")
@@ -98,10 +99,16 @@ class Sequences:
         rows = np.split(logits.reshape(-1, logits.shape[-1]), np.cumsum(lengths if every else [1] * len(lengths))[:-1])
         return dict(zip(pieces, rows, strict=True))
 
-    def _function(self, lengths: list[int], every: bool) -> str:
-        """Which function of the model takes pieces of these lengths; those for one sequence have kernels of their own."""
-        step = "decode" if max(lengths) == 1 else "prefill"
-        name = "batch_verify" if every else step if len(lengths) == 1 else f"batch_{step}"
+    def _function(self, pieces: Mapping[int, Sequence[int]], every: bool) -> str:
+        """Which function of the model takes these pieces; those for one sequence have kernels of their own."""
+        known, empty = self.workers.signatures, not any(self.ids[sequence] for sequence in pieces)
+        reads = "extend" if not empty and ("extend" in known or "batch_extend" in known) else "prefill"
+        step = "decode" if max(map(len, pieces.values())) == 1 else reads
+        verifies = every and step != "decode"
+        if verifies and empty and "batch_extend" in known:
+            what = "they are empty, and logits after each of several tokens are asked for"
+            raise ModelError("the sequences", what, "Feed one token first.")
+        name = "batch_verify" if verifies else step if len(pieces) == 1 else f"batch_{step}"
         if name not in self.workers.signatures:
             raise ModelError("the program", f"it has no function {name}", "Build it again with python -m examples.llm.build.")
         return name

@@ -14,7 +14,7 @@ import tvm
 
 from spmd.errors import ShardingError
 from spmd.explain import Plan
-from spmd.pipeline import lower, plan, price, shard
+from spmd.pipeline import lower, plan, shard
 from spmd.placement.mesh import Mesh
 from spmd.run.doctor import examine
 from spmd.run.launch import run
@@ -119,7 +119,7 @@ def _explain(options: argparse.Namespace) -> None:
         print(made.explain(), end="\n\n")
         _print(made.report())
     if options.tp_plan and asked:
-        _print_price(asked, options)
+        _print_price(asked, made, options)
     if options.html:
         print(f"wrote {made.show(options.html)}")
     if options.timeline:
@@ -131,10 +131,11 @@ def _explain(options: argparse.Namespace) -> None:
         print(f"wrote {options.save}")
 
 
-def _print_price(asked: Mapping[str, Any], options: argparse.Namespace) -> None:
+def _print_price(asked: Mapping[str, Any], made: Plan, options: argparse.Namespace) -> None:
     """What the plan of transformers leaves, and what it costs beside the optimum."""
     left = tp_plan(asked["mod"], options).left
-    cost = price(**asked)
+    free: dict[str, Any] = {**asked, "specs": None}
+    cost = plan(**free).diff(made)
     print("\n".join(["", *(f"left of {key}: {why}" for key, why in left.items()), "from the optimum to this plan:"]))
     print("\n".join(f"  {line}" for line in str(cost).splitlines()))
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import tvm
 from tvm import relax, tirx
 
+from spmd.placement.mesh import Mesh
+from spmd.placement.sharding import Sharding
 from spmd.program.graph import Node
 
 from .planning_sizes import PlanningSizes
@@ -23,6 +25,22 @@ _MLA, _LINEAR = 1, 2
 """Kinds of attention by their numbers in TVM's runtime: one compressed vector for all heads, a state for each sequence."""
 
 
+class CacheBytes(NamedTuple):
+    """Bytes of a cache, or of a layer of it, with all heads."""
+
+    of_heads: int
+    """Keys, values and states of heads."""
+    shared: int
+    """Latent vectors, which every worker has whole, whichever heads it has."""
+
+    def local(self, sharding: Sharding, mesh: Mesh) -> int:
+        """What a worker has of them, where the heads are sharded so."""
+        held = self.of_heads
+        for split in sharding.dims:
+            held = held if split is None else -(-held * split.local_size(mesh) // split.size)
+        return held + self.shared
+
+
 class _Asked(NamedTuple):
     """The arguments of a call that makes a cache."""
 
@@ -35,22 +53,22 @@ class _Asked(NamedTuple):
     dtype: str
 
 
-def create_bytes(node: Node, known: PlanningSizes) -> int | None:
-    """Bytes of the pages of the cache that `node` makes with all heads; None where it makes none, or they depend on a size not given."""
+def create_bytes(node: Node, known: PlanningSizes) -> CacheBytes | None:
+    """Bytes of the pages of the cache that `node` makes; None where it makes none, or they depend on a size not given."""
     layers = _layers(node, known)
-    return None if layers is None else sum(layers)
+    return None if layers is None else CacheBytes(*map(sum, zip(*layers, strict=True)))
 
 
-def read_bytes(node: Node, known: PlanningSizes) -> int:
-    """Bytes that attention reads in one layer of the cache that `node` makes, with all heads; 0 where nobody knows its size.
+def read_bytes(node: Node, known: PlanningSizes) -> CacheBytes:
+    """Bytes that attention reads in one layer of the cache that `node` makes; none where nobody knows its size.
 
     A cache is half full on average, from its first token to its last.
     """
     layers = _layers(node, known)
-    return sum(layers) // (2 * len(layers)) if layers else 0
+    return CacheBytes(*(sum(each) // (2 * len(layers)) for each in zip(*layers, strict=True))) if layers else CacheBytes(0, 0)
 
 
-def _layers(node: Node, known: PlanningSizes) -> list[int] | None:
+def _layers(node: Node, known: PlanningSizes) -> list[CacheBytes] | None:
     """Bytes of the pages of each layer.
 
     TVM's runtime allocates whole pages for all tokens and one more, and two for each sequence where windows slide.
@@ -66,8 +84,10 @@ def _layers(node: Node, known: PlanningSizes) -> list[int] | None:
     if sequences is None and (slides or _LINEAR in kinds):
         return None
     pages = -(-tokens // page) + 1 + (2 * (sequences or 0) if slides else 0)
-    of_kind = {_MLA: pages * page * dim, _LINEAR: (sequences or 0) * heads * dim * out}
-    return [of_kind.get(kind or 0, 2 * pages * page * heads * dim) * tvm.DataType(asked.dtype).bits // 8 for kind in kinds]
+    item = tvm.DataType(asked.dtype).bits // 8
+    of_kind = {_MLA: (0, pages * page * dim), _LINEAR: ((sequences or 0) * heads * dim * out, 0)}
+    found = [of_kind.get(kind or 0, (2 * pages * page * heads * dim, 0)) for kind in kinds]
+    return [CacheBytes(of_heads * item, shared * item) for of_heads, shared in found]
 
 
 def _asked(node: Node, known: PlanningSizes) -> _Asked | None:

@@ -14,7 +14,7 @@ from spmd.placement.sharding import Sharding, Split
 from spmd.program.graph import Access, Node, Value
 from spmd.rules.strategy import Strategy
 
-from .kv_bytes import read_bytes
+from .kv_bytes import CacheBytes, read_bytes
 from .planning_sizes import DEFAULT_SIZE, PlanningSizes
 
 
@@ -54,7 +54,7 @@ class Works(PlanningSizes):
         self.mesh = mesh
         self._items: dict[str, int] = {"": 0}
         self._bytes: dict[tuple[tuple[int, ...], int, Sharding], int] = {}
-        self._caches: dict[Node, int] = {}
+        self._caches: dict[Node, CacheBytes] = {}
         """Bytes that attention reads of each KV cache, by what makes it."""
 
     def item_bytes(self, value: Value) -> int:
@@ -111,7 +111,7 @@ class Works(PlanningSizes):
         for i, (value, sharding) in enumerate(zip((*node.inputs, *node.outputs), (*strategy.inputs, *strategy.outputs), strict=True)):
             is_input = i < len(node.inputs)
             if not value.is_tensor:
-                read += self._share(self._cached(access.cache), sharding) if is_input and access.cache is not None else 0
+                read += self._cached(access.cache).local(sharding, self.mesh) if is_input and access.cache is not None else 0
                 continue
             shapes.append(self.local_shape(self.shape(value), sharding))
             held = math.prod(shapes[-1])
@@ -131,16 +131,10 @@ class Works(PlanningSizes):
         whole = math.prod(self.shape(value)) or 1
         return -(-elements * sum(math.prod(self.shape(v), start=self.item_bytes(v)) for v in sources) // whole)
 
-    def _cached(self, create: Node) -> int:
+    def _cached(self, create: Node) -> CacheBytes:
         if create not in self._caches:
             self._caches[create] = read_bytes(create, self)
         return self._caches[create]
-
-    def _share(self, held: int, sharding: Sharding) -> int:
-        """What a worker has of an object of so many bytes."""
-        for split in sharding.dims:
-            held = held if split is None else -(-held * split.local_size(self.mesh) // split.size)
-        return held
 
     def _points(self, node: Node, splits: Mapping[str, Split]) -> int:
         """The size of the local iteration space: of all loop nests together."""

@@ -8,6 +8,8 @@ from typing import Any
 from tvm import relax
 from tvm.relax import op
 
+from .torch_nodes import arguments
+
 
 def _grouped_product(node: Any, importer: Any) -> Any:
     """Rows ``(rows, in)`` by weights ``(experts, in, out)``; `ends` has the number of the row at which each expert's end.
@@ -29,8 +31,7 @@ def _grouped_product(node: Any, importer: Any) -> Any:
 
 def _histogram(node: Any, importer: Any) -> Any:
     """``histc(x, bins, min, max)``: how many elements fall into each of so many equal parts from `min` to `max`, both within."""
-    names = ("self", "bins", "min", "max")
-    given = {"bins": 100, "min": 0, "max": 0, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    given = arguments(node, {"self": None, "bins": 100, "min": 0, "max": 0})
     x, emit = importer.env[given["self"]], importer.block_builder.emit
     bins, low, high = int(given["bins"]), float(given["min"]), float(given["max"])
     if low >= high:

@@ -10,7 +10,9 @@ import numpy as np
 from tvm import relax
 from tvm.relax import op
 
-_FROM_0 = ("argmax", "argmin", "argsort", "topk", "sort", "ge", "gt", "le", "lt", "eq", "ne", "logical_and", "logical_or")
+from .torch_nodes import arguments, dtype_of, name_of
+
+_FROM_0 = ("argmax", "argmin", "argsort", "ge", "gt", "le", "lt", "eq", "ne", "logical_and", "logical_or")
 """Operators that make no index from the end."""
 _KEEP = (
     "view",
@@ -26,9 +28,12 @@ _KEEP = (
     "add",
     "mul",
     "cumsum",
-    "getitem",
 )
 """Operators that make one of nothing else."""
+_ORDERED = ("sort", "topk", "max", "min")
+"""Operators that give values, and then where these stood."""
+_NARROW = 4
+"""Bytes of a whole number that does not come out below 0 by overflow."""
 
 
 def _select(node: Any, importer: Any) -> Any:
@@ -78,17 +83,22 @@ def _is_from_start(arg: Any) -> bool:
     """Whether no element of an index is negative, by the operators that make it."""
     if not hasattr(arg, "target"):  # a number, or sizes
         return not isinstance(arg, (int, float)) or arg >= 0
-    name = getattr(arg.target, "__name__", "").partition(".")[0]
+    name = name_of(arg)
+    if name == "getitem" and name_of(arg.args[0]) in _ORDERED:
+        return arg.args[1] == 1 or _is_from_start(arg.args[0].args[0])
+    if name in _FROM_0:
+        return True
+    if arg.meta["val"].dtype.itemsize < _NARROW:
+        return False
     if name == "arange":
-        return len(arg.args) < 2 or (isinstance(arg.args[0], int) and arg.args[0] >= 0)
-    data = arg.args[:2] if name in ("add", "mul") else arg.args[:1]
-    return name in _FROM_0 or (name in _KEEP and all(map(_is_from_start, data)))
+        start_and_step = (arg.args[0], *arg.args[2:]) if len(arg.args) > 1 else ()
+        return all(isinstance(number, int) and number >= 0 for number in start_and_step)
+    return name in _KEEP and all(map(_is_from_start, arg.args[:2] if name in ("add", "mul") else arg.args[:1]))
 
 
 def _elu(node: Any, importer: Any) -> Any:
     """``scale * (max(x, 0) + alpha * (exp(input_scale * min(x, 0)) - 1))``."""
-    names = ("self", "alpha", "scale", "input_scale")
-    given = {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    given = arguments(node, {"self": None, "alpha": 1.0, "scale": 1.0, "input_scale": 1.0})
     x, emit = importer.env[given["self"]], importer.block_builder.emit
     alpha, scale, inside, zero, one = (
         relax.const(float(value), str(x.ty.dtype)) for value in (given["alpha"], given["scale"], given["input_scale"], 0, 1)
@@ -100,7 +110,7 @@ def _elu(node: Any, importer: Any) -> Any:
 
 def _cumsum(node: Any, importer: Any) -> Any:
     """In the dtype of its result, which of booleans is another."""
-    x, kind = importer.env[node.args[0]], str(node.meta["val"].dtype).removeprefix("torch.")
+    x, kind = importer.env[node.args[0]], dtype_of(node)
     emit = importer.block_builder.emit
     return emit(op.cumsum(x if str(x.ty.dtype) == kind else emit(op.astype(x, kind)), node.args[1]))
 
@@ -108,7 +118,7 @@ def _cumsum(node: Any, importer: Any) -> Any:
 def _full(node: Any, importer: Any) -> Any:
     """Of infinities too, at which TVM's own legalization fails."""
     shape, value = importer.retrieve_args(node)[:2]
-    kind = str(node.meta["val"].dtype).removeprefix("torch.")
+    kind = dtype_of(node)
     is_number = isinstance(value, (int, float))
     made = relax.const(value, kind) if is_number else importer._convert_scalar_fill_value(value, kind)
     special = is_number and not math.isfinite(value)
@@ -141,8 +151,7 @@ def _group_norm(node: Any, importer: Any) -> Any:
 
 def _top(node: Any, importer: Any) -> Any:
     """In order, where any order was asked for too."""
-    names = ("self", "k", "dim", "largest", "sorted")
-    given = {"dim": -1, "largest": True, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    given = arguments(node, {"self": None, "k": None, "dim": -1, "largest": True, "sorted": True})
     made = op.topk(importer.env[given["self"]], k=given["k"], axis=given["dim"], largest=given["largest"], ret_type="both", dtype="int64")
     return importer.block_builder.emit(made)
 
@@ -151,10 +160,10 @@ def _reduced(reduce: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     """A reduction over one dimension, several, or all."""
 
     def convert(node: Any, importer: Any) -> Any:
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        given = arguments(node, {"self": None, "dim": None, "keepdim": False})
+        dims = given["dim"]
         axes = None if dims is None or dims == [] else list(dims) if isinstance(dims, Sequence) else [dims]
-        keeps = bool(node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False))
-        return importer.block_builder.emit(reduce(importer.env[node.args[0]], axis=axes, keepdims=keeps))
+        return importer.block_builder.emit(reduce(importer.env[given["self"]], axis=axes, keepdims=bool(given["keepdim"])))
 
     return convert
 

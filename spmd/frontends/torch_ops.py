@@ -9,6 +9,7 @@ from typing import Any
 from tvm import relax
 
 from . import torch_types
+from .torch_nodes import arguments
 
 
 def kept_whole(program: Any) -> Iterator[Any]:
@@ -33,9 +34,9 @@ def _is_plain(node: Any) -> bool:
 
 
 def _attention(node: Any) -> dict[str, Any]:
-    """What attention is given after queries, keys and values."""
-    defaults = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False}
-    return {**defaults, **dict(zip(defaults, node.args[3:], strict=False)), **node.kwargs}
+    """What attention is given by name."""
+    taken = {"query": None, "key": None, "value": None}
+    return arguments(node, {**taken, "attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False})
 
 
 def _has_weight(node: Any) -> bool:

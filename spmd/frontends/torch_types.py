@@ -9,6 +9,8 @@ from typing import Any
 from tvm import relax
 from tvm.relax import op
 
+from .torch_nodes import dtype_of
+
 _COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
 _COMPUTED = ("add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "maximum", "minimum", "atan2")
 
@@ -46,7 +48,7 @@ def _scaled(node: Any, importer: Any, kind: str) -> Any:
 
 
 def _as_tensor(value: Any, node: Any) -> Any:
-    return value if isinstance(value, relax.Expr) else relax.const(value, str(node.meta["val"].dtype).removeprefix("torch."))
+    return value if isinstance(value, relax.Expr) else relax.const(value, dtype_of(node))
 
 
 def _tensors(node: Any, kind: str) -> list[Any]:
@@ -71,7 +73,7 @@ def checked(made: Any, node: Any, builder: Any) -> Any:
     found, wanted = ([_known(size) for size in shape] for shape in (kind.shape, value.shape))
     if len(found) != len(wanted) or any(a != b for a, b in zip(found, wanted, strict=True) if a is not None and b is not None):
         raise ValueError(f"it makes {found}, and PyTorch {wanted}")
-    dtype = str(value.dtype).removeprefix("torch.")
+    dtype = dtype_of(value)
     return made if str(kind.dtype) == dtype else builder.emit(op.astype(made, dtype))
 
 

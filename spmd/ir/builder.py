@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from tvm import relax
+
+NOTED = threading.RLock()
+"""Held by a thread while one of TVM's builders is noted as being at work, for code of TVM's that asks which one it is."""
 
 
 class Builder(relax.BlockBuilder):

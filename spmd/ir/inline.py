@@ -11,8 +11,10 @@ from tvm import relax
 
 _KEPT = ("Codegen", "Composite")
 """Attributes of functions that another compiler takes as they are."""
-_IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
+IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
 """Operators that write, and that TVM calls pure."""
+_STANDS_FOR = "spmd.inlined."
+"""How the names of packed functions begin that stand for what writes, so that no other has such a name."""
 
 
 def inlined(mod: tvm.IRModule) -> tvm.IRModule:
@@ -36,19 +38,19 @@ def inlined(mod: tvm.IRModule) -> tvm.IRModule:
 def _writes(function: relax.Function) -> bool:
     found: list[Any] = []
     tvm_ffi.structural_walk(function.body, (tvm.ir.Call, lambda call: found.append(call.op)))
-    return any(isinstance(op, tvm.ir.Op) and op.name in _IN_PLACE for op in found)
+    return any(isinstance(op, tvm.ir.Op) and op.name in IN_PLACE for op in found)
 
 
 def _impure(function: relax.Function, writers: Mapping[str, tvm.ir.GlobalVar]) -> relax.Function:
-    """With what writes in place, `writers` too, as calls of packed functions: inlining drops what is pure and read by nobody."""
+    """The function with calls of packed functions for what writes in place, `writers` too: inlining drops what is pure and unread."""
 
     def see(call: tvm.ir.Call, mutator: Any) -> Any:
         call = mutator.default_mutate(call)
         if isinstance(call.op, tvm.ir.GlobalVar) and call.op.name_hint in writers:
-            return tvm.ir.Call(relax.ExternFunc(call.op.name_hint), call.args, call.attrs, [call.ty], call.span)
-        if not isinstance(call.op, tvm.ir.Op) or call.op.name not in _IN_PLACE:
+            return tvm.ir.Call(relax.ExternFunc(_STANDS_FOR + call.op.name_hint), call.args, call.attrs, [call.ty], call.span)
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name not in IN_PLACE:
             return call
-        return tvm.ir.Call(relax.ExternFunc(call.op.name), call.args, call.attrs, call.ty_args, call.span)
+        return tvm.ir.Call(relax.ExternFunc(_STANDS_FOR + call.op.name), call.args, call.attrs, call.ty_args, call.span)
 
     return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, see)])
 
@@ -58,10 +60,13 @@ def _pure(function: relax.Function, writers: Mapping[str, tvm.ir.GlobalVar]) -> 
 
     def see(call: tvm.ir.Call, mutator: Any) -> Any:
         call = mutator.default_mutate(call)
-        name = str(call.op.global_symbol) if isinstance(call.op, relax.ExternFunc) else ""
+        symbol = str(call.op.global_symbol) if isinstance(call.op, relax.ExternFunc) else ""
+        if not symbol.startswith(_STANDS_FOR):
+            return call
+        name = symbol.removeprefix(_STANDS_FOR)
         if name in writers:
             return tvm.ir.Call(writers[name], call.args, call.attrs, [], call.span)
-        return tvm.ir.Call(tvm.ir.Op.get(name), call.args, call.attrs, call.ty_args, call.span) if name in _IN_PLACE else call
+        return tvm.ir.Call(tvm.ir.Op.get(name), call.args, call.attrs, call.ty_args, call.span)
 
     return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, see)])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from tvm.relax.frontend.nn.llm.kv_cache import AttnKind, RopeMode, TIRPagedKVCac
 from tvm.target import Target
 
 from spmd.errors import ShardingError
+from spmd.ir.builder import NOTED
 
 from .score_cap import capped
 
@@ -141,14 +141,10 @@ def _leaves(args: list[Any], resolve: Lookup = lambda value: value) -> Iterator[
             yield (i, j), resolve(field)
 
 
-_TURN = threading.Lock()
-"""TVM's class asks for the builder that is at work, which is one for all threads."""
-
-
 @lru_cache(maxsize=16)
 def make_kernels(parameters: Parameters, query_heads: int, kv_heads: int) -> dict[Position, tirx.PrimFunc]:
     """The kernels that TVM's class passes for these head counts; 0.5 to 1 second."""
-    with _TURN:
+    with NOTED:
         return _made_kernels(parameters, query_heads, kv_heads)
 
 

@@ -166,7 +166,8 @@ def _padded(emit: Emit, x: Any, dim: int, here: list[Any], segment: Segment, wor
 
 def _lengthened(emit: Emit, x: Any, dim: int, here: list[Any], length: Any) -> Any:
     """Dimension `dim`, of a size that is known when the program runs, with zeros after it up to `length`."""
-    zeros = emit(relax.op.zeros([*here[:dim], _simple(length - here[dim]), *here[dim + 1 :]], str(x.ty.dtype)))
+    # Not simplified: TVM cannot lower the reshape of a sum with a remainder in it.
+    zeros = emit(relax.op.zeros([*here[:dim], length - here[dim], *here[dim + 1 :]], str(x.ty.dtype)))
     longer = emit(relax.op.concat([x, zeros], axis=dim))
     return emit(relax.op.reshape(longer, [*here[:dim], length, *here[dim + 1 :]]))  # TVM does not see that the sum is this
 

@@ -11,9 +11,9 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from spmd.ir.inline import called, is_foreign, is_public, reached
+from spmd.ir.inline import IN_PLACE, called, is_foreign, is_public, reached
 
-_EFFECTS = ("relax.call_tir_inplace", "relax.call_inplace_packed", "relax.call_dps_packed", "relax.call_pure_packed")
+_EFFECTS = (*IN_PLACE, "relax.call_dps_packed", "relax.call_pure_packed")
 """Operators that write, or may give what they are given: a loop with one of these runs as it stands."""
 
 

@@ -14,6 +14,7 @@ import tvm_ffi
 from tvm import relax
 
 from spmd.errors import ShardingError
+from spmd.ir.inline import IN_PLACE
 from spmd.ir.trees import leaves
 from spmd.placement.mesh import Mesh
 from spmd.rules.kernel import aliases_of
@@ -30,7 +31,6 @@ VIEWS = frozenset(
     }
 )
 """Operators that give a view of what they take, where a worker's part of the one is its part of the other."""
-_IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
 _READS_ONLY = "vm.builtin."
 """Packed functions of TVM's own virtual machine write objects, but no tensors that they are given."""
 Pairs = list[tuple[int, int]]
@@ -72,7 +72,7 @@ def loses_writes(node: Node, strategy: Strategy, mesh: Mesh) -> bool:
         return False
     if not node.writes:  # a view, unless it is more than the same operator on a shard
         return any(f in node.rule.forms for f, _ in strategy.splits)
-    is_kernel = node.op == _IN_PLACE[0]
+    is_kernel = node.op == IN_PLACE[0]
     for i in node.writes:
         value, sharding = node.inputs[i], strategy.inputs[i]
         if sharding.partial or (sharding.is_padded(mesh) and not is_kernel):
@@ -97,7 +97,7 @@ def _mark(node: Node, pairs: Pairs) -> None:
 
 def _written(node: Node, mod: tvm.IRModule) -> list[int]:
     """The inputs that a node writes, or may write."""
-    if node.op.startswith("relax.") and node.op not in _IN_PLACE:
+    if node.op.startswith("relax.") and node.op not in IN_PLACE:
         return []
     call = node.binding.value
     if not isinstance(call, tvm.ir.Call) or node.joined is not None:
@@ -118,7 +118,7 @@ def _operator(node: Node) -> str:
 
 def _is_declared(node: Node) -> bool:
     """Whether a node says what it writes."""
-    return _operator(node) in _IN_PLACE
+    return _operator(node) in IN_PLACE
 
 
 def _may_write(var: Any, mod: tvm.IRModule, seen: set[str]) -> bool:
@@ -133,7 +133,7 @@ def _may_write(var: Any, mod: tvm.IRModule, seen: set[str]) -> bool:
         nonlocal found
         op = call.op
         found |= isinstance(op, relax.ExternFunc) and not str(op.global_symbol).startswith(_READS_ONLY)
-        found |= isinstance(op, tvm.ir.Op) and op.name in _IN_PLACE
+        found |= isinstance(op, tvm.ir.Op) and op.name in IN_PLACE
         found |= isinstance(op, tvm.ir.GlobalVar) and _may_write(op, mod, seen)
         visitor.default_visit(call)
 

@@ -131,7 +131,8 @@ def _is_symbol_why(loss: Lost, mesh: Mesh) -> bool:
     sizes = PlanningSizes({name: 8 * workers * (i + 1) for i, name in enumerate(_symbols(node))})
     ins, outs = tuple(map(sizes.shape, node.inputs)), tuple(map(sizes.shape, node.outputs))
     try:
-        rule = rule_of(OpCall(node.op, node.binding.value, ins, outs, ins, outs))
+        states = [tuple([v.kind == "object" for v in values]) for values in (node.inputs, node.outputs)]
+        rule = rule_of(OpCall(node.op, node.binding.value, ins, outs, ins, outs, None, *states))
     except ShardingError:  # the arguments of the call say otherwise
         return loss.value.shape[loss.dim] is None
     known = loss.split if loss.split.is_known else Split(loss.split.axes, (Segment(sizes.shape(loss.value)[loss.dim]),))

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from tvm import tirx
 
-from spmd.costs.kv_bytes import create_bytes
+from spmd.costs.kv_bytes import CacheBytes, create_bytes
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Memory
 from spmd.plan.steps import Step
@@ -88,24 +88,21 @@ class Usage:
         return Memory(self.weights, self.cache, self.timelines[function].peak, unknown, self.assumed)
 
 
-def resident_bytes(problem: Problem, value: Value, sharding: Sharding, caches: Mapping[Value, int]) -> int:
+def resident_bytes(problem: Problem, value: Value, sharding: Sharding, caches: Mapping[Value, CacheBytes]) -> int:
     """The bytes that a worker holds of a weight or a cache."""
     cost = problem.cost
     if value.is_tensor:
         return cost.local_bytes(cost.shape(value), cost.item_bytes(value), sharding)
-    total = caches[value]
-    for split in sharding.dims:
-        total = total if split is None else -(-total * split.local_size(cost.mesh) // split.size)
-    return total
+    return caches[value].local(sharding, cost.mesh)
 
 
-def cache_sizes(problem: Problem) -> tuple[dict[Value, int], list[Value]]:
+def cache_sizes(problem: Problem) -> tuple[dict[Value, CacheBytes], list[Value]]:
     """The bytes of each whole KV cache, the largest where several calls make it; and the objects of which they are not known."""
-    found: dict[Value, int] = {}
+    found: dict[Value, CacheBytes] = {}
     for function in problem.graph.functions.values():
         for node in function.nodes:
             if node.outputs and not node.outputs[0].is_tensor:
                 size = create_bytes(node, problem.cost)
                 if size is not None:
-                    found[node.outputs[0]] = max(size, found.get(node.outputs[0], 0))
+                    found[node.outputs[0]] = max(size, found.get(node.outputs[0], size), key=sum)
     return found, [v for v in problem.values if v.kind == "object" and v not in found]

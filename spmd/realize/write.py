@@ -119,8 +119,10 @@ class _Writer:
         """How many of the moves to where a value is kept something goes on from, where not all: what takes it may start nearer."""
         found: dict[Value, int] = {}
         for value, way in self._to_kept.items():
-            if way and (value, self.decided.kept[value]) not in self._taken:
-                found[value] = max((i for i, move in enumerate(way[:-1], 1) if (value, move.target) in self._taken), default=0)
+            if (value, self.decided.kept[value]) not in self._taken:
+                last = max((i for i, move in enumerate(way, 1) if (value, move.target) in self._taken), default=0)
+                if last < len(way):  # the way of a plan that was given is cut short already
+                    found[value] = last
         return found
 
     def _operator(self, node: Node, at: int) -> None:

@@ -16,13 +16,17 @@ from mpi4py.run import main, set_abort_status
 
 def begin() -> None:
     """Begin MPI."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    interrupted: list[int] = []
+    # Not a mask, which holds back what comes to one thread only: any other one may take the signal.
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
     import_module("mpi4py.MPI")
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-    except KeyboardInterrupt as error:
+    signal.signal(signal.SIGINT, before)
+    if interrupted:
+        error = KeyboardInterrupt()
         set_abort_status(error)
-        raise
+        raise error
 
 
 if __name__ == "__main__":

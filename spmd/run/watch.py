@@ -25,7 +25,7 @@ class Watch:
     def __init__(self, function: str, slots: Slots, backend: Backend) -> None:
         self.function, self.slots, self.backend = function, slots, backend
         self.spans: dict[int, list[Span]] = {}
-        self._names = {slot.name for slot in slots.slots}
+        self._slots = {slot.name: slot for slot in slots.slots}
 
     def run(self, rank: int, machine: Any, call: Callable[[], Any]) -> Any:
         """What ``call()`` gives, on a machine that is watched meanwhile."""
@@ -62,9 +62,9 @@ class Watch:
         return result
 
     def _span(self, symbol: str, args: tuple[Any, ...], start: float, seconds: float) -> Span:
-        if symbol not in self._names:
+        slot = self._slots.get(symbol)
+        if slot is None:
             return Span(RUNTIME if _RUNTIME.match(symbol) else COMPUTE, symbol, start, seconds)
-        slot = next(slot for slot in self.slots.slots if slot.name == symbol)
         if slot.operation == "axis_index":
             return Span(RUNTIME, symbol, start, seconds)
         values = ", ".join(self.slots.sites[int(args[0])].values)

@@ -12,7 +12,9 @@ from tvm.target import Target
 from .conditions import OpaqueConditions
 from .empty import AllocateEmpty
 from .gpu import FuseAddNorm, quick_imports
+from .kv_cache import CreateCaches
 from .memory import PlanMemory
+from .merges import ReadBeforeMerge
 from .mirror import MirrorIndices
 from .optional import FuseGroups, Optional
 from .producers import FuseProducers
@@ -21,6 +23,7 @@ from .scheduling import CPUSchedules, GPUSchedules
 from .single import SingleTerms
 from .targets import TargetLike, is_cpu, resolve
 from .widen import WidenHalf
+from .wrapping import WrapIntegers
 from .writes import SeparateWrites
 
 _TURN = threading.RLock()
@@ -60,7 +63,7 @@ def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
 
 def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     stages = _stages(target)
-    passes: list[tvm.transform.Pass] = [SeparateWrites()]
+    passes: list[tvm.transform.Pass] = [CreateCaches(), SeparateWrites()]
     passes += [BarrierScans()] if target.kind.name == "opencl" else []  # whose threads need not run in step
     passes += stages.library_dispatch_passes(target)
     if not is_cpu(target):
@@ -73,9 +76,11 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         if step.info.name == "FoldConstant":
             passes.append(AllocateEmpty())
         if step.info.name == "FuseTIR":
-            passes += [SingleTerms(), MirrorIndices()]  # before schedules simplify indices
+            passes += [SingleTerms(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
         passes += [Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
+    else:
+        passes.append(ReadBeforeMerge())
     passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together
     return [*passes, *map(_tried, (*stages.dataflow_lower_passes(target), *stages.finalize_passes(target)))]
 

@@ -15,8 +15,11 @@ from .expressions import is_float, storage
 from .field import Array
 from .values import Tensor, Unknown, digest
 
-_ATTENTION = "vm.builtin.attention_kv_cache_"
-FUSED = f"{_ATTENTION}attention_with_fused_qkv"
+ATTENTION = "vm.builtin.attention_kv_cache_"
+FUSED, _APPEND = f"{ATTENTION}attention_with_fused_qkv", f"{ATTENTION}append_mla_kv"
+_OWN, _PAST, _MERGE = (f"{ATTENTION}{name}" for name in ("self_attention", "cross_attention", "merge_attn_output_inplace"))
+_LATENT = -1
+"""In the place of a head, what all heads share."""
 _CREATE = {"vm.builtin.paged_attention_kv_cache_create": (2, 3), "mlc.create_paged_kv_cache_generic": (4, 5)}
 """Arguments of functions that create caches which count query heads and heads of keys and values."""
 _KERNELS_FROM = 13
@@ -48,6 +51,10 @@ class Opaque:
             return _attention(*args, out=out)
         if name in _CREATE:
             return _created(name, args)
+        if name == _APPEND:
+            return _appended(*args)
+        if name in (_OWN, _MERGE) or (name == _PAST and (args[1], _LATENT) in args[0].history):
+            return _by_heads(name, args, out)
         key = f"{name} {digest(tuple(args))} {out}"
         self.calls.add(key)
         for arg in args:
@@ -85,6 +92,27 @@ def _attention(cache: Any, layer: int, scale: float, qkv: Tensor, *, out: Any) -
             name = digest((f"attention {layer} {scale}", cache.history[layer, head], Tensor(qkv.data[:, q], qkv.dtype)))
             found[:, q] = field.unknown(name, np.arange(tokens * out.shape[2]).reshape(tokens, out.shape[2]))
     return Tensor(found, out.dtype)
+
+
+def _appended(cache: Any, layer: int, latent: Tensor) -> Any:
+    """A cache that keeps one more latent vector for each token."""
+    cache.history[layer, _LATENT] = digest((cache.history.get((layer, _LATENT), cache.name), latent))
+    return cache
+
+
+def _by_heads(name: str, args: list[Any], out: Any) -> tuple[Tensor, ...]:
+    """Results (tokens, heads, ...), each head a function of its own part of each argument and of what the cache shares."""
+    cache, *rest = args
+    tensors = [arg for arg in rest if isinstance(arg, Tensor)]
+    heads = int(tensors[0].data.shape[1])
+    told = [name, *(arg for arg in rest if not isinstance(arg, Tensor)), cache.history.get((rest[0], _LATENT)) if name == _PAST else ""]
+    found = [np.zeros(one.shape, "int64") for one in out]
+    for head in range(heads):
+        parts = tuple(Tensor(t.data[:, head * t.data.shape[1] // heads], t.dtype) for t in tensors)
+        for i, numbers in enumerate(found):
+            shape = numbers[:, head].shape
+            numbers[:, head] = field.unknown(digest((f"{told} {i}", *parts)), np.arange(numbers[:, head].size).reshape(shape))
+    return tuple(Tensor(numbers, one.dtype) for numbers, one in zip(found, out, strict=True))
 
 
 def _created(name: str, args: list[Any]) -> Cache:

@@ -17,7 +17,7 @@ from tvm import relax, tirx
 
 from spmd.placement.mesh import Mesh
 
-from .opaque import FUSED
+from .opaque import ATTENTION, FUSED
 from .repeats import Side, cuts, is_float_tensor, is_plain
 from .signature import Place, Segment, Signature, Split, whole
 
@@ -171,7 +171,10 @@ def _layer(e: Any) -> int | None:
 
 
 def _check_caches(side: Side, own: Sequence[range]) -> None:
-    """What a layer of a cache holds at the end is what one piece puts there."""
+    """What a layer of a cache holds at the end is what one piece puts there, by the one function of which numbers of layers are known."""
+    packed = [str(getattr(e.args[0], "global_symbol", "")) for b in side.bindings if isinstance(e := b.value, tvm.ir.Call) and e.args]
+    if any(name.startswith(ATTENTION) and name != FUSED for name in packed):
+        raise NotInPieces
     used = [{layer for at in piece if (layer := _layer(side.bindings[at].value)) is not None} for piece in own]
     if sum(map(len, used)) > len(set().union(*used)):
         raise NotInPieces

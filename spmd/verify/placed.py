@@ -7,6 +7,7 @@ docs/sharding.md says.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations, product
 from typing import Any
@@ -81,7 +82,8 @@ def cuts(x: Tensor, placement: Any, mesh: Mesh, shares: bool) -> list[Tensor]:
 
 def _parts(column: list[Tensor], partial: Any, mesh: Mesh) -> list[Tensor]:
     """A value in summands, one for each worker along the axes that it is partial over."""
-    dtype, dice = column[0].dtype, np.random.default_rng(0)
+    dtype, seed = column[0].dtype, hashlib.blake2b(b"".join(part.data.tobytes() for part in column), digest_size=8).digest()
+    dice = np.random.default_rng(int.from_bytes(seed, "little"))  # of each value other summands
     if any(kind != "sum" for _, kind in partial) or dtype == "bool":
         raise Undecided("a parameter that is a partial value, and no sum")
     for group in mesh.groups("+".join(axis for axis, _ in partial)):

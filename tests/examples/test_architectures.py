@@ -21,7 +21,7 @@ WORKERS = {"llama": 4, "qwen3": 3, "phi3": 4, "olmo2": 3, "gpt_neox": 3, "mixtra
 SUMS = {"olmo2": 4, "gpt_neox": 1}
 """All-reduces a layer by hand: two; queries and keys that are normalized over all heads need theirs, in one call; attention and MLP
 beside each other are added first."""
-PROVEN = ("gemma2", "gemma3", "olmo2", "mixtral")
+PROVEN = ("gemma2", "gemma3", "olmo2", "mixtral", "deepseek_v3")
 """Programs that the verifier sees here; it takes seconds, and has proven all."""
 SCALED = spmd.Profile("scaled", flops=1e12, memory_bandwidth=7e8, link_bandwidth=1e10, link_latency=1e-5)
 """Reading a small layer takes as many latencies as a layer of 70 billion parameters does on a GPU."""

@@ -16,6 +16,8 @@ EXPERTS = torch.linspace(-1, 2, 36).reshape(3, 4, 3)
 CASES = {
     "x[:, -1]": (lambda x: x[:, -1], FLOATS),
     "an index from the end": (lambda x, i: x[i], FLOATS, torch.tensor([-1, 0, -2])),
+    "indices that were sorted": (lambda x, i: (x[i.sort()[0]], x[i.topk(2, largest=False)[0]]), FLOATS, torch.tensor([-1, 0, -2])),
+    "an index that overflows": (lambda x, i: x[(i.relu() * 64).to(torch.int8).long() // 128], FLOATS, torch.arange(1, 4)),
     "indices together": (lambda x: x[:, torch.tensor([0, -1]), torch.tensor([1, 2])], FLOATS),
     "indices apart": (lambda x: x[:, torch.tensor([0, 1]), :, torch.tensor([1, -2])], PICTURE),
     "indices that are broadcast": (lambda x: x[:, :, torch.tensor([[0], [3]]), torch.tensor([1, 2, 5])], PICTURE),
@@ -96,6 +98,7 @@ def test_an_index_from_the_end_of_a_size_that_is_split():
     [
         (lambda x: torch.histc(x, 7), "the range of histc is that of its values"),
         (lambda x: F.interpolate(x[:, None], scale_factor=1.3), r"a scale of \[1.3, 1.3\] makes no whole number of pixels"),
+        (lambda x: x[torch.arange(1, -1, -1)], "TVM's importer fails at aten.arange.start_step"),
         (lambda x: torch.fft.fft(x).real, "TVM's importer does not know aten._fft"),
     ],
 )

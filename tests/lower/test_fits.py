@@ -220,3 +220,23 @@ def test_a_bundle_before_what_it_moves_is_made_is_refused():
     steps.insert(0, steps.pop(next(i for i, step in enumerate(steps) if isinstance(step, Bundle))))
     with pytest.raises(ShardingError, match=r"main: 'a': a step takes it as \[-, -\] sum@tp, and none before has made it so"):
         spmd.lower(Products, plan)
+
+
+@I.ir_module
+class Merged:
+    """What is kept is where the search breaks ties: the other results are for that."""
+
+    @R.function
+    def main(p0: R.Tensor((1,), "bool"), p1: R.Tensor((3, 6, 2, 9), "int32"), c2: R.Tensor((1, 1), "bool"), c4: R.Tensor((1,), "int64")):
+        R.func_attr({"num_input": 2})
+        gv3: R.Tensor((1, 1), "bool") = R.expand_dims(p0, axis=[1])
+        gv5: R.Tensor((3, 12, 9), "int32") = R.reshape(p1, R.shape([3, 12, 9]))
+        gv7: R.Tensor((3,), "bool") = R.repeat(p0, repeats=3, axis=0)
+        return c2, gv3, gv5, c4, gv7
+
+
+def test_a_way_to_where_nothing_takes_it_is_cut_short_once():
+    """On its way to where the value is kept, the result starts from the first move: what comes after it is in no step of the plan."""
+    sharded = spmd.shard(Merged, Mesh(dp=2, tp=2), {"main.return[2]": P(None, None, ("tp", "dp"))}, profile=FREE_LINKS, lift=16)
+    assert {step.move.kind for step in sharded.plan.steps["main"] if isinstance(step, Transfer | Reorder)} == {"slice", "all_to_all"}
+    tvm.ir.assert_structural_equal(spmd.lower(Merged, sharded.plan), sharded.mod)

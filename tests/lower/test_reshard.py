@@ -15,6 +15,7 @@ from spmd.lower.reorder import shard_order, whole_order
 from spmd.lower.reshard import mask_padding
 from spmd.placement import layout
 from spmd.placement.sharding import Segment, Sharding, Split
+from spmd.plan.steps import Transfer
 from spmd.schedules import build
 from spmd.testing import FREE_LINKS, assert_equivalent
 from spmd.transfers.local import brings_zeros
@@ -173,3 +174,17 @@ def test_padding_is_masked_before_a_sum_unless_it_is_zero(apply, spec, is_masked
     assert "R.spmd.all_reduce" in text
     assert ("R.where" in text) == is_masked
     assert_equivalent(mod, 2, specs)
+
+
+@pytest.mark.parametrize("mesh", [Mesh(dp=2, tp=3), Mesh(dp=3, tp=2), Mesh(dp=2, tp=2)], ids=str)
+def test_two_orders_of_two_axes(mesh):
+    """A permutation, in which every worker sends and receives: what nobody sends to would be zeros."""
+    builder = Builder()
+    with builder.function("main", [x := relax.Var("x", relax.TensorType([12], "int32"))]):
+        with builder.dataflow():
+            result = builder.emit_output(builder.emit(op.negative(x)))
+        builder.emit_func_output(result)
+    specs = {"main.x": P(("dp", "tp")), "main.return": P(("tp", "dp"))}
+    plan = assert_equivalent(builder.finalize(), mesh, specs).plan
+    (sent,) = [step for step in plan.steps["main"] if isinstance(step, Transfer)]
+    assert sent.move.kind == "permute"

@@ -5,14 +5,16 @@ import pytest
 import tvm
 from tvm import relax
 
-from spmd import Mesh
+from spmd import Mesh, P
 from spmd.costs.cost import Cost
 from spmd.lower.reshard import Sent, emit_collective, keep_own, local_dims, mask_padding, pack, unpack
 from spmd.placement import layout
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, Signature
+from spmd.plan.steps import Transfer, moves
 from spmd.run.arguments import Handle
 from spmd.run.workers import workers
+from spmd.testing import assert_equivalent
 from spmd.testing.oracle import Program, empty_plan
 from spmd.transfers.local import is_packed, is_unpacked
 from tests.transfers.ways import BYTES, conversion
@@ -139,3 +141,16 @@ def run(w, name, shape, source, target, n, s):
     steps = conversion(source, target, mesh, planned(shape))
     sent = [(t.kind, t.axis, cost.step_bytes(t, sizes, 4)) for t in steps if t.kind != "slice"]
     assert sent == [(r.kind, r.axis, r.bytes) for r in w.trace()], f"{source} -> {target}, {n} by {s}"
+
+
+def test_a_size_that_is_there_twice():
+    """The length up to which it is padded does not divide the other, for TVM, unless it is written as it was."""
+    n = tvm.tirx.Var("n", "int64")
+    bb = relax.BlockBuilder()
+    with bb.function("main", [x := relax.Var("x", relax.TensorType([n, 6, n], "float64"))]):
+        with bb.dataflow():
+            result = bb.emit_output(bb.emit(relax.op.negative(x)))
+        bb.emit_func_output(result)
+    specs = {"main.x": P(None, "tp", None), "main.return": P(None, None, "tp")}
+    sharded = assert_equivalent(bb.finalize(), Mesh(tp=3), specs, sizes={"n": 7})
+    assert [step.move.kind for step in moves(sharded.plan.steps["main"]) if isinstance(step, Transfer)] == ["all_to_all"]

@@ -10,6 +10,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 import spmd
+from spmd.ir.inline import inlined
 from spmd.schedules import build
 from spmd.schedules.writes import SeparateWrites
 from spmd.testing import assert_equivalent
@@ -343,6 +344,14 @@ def test_a_loop_writes_whoever_reads_what_it_gives() -> None:
         return found
 
     assert_equivalent(Turns, 2, run=run)
+
+
+def test_a_packed_function_with_the_name_of_such_a_loop_stays_one() -> None:
+    x, bb = relax.Var("x", TYPE), relax.BlockBuilder(Turns)
+    with bb.function("other", [x], pure=False):
+        y = bb.emit(relax.Call(Turns.get_global_var("twice"), [x]))
+        bb.emit_func_output(bb.emit(relax.Call(relax.ExternFunc("layer"), [y], ty_args=[TYPE])))
+    assert 'R.call_packed("layer", ' in inlined(bb.get())["other"].script()
 
 
 def test_a_constant_that_is_written_is_copied_too() -> None:

@@ -15,7 +15,7 @@ from tvm.target import Target
 from examples.llm.config import LlamaConfig
 
 from .parts import Attention, Embedding, GatedMLP, Layer, rms_norm, take
-from .step import Step
+from .step import Sees, Step
 
 
 class Decoder(nn.Module):
@@ -78,12 +78,13 @@ class CausalLM(nn.Module):
         """(b, s, hidden): what the first layer gets."""
         return x
 
-    def _hidden(self, x: Tensor, cache: PagedKVCache) -> Tensor:
-        step = Step(cache, *x.shape[:2])
+    def hidden(self, x: Tensor, cache: PagedKVCache, sees: Sees = Sees.BOTH) -> tuple[Tensor, PagedKVCache]:
+        """(b, s, hidden) of embedded tokens -> what the head gets, and the cache with the tokens in it."""
+        step = Step(cache, *x.shape[:2], sees)
         x = self.embedded(x, step)
         for index, layer in enumerate(self.model.layers):
             x = layer(x, step, index)
-        return self.model.norm(x)
+        return self.model.norm(x), step.cache
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """(seq_len,) int32 -> (seq_len, hidden)."""
@@ -91,23 +92,28 @@ class CausalLM(nn.Module):
 
     def prefill(self, input_embed: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
         """(1, seq_len, hidden): one sequence's next piece; logits (1, 1, vocab) of its last token."""
-        return self.logits(_last_token(self._hidden(input_embed, cache))), cache
+        x, cache = self.hidden(input_embed, cache, Sees.BEGUN)
+        return self.logits(last_token(x)), cache
 
     def decode(self, input_embed: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
         """(1, 1, hidden): one more token of one sequence; logits (1, 1, vocab)."""
-        return self.logits(self._hidden(input_embed, cache)), cache
+        x, cache = self.hidden(input_embed, cache, Sees.LAST)
+        return self.logits(x), cache
 
     def batch_prefill(self, input_embeds: Tensor, logit_positions: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
         """(1, seq_len, hidden): pieces of several sequences; logits (1, batch_size, vocab) at `logit_positions`."""
-        return self.logits(take(self._hidden(input_embeds, cache), logit_positions, 1)), cache
+        x, cache = self.hidden(input_embeds, cache, Sees.BEGUN)
+        return self.logits(take(x, logit_positions, 1)), cache
 
     def batch_decode(self, input_embeds: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
         """(batch_size, 1, hidden): one more token of each sequence; logits (batch_size, 1, vocab)."""
-        return self.logits(self._hidden(input_embeds, cache)), cache
+        x, cache = self.hidden(input_embeds, cache, Sees.LAST)
+        return self.logits(x), cache
 
     def batch_verify(self, input_embeds: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
         """(1, verify_len, hidden): pieces of several sequences; logits (1, verify_len, vocab) after every token."""
-        return self.logits(self._hidden(input_embeds, cache)), cache
+        x, cache = self.hidden(input_embeds, cache)
+        return self.logits(x), cache
 
     def create_paged_kv_cache(
         self,
@@ -151,7 +157,7 @@ class CausalLM(nn.Module):
         )
 
 
-def _last_token(x: Tensor) -> Tensor:
+def last_token(x: Tensor) -> Tensor:
     """(b, s, d) -> (b, 1, d), the last of s."""
 
     def last(t: te.Tensor) -> te.Tensor:

@@ -1,4 +1,8 @@
-"""DeepSeek V2 and V3: keys and values of all heads come from one latent vector (MLA), and experts are chosen in groups."""
+"""DeepSeek V2 and V3: keys and values of all heads come from one latent vector (MLA), and experts are chosen in groups.
+
+The cache holds that vector, and the part of the keys that turns. A query meets it in one of two ways: tokens of the same call have keys
+and values of their own; what is in the cache is compared as it is, with the query taken to its size.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import tvm
+from tvm import relax, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
+from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode
+from tvm.script import relax as R
 
 from examples.llm.config import LlamaConfig, rope_of
 from examples.llm.errors import ModelError, require_size
 
-from .causal import CausalLM
-from .experts import BEST, MixtureOfExperts, Routing
-from .parts import GatedMLP, rms_norm
+from .causal import CausalLM, last_token
+from .experts import BEST, MixtureOfExperts, Routing, Stacked
+from .parts import GatedMLP, rms_norm, take
 from .rope import plain_frequencies, rotate, yarn_frequencies
-from .step import Step
+from .step import Sees, Step
 
 LATENT_EPSILON = 1e-6
 """Of the norms of latent vectors, whatever `rms_norm_eps` is."""
@@ -120,26 +128,49 @@ class LatentAttention(nn.Module):
             self.q_proj = nn.Linear(config.hidden_size, heads * config.head_dim, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(config.hidden_size, config.kv_rank + config.rope_dim, bias=False)
         self.kv_a_layernorm = rms_norm(config, config.kv_rank, LATENT_EPSILON)
-        self.kv_b_proj = nn.Linear(config.kv_rank, heads * (config.nope_dim + config.v_dim), bias=False)
+        self.k_b_proj = Stacked(heads, config.nope_dim, config.kv_rank)
+        self.v_b_proj = Stacked(heads, config.v_dim, config.kv_rank)
         self.o_proj = nn.Linear(heads * config.v_dim, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, step: Step, layer: int) -> Tensor:
         config, (b, s, _) = self.config, x.shape
-        heads, d = config.num_attention_heads, config.head_dim
+        heads = config.num_attention_heads
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if config.q_rank else self.q_proj(x)
-        q, q_turning = op.split(op.reshape(q, (b, s, heads, d)), [config.nope_dim], axis=-1)
+        q, q_turning = op.split(op.reshape(q, (b, s, heads, config.head_dim)), [config.nope_dim], axis=-1)
         latent, k_turning = op.split(self.kv_a_proj_with_mqa(x), [config.kv_rank], axis=-1)
-        kv = op.reshape(self.kv_b_proj(self.kv_a_layernorm(latent)), (b, s, heads, config.nope_dim + config.v_dim))
-        k, v = op.split(kv, [config.nope_dim], axis=-1)
+        latent = self.kv_a_layernorm(latent)
         cos, sin = step.angles(config.frequencies)
         cos, sin = cos * config.magnitudes[1], sin * config.magnitudes[1]
+        q_turning = rotate(q_turning, cos, sin)
         k_turning = rotate(op.reshape(k_turning, (b, s, 1, config.rope_dim)), cos, sin)
-        q = op.concat([q, rotate(q_turning, cos, sin)], dim=-1)
-        k = op.concat([k, op.broadcast_to(k_turning, (b, s, heads, config.rope_dim))], dim=-1)
-        v = op.pad(v, [0, 0, 0, 0, 0, 0, 0, d - config.v_dim])  # the cache has one size for keys and values
-        out = step.cache.attention_with_fused_qkv(layer, op.concat([q, k, v], dim=2), heads, sm_scale=self.scale)
-        out, _ = op.split(out, [config.v_dim], axis=-1)
+        kept = op.concat([op.reshape(latent, (b, s, 1, config.kv_rank)), k_turning], dim=-1)
+        step.cache = step.cache.append_mla_kv(layer, kept)
+        out, sums = self.begun(q, q_turning, latent, k_turning, step, layer) if step.sees != Sees.LAST else (None, None)
+        if step.sees != Sees.BEGUN:
+            past, past_sums = self.past(q, q_turning, step, layer)
+            out = past if out is None else step.cache.merge_attn_output_inplace(out, sums, past, past_sums)[0]
         return self.o_proj(op.reshape(out, (b, s, heads * config.v_dim)))
+
+    def begun(self, q: Tensor, q_turning: Tensor, latent: Tensor, k_turning: Tensor, step: Step, layer: int) -> tuple[Tensor, Tensor]:
+        """Attention to the tokens of this call, (b, s, heads, v_dim), and the logarithms of its sums of exponentials, (b, s, heads)."""
+        config, (b, s, heads, _) = self.config, q.shape
+        k, v = (op.matmul(latent, op.permute_dims(op.reshape(w.weight, (-1, config.kv_rank)))) for w in (self.k_b_proj, self.v_b_proj))
+        k, v = op.reshape(k, (b, s, heads, config.nope_dim)), op.reshape(v, (b, s, heads, config.v_dim))
+        k = op.concat([k, op.broadcast_to(k_turning, (b, s, heads, config.rope_dim))], dim=-1)
+        return step.cache.self_attention(layer, op.concat([q, q_turning], dim=-1), k, v, self.scale)
+
+    def past(self, q: Tensor, q_turning: Tensor, step: Step, layer: int) -> tuple[Tensor, Tensor]:
+        """Attention to what the cache holds, as `begun` gives it."""
+        config = self.config
+        q = op.concat([self.each_head(q, self.k_b_proj.weight), q_turning], dim=-1)
+        out, sums = step.cache.cross_attention(layer, q, config.kv_rank, self.scale)
+        return self.each_head(out, op.permute_dims(self.v_b_proj.weight, [0, 2, 1])), sums
+
+    def each_head(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(b, s, heads, inputs), (heads, inputs, outputs) -> (b, s, heads, outputs)."""
+        b, s, heads, size = x.shape
+        y = op.matmul(op.permute_dims(op.reshape(x, (b * s, heads, size)), [1, 0, 2]), weight)
+        return op.reshape(op.permute_dims(y, [1, 0, 2]), (b, s, heads, weight.shape[2]))
 
 
 class DeepSeekMoE(MixtureOfExperts):
@@ -169,8 +200,9 @@ class DeepSeek(CausalLM):
         **CausalLM.PARTS,
         **MixtureOfExperts.PARTS,
         "mlp.shared_experts.gate_up_proj": ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"),
+        "self_attn.k_b_proj": ("self_attn.kv_b_proj",),
+        "self_attn.v_b_proj": ("self_attn.kv_b_proj",),
     }
-    rope_in_cache = False
 
     def attention(self, index: int) -> nn.Module:
         return LatentAttention(self.config)
@@ -178,9 +210,47 @@ class DeepSeek(CausalLM):
     def mlp(self, index: int) -> nn.Module:
         return GatedMLP(self.config) if index < self.config.dense_layers else DeepSeekMoE(self.config)
 
+    def extend(self, input_embed: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
+        """`prefill` of a sequence that is not empty."""
+        x, cache = self.hidden(input_embed, cache)
+        return self.logits(last_token(x)), cache
+
+    def batch_extend(self, input_embeds: Tensor, logit_positions: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
+        """`batch_prefill` of sequences of which some are not empty."""
+        x, cache = self.hidden(input_embeds, cache)
+        return self.logits(take(x, logit_positions, 1)), cache
+
+    def create_paged_kv_cache(
+        self,
+        max_batch_size: tirx.Var,
+        max_total_seq_len: tirx.Var,
+        prefill_chunk_size: tirx.Var,
+        page_size: tirx.Var,
+        support_sliding_window: tirx.Var,
+    ) -> PagedKVCache:
+        config, layers = self.config, self.config.num_hidden_layers
+        sizes = [max_batch_size, max_total_seq_len, prefill_chunk_size, page_size, support_sliding_window]
+        heads = (config.num_attention_heads, 1, config.kv_rank + config.rope_dim, config.kv_rank)
+        numbers = (layers, *heads, config.head_dim, config.v_dim, RopeMode.NONE, 1, 10000)
+        call = relax.call_pure_packed(
+            "mlc.create_paged_kv_cache_generic",  # kernels come when it is compiled
+            tvm.ir.StringImm("mla"),
+            relax.ShapeExpr(sizes),
+            relax.ShapeExpr([0, layers]),
+            *map(relax.prim_value, numbers),
+            tvm.ir.StringImm("{}"),
+            *map(relax.prim_value, (0, config.kv_rank + config.rope_dim, 0)),
+            R.dtype(config.dtype),
+            ty_args=relax.AnyType(),
+        )
+        return PagedKVCache(_expr=call, _name="cache")
+
     @staticmethod
     def adjusted(config: DeepSeekConfig, name: str, array: np.ndarray) -> np.ndarray:
-        """The checkpoint turns neighbours (2i, 2i + 1): rows are reordered so that (i, i + d / 2) turn."""
+        """Keys and values apart; and the checkpoint turns neighbours (2i, 2i + 1): rows are reordered so that (i, i + d / 2) turn."""
+        if ".k_b_proj." in name or ".v_b_proj." in name:
+            heads = array.reshape(config.num_attention_heads, config.nope_dim + config.v_dim, -1)
+            return heads[:, : config.nope_dim] if ".k_b_proj." in name else heads[:, config.nope_dim :]
         if "kv_a_proj_with_mqa" in name:
             return np.concatenate([array[: config.kv_rank], _halves(array[config.kv_rank :])])
         if ".q_proj." in name or ".q_b_proj." in name:

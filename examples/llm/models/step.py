@@ -1,6 +1,8 @@
-"""What the layers of one call share: the cache, the positions of its tokens, and the angles of rotary embeddings."""
+"""What the layers of one call share: the cache and what is seen of it, the positions of its tokens, the angles of rotary embeddings."""
 
 from __future__ import annotations
+
+from enum import Enum
 
 import numpy as np
 from tvm import relax
@@ -11,11 +13,19 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 from .rope import angles
 
 
+class Sees(Enum):
+    """Where what the tokens of a call attend to is: a cache whose attention is one call finds out itself."""
+
+    BEGUN = "in this call, with which all sequences begin"
+    LAST = "in the cache, to which each sequence adds one token first"
+    BOTH = "in the cache, and in this call"
+
+
 class Step:
     """One call of a model with a cache, for `b` sequences of `s` tokens."""
 
-    def __init__(self, cache: PagedKVCache, b: relax.Expr | int, s: relax.Expr | int) -> None:
-        self.cache, self.shape = cache, (b, s)
+    def __init__(self, cache: PagedKVCache, b: relax.Expr | int, s: relax.Expr | int, sees: Sees = Sees.BOTH) -> None:
+        self.cache, self.shape, self.sees = cache, (b, s), sees
         self._positions: Tensor | None = None
         self._angles: dict[bytes, tuple[Tensor, Tensor]] = {}
 

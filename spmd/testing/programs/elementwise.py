@@ -86,7 +86,16 @@ def cast(m: Maker, x: Any) -> Any:
     to = m.choose([d for d in ("int32", "int64", m.dtype) if d != dtype_of(x)])
     if is_float(x):
         return (op.astype(x, "int32"), m.bound(x)) if hash(x) in m.exact else None
-    return op.astype(x, to)
+    return _wrapped(m, x, to) if m.integer(0, 2) == 0 else op.astype(x, to)
+
+
+def _wrapped(m: Maker, x: Any, to: str) -> Any:
+    """An integer times a number, as what is left of it in a type that may not hold it."""
+    narrow = m.choose(["int8", "uint8", "int16"])
+    times = op.multiply(x, m.number(m.choose([-1, 64, 100]), dtype_of(x)))
+    left = op.astype(times, narrow)
+    more = m.choose([lambda: left, lambda: op.add(left, left), lambda: op.maximum(left, m.number(100, narrow))])()
+    return op.astype(more, to), 100 * m.bound(x) if narrow == "int16" else 256.0
 
 
 def reduce(m: Maker, x: Any) -> Any:
