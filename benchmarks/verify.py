@@ -67,9 +67,12 @@ class Count:
             self.alarms[name] = str(error)
         self.seconds += time.process_time() - start
 
-    def row(self, what: str) -> tuple[str, ...]:
-        """A line of the table."""
-        return what, *(str(len(part)) for part in (self.proven, self.undecided, self.alarms)), f"{self.seconds:.0f}"
+    def show(self, what: str) -> None:
+        """Print a line of the table, and what is not proven."""
+        print(what, *(len(part) for part in (self.proven, self.undecided, self.alarms)), f"{self.seconds:.0f}", sep="  ", flush=True)
+        for kind, texts in (("undecided", self.undecided), ("alarm", self.alarms)):
+            for name, text in texts.items():
+                print(f"    {kind}: {name}: {text}", flush=True)
 
 
 def inference(layers: int) -> tuple[tvm.IRModule, Mesh, dict[str, P]]:
@@ -175,16 +178,15 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         rows = [pool.apply(row, (name, 2 if told.quick else layers)) for name, layers in ((MODEL, 126), ("training step, 8B", 32))]
     print(table(("program", "layers", "mesh", "result", "CPU seconds", "MB"), rows), flush=True)
+    print("what  proven  undecided  alarms  CPU seconds", flush=True)
     by_row, by_operator = operators(told.strategies)
-    random, small = programs(10 if told.quick else told.programs), Count()
+    by_row.show("rows of the operator table")
+    by_operator.show("operators, all of whose rows")
+    programs(10 if told.quick else told.programs).show("random programs")
+    small = Count()
     for name, mod, sharded, asked in models():
         small.add(name, mod, sharded, **asked)
-    counts = {"rows of the operator table": by_row, "operators, all of whose rows": by_operator, "random programs": random, "models": small}
-    print(table(("what", "proven", "undecided", "alarms", "CPU seconds"), [count.row(what) for what, count in counts.items()]))
-    for what, count in counts.items():
-        for kind, texts in (("undecided", count.undecided), ("alarm", count.alarms)):
-            for name, text in texts.items():
-                print(f"{what}, {kind}: {name}: {text}")
+    small.show("models")
 
 
 if __name__ == "__main__":
