@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from .expressions import is_float, size_of, storage
-from .field import PRIME, of_floats
+from .field import PRIME, of_floats, signed
 from .opaque import Cache
 from .undecided import Undecided
 from .values import Sizes, Tensor
@@ -29,7 +30,9 @@ class Arguments:
 
     def of(self, func: Any) -> list[Any]:
         """An argument for each parameter."""
-        return [self._value(p.ty, p.name, f"{i}") for i, p in enumerate(func.params)]
+        found = [self._value(p.ty, p.name, f"{i}") for i, p in enumerate(func.params)]
+        ordered = _ordered(func)
+        return [_sorted(value) if p in ordered else value for p, value in zip(func.params, found, strict=True)]
 
     def _value(self, ty: Any, name: str, place: str) -> Any:
         if isinstance(ty, relax.TupleType):
@@ -71,6 +74,18 @@ class Arguments:
         count = int(np.prod(shape))  # as many different ones as there can be: two that are equal may be exchanged unseen
         dealt = np.concatenate([dice.permutation(self.high) for _ in range(-(-count // self.high) or 1)])
         return Tensor(dealt[:count].reshape(shape).astype(storage(dtype)), dtype)
+
+
+def _ordered(func: Any) -> set[Any]:
+    """What must be in order, which is that of the field: the boundaries that a function looks for places among."""
+    calls: list[Any] = []
+    tvm_ffi.structural_walk(func.body, ((tvm.ir.Call,), calls.append))
+    return {call.args[1] for call in calls if isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.bucketize"}
+
+
+def _sorted(x: Tensor) -> Tensor:
+    order = np.argsort(signed(x.data) if is_float(x.dtype) else x.data, kind="stable")
+    return Tensor(x.data[order], x.dtype)
 
 
 def has_integers(func: Any, told: Collection[str] = ()) -> bool:

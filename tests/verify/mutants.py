@@ -445,7 +445,7 @@ def tried(count, seed):
     for mod, sharded, sizes in sources(seed):
         here = Counter()
         for kind, function, mutated in mutants(sharded):
-            if found[kind] < most and here[kind] < max(most // 16, 1):
+            if found[kind] < most and here[kind] < max(most // 40, 1):
                 found[kind] += 1
                 here[kind] += 1
                 own = alone(mod, function)
