@@ -10,6 +10,7 @@ from tvm import relax, tirx
 from tvm.target import Target
 
 from .conditions import OpaqueConditions
+from .donation import WriteDonated
 from .empty import AllocateEmpty
 from .gpu import FuseAddNorm, quick_imports
 from .indices import TypeIndices
@@ -83,7 +84,8 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     else:
         passes.append(ReadBeforeMerge())
     passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together
-    return [*passes, *map(_tried, (*stages.dataflow_lower_passes(target), *stages.finalize_passes(target)))]
+    passes += [*map(_tried, stages.dataflow_lower_passes(target)), Optional(WriteDonated())]
+    return [*passes, *map(_tried, stages.finalize_passes(target))]
 
 
 def _tried(step: tvm.transform.Pass) -> tvm.transform.Pass:
