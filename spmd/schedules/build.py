@@ -13,6 +13,7 @@ from .conditions import OpaqueConditions
 from .donation import WriteDonated
 from .empty import AllocateEmpty
 from .gpu import FuseAddNorm, quick_imports
+from .indices import TypeIndices
 from .kv_cache import CreateCaches
 from .memory import PlanMemory
 from .merges import ReadBeforeMerge
@@ -77,7 +78,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         if step.info.name == "FoldConstant":
             passes.append(AllocateEmpty())
         if step.info.name == "FuseTIR":
-            passes += [SingleTerms(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
+            passes += [SingleTerms(), TypeIndices(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
         passes += [Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
     else:
