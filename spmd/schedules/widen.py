@@ -15,6 +15,7 @@ from .scheduling import is_scheduled
 
 WIDE = "float32"
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
+_LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm)
 _COMPARISONS = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)
 _FUNCTIONS = frozenset(f"tirx.{n}" for n in ["exp", "exp2", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos", "fabs", "pow"])
 
@@ -147,7 +148,9 @@ def _keep(expr: tirx.Expr, wider: Buffers) -> tirx.Expr:
         return tirx.Cast(str(expr.ty.dtype), _keep(expr.value, wider))
     if _is_half_expr(expr) and isinstance(expr, (*_ARITHMETIC, tirx.Select)):
         return tirx.Cast(str(expr.ty.dtype), _wide(expr, wider))
-    return _descend(expr, wider)
+    if isinstance(expr, _ARITHMETIC):
+        return type(expr)(_keep(expr.a, wider), _keep(expr.b, wider))
+    return expr if isinstance(expr, _LEAVES) else _descend(expr, wider)
 
 
 def _descend(expr: tirx.Expr, wider: Buffers) -> tirx.Expr:
