@@ -15,7 +15,7 @@ import tvm
 from tvm.runtime import ShapeTuple
 from tvm.target import Target
 
-from examples.llm.engine import start
+import spmd
 from examples.llm.mlc import library
 from examples.llm.model import build_module
 from examples.llm.quantization import packed_weights
@@ -26,6 +26,7 @@ from tests.collectives.disco_suite import started
 from tests.examples.architectures import config_of, random_weights
 from tests.examples.test_architectures import SCALED, WIDE
 
+FAST = {"kind": "llvm", "opt-level": 0}
 PROMPT, OTHER, ANSWER = [3, 14, 15, 9, 26], [5, 35, 8], [7, 9, 3, 23]
 
 
@@ -33,14 +34,15 @@ def main(name: str, form: str, folder: Path) -> None:
     """Build, load, compare."""
     config = config_of(name, **WIDE)
     weights = dict(packed_weights(random_weights(config).items(), form) if form else random_weights(config))
-    made, metadata = library.build(config, 2, Target("llvm"), form, form or "q0f32", SCALED, 64, False)
+    made, metadata = library.build(config, 2, Target(FAST), form, form or "q0f32", SCALED, 64, False)
     assert any(param["preprocs"] for param in metadata["params"])
     library.write(folder, made, metadata, config)
     session = started("ThreadedSession", 2, 1, folder)
     found = np.concatenate(run(session, folder / library.LIBRARY, weights))
-    mod = build_module(config)[0]
-    with start(quantize(mod, form) if form else mod, weights, max_seq_len=64) as engine:
-        expected = wanted(engine.sequences)
+    methods = ["embed", "prefill", "extend", "decode", "batch_prefill", "batch_extend", "create_paged_kv_cache"]
+    mod = build_module(config, methods=methods)[0]
+    with spmd.workers(quantize(mod, form) if form else mod, target=FAST) as workers:
+        expected = wanted(Sequences(workers, weights, 64, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     print(f"{len(found)} rows of logits", flush=True)
 
@@ -60,9 +62,7 @@ def run(session, path: Path, weights: dict[str, np.ndarray]) -> list[np.ndarray]
     local = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
     told = json.loads(str(local["_metadata"]()))
     shares = [cut(local, param, weights[param["name"]]) for param in told["params"]]
-    each = []
-    for rank in range(2):
-        each.append([tvm.runtime.tensor(np.ascontiguousarray(share[rank])) for share in shares])
+    each = [[tvm.runtime.tensor(np.ascontiguousarray(share[rank])) for share in shares] for rank in range(2)]
     packed = packed_everywhere(session, each)
     number = {
         n: session.get_global_func(f"vm.builtin.{n}") for n in ("kv_state_add_sequence", "kv_state_begin_forward", "kv_state_end_forward")

@@ -1,5 +1,6 @@
 """Libraries for MLC-LLM's engine: all that its function table names, and the same numbers under Disco."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -18,7 +19,8 @@ from examples.llm.mlc.logits import kernels
 from examples.llm.mlc.samplers import add_samplers
 from examples.llm.source import open_model
 from tests.examples.architectures import config_of
-from tests.examples.files import CONFIG, write_folder
+from tests.examples.files import CONFIG as TWO_LAYERS
+from tests.examples.files import write_folder
 from tests.examples.reference import random_checkpoint
 from tests.mpi import ROOT
 from tests.pocl import on_pocl
@@ -41,6 +43,7 @@ OTHERS = [
     "create_flashinfer_paged_kv_cache", "create_rnn_state", "gather_hidden_states", "scatter_hidden_states",
 ]  # fmt: skip
 """What it takes where it is there: for images, for draft models that read hidden states, for other kinds of states and caches."""
+CONFIG = dataclasses.replace(TWO_LAYERS, num_hidden_layers=1)
 LARGE = 65  # a vocabulary that is no multiple of a warp
 
 
