@@ -12,7 +12,7 @@ from spmd.costs.cost import INFEASIBLE
 from spmd.placement.sharding import Sharding
 from spmd.placement.spec import Constraint
 from spmd.plan.decisions import Alternative
-from spmd.program.graph import Function, Graph, Node, Value, with_value
+from spmd.program.graph import Branch, Function, Graph, Node, Value, with_value
 
 from .budget import decide_within
 from .decide import Decision
@@ -52,12 +52,14 @@ class Alternatives:
         v = problem.number.get(value) if value is not None else None
         if value is None or v is None or problem.sizes[v] == 1:
             return []
-        shardings = problem.candidates.shardings[value]
-        kept = self._solution.choice.get(v, 0)
+        shardings, kept = problem.shardings(value), problem.sharding(value, self._solution.choice)
+        others = [sharding for sharding in dict.fromkeys(shardings) if sharding != kept]
         if not any(v in members for members in self._search.members):
-            return [Alternative(s, 0.0) for i, s in enumerate(shardings) if i != kept]
+            return [Alternative(sharding, 0.0) for sharding in others]
         bounds = self._search.bounds(v)
-        order = sorted((i for i in range(len(shardings)) if i != kept), key=lambda i: (float(bounds[i]), i))
+        # A value may be kept so in several ways: with second placements, too.
+        best_of = {other: min((i for i, s in enumerate(shardings) if s == other), key=lambda i: float(bounds[i])) for other in others}
+        order = sorted(best_of.values(), key=lambda i: (float(bounds[i]), i))
         now = self._now.operators + self._now.conversions
         found: list[Alternative] = []
         for n, i in enumerate(order):
@@ -94,7 +96,7 @@ class Alternatives:
 
     def _solved(self, v: int, i: int) -> Alternative:
         """The best plan with variable `v` at its value number `i`."""
-        sharding = self._problem.candidates.shardings[self._problem.values[v]][i]
+        sharding = self._problem.shardings(self._problem.values[v])[i]
         solution = self._search.run({v: i})
         if solution.cost >= INFEASIBLE:
             return Alternative(sharding, math.inf)
@@ -125,6 +127,15 @@ class Alternatives:
         known: dict[tuple[int, int], float] = {}
         nodes: list[tuple[Node, float]] = []
         operators = conversions = 0.0
+        converted: set[tuple[Value, Sharding, Branch]] = set()
+
+        def taken(value: Value, wanted: Sharding, branch: Branch) -> float:
+            """The time to convert a value from how it is kept, once for all who take it so."""
+            if not value.memory and (value, wanted, branch) in converted:
+                return 0.0
+            converted.add((value, wanted, branch))
+            return cost.convert(cost.shape(value), cost.item_bytes(value), problem.sharding(value, choice), wanted)
+
         for function in problem.graph.functions.values():
             turns = cost.turns(function)
             for node in function.nodes:
@@ -134,13 +145,12 @@ class Alternatives:
                     known[alike] = cost.operator(node, strategy)
                 moved = 0.0
                 for value, wanted in zip(node.inputs, strategy.inputs, strict=True):
-                    moved += cost.convert(cost.shape(value), cost.item_bytes(value), problem.sharding(value, choice), wanted)
+                    moved += taken(value, wanted, node.branch)
                 for value, made in zip(node.outputs, strategy.outputs, strict=True):
                     moved += cost.convert(cost.shape(value), cost.item_bytes(value), made, problem.sharding(value, choice))
                 nodes.append((node, turns * (known[alike] + moved)))
                 operators, conversions = operators + turns * known[alike], conversions + turns * moved
             for value, wanted, _ in function.at_end:
                 if wanted is not None:
-                    end = problem.at_end(value, wanted, choice)
-                    conversions += cost.convert(cost.shape(value), cost.item_bytes(value), problem.sharding(value, choice), end)
+                    conversions += taken(value, problem.at_end(value, wanted, choice), ())
         return _Times(nodes, operators, conversions)

@@ -259,7 +259,7 @@ class _Fit:
 
     def _bytes(self, problem: Problem, value: Value) -> Table:
         """What each way to keep a value holds of it."""
-        shardings = problem.candidates.shardings[value]
+        shardings = problem.shardings(value)
         if not self._weight(value):
             return np.zeros(len(shardings))
         return np.array([resident_bytes(problem, value, s, self.fastest.usage.caches) for s in shardings], dtype=float)

@@ -1,7 +1,8 @@
 """The decisions of a plan as variables and tables of predicted time, for the solver.
 
-A variable is the sharding of a value. What an operator adds, with the best of its strategies for each way to hold its operands, is one
-table over them; only where that table would be too large is the strategy a variable of its own.
+A variable is the sharding of a value, or two: that in which it is kept, and one to which it is converted once for all who take it so. What
+an operator adds, with the best of its strategies for each way to hold its operands, is one table over them; only where that table would be
+too large is the strategy a variable of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from spmd.program.storage import loses_writes
 from spmd.rules.strategy import Strategy
 
 from .candidates import Candidates
+from .second import second_places, with_made, with_taken
 from .solver import Factor, Table
 
 LARGEST_JOINT = 1 << 16
@@ -44,13 +46,14 @@ class Problem:
         self.graph, self.candidates, self.cost = graph, candidates, cost
         self.values = [v for v in graph.values if candidates.shardings[v]]
         self.number = {v: i for i, v in enumerate(self.values)}
-        self.sizes = [len(candidates.shardings[v]) for v in self.values]
+        self._second = second_places(graph, candidates, cost)
+        self.sizes = [len(candidates.shardings[v]) + len(self._second.get(v, ())) for v in self.values]
         self.groups: dict[str, list[Factor]] = {name: [] for name in graph.functions}
         """The tables of each function."""
         self._numbers: dict[tuple[Any, ...], int] = {}
         """What tables hang on, numbered, so that their keys are short: layers repeat, and so do tables."""
         self._types = {v: self._numbered(cost.shape(v), v.dtype) for v in self.values}
-        self._kinds = {v: self._numbered(self._types[v], _may_gather(v), id(candidates.shardings[v])) for v in self.values}
+        self._kinds = {v: self._numbered(self._types[v], _may_gather(v), *self._ways(v)) for v in self.values}
         self._tables: dict[tuple[Any, ...], Table] = {}
         self._by_tables: dict[tuple[Any, ...], _Joint | list[Factor]] = {}
         """What operators add, by the tables that it is made from."""
@@ -61,6 +64,7 @@ class Problem:
         self._alone: dict[Node, int] = {}
         self._joint_of: dict[Node, tuple[tuple[int, ...], _Joint]] = {}
         self._expect()
+        self._given_in_two_places()
         for function in graph.functions.values():
             for node in function.nodes:
                 self._node(node)
@@ -72,11 +76,22 @@ class Problem:
 
     def at_end(self, value: Value, wanted: Constraint | Value, choice: Mapping[int, int]) -> Sharding:
         """How a solution returns a value."""
-        return self._returned(value, self.sharding(value, choice), self._asked(wanted, choice))[1]
+        kept = self.sharding(value, choice)
+        return self._returned(value, kept, self._asked(wanted, choice), self.second(value, choice))[1]
+
+    def shardings(self, value: Value) -> list[Sharding]:
+        """How a value is kept, for each value of its variable."""
+        found = self.candidates.shardings[value]
+        return [*found, *(found[i] for i, _ in self._second.get(value, ()))]
 
     def sharding(self, value: Value, choice: Mapping[int, int]) -> Sharding:
         """How a solution keeps a value."""
-        return self.candidates.shardings[value][choice.get(self.number[value], 0)]
+        return self.shardings(value)[choice.get(self.number[value], 0)]
+
+    def second(self, value: Value, choice: Mapping[int, int]) -> Sharding | None:
+        """To what a solution converts a value once for all who take it so, besides how it is kept."""
+        at = choice.get(self.number[value], 0) - len(self.candidates.shardings[value])
+        return self._second[value][at][1] if at >= 0 else None
 
     def strategy(self, node: Node, choice: Mapping[int, int]) -> Strategy:
         """How a solution runs an operator."""
@@ -126,13 +141,16 @@ class Problem:
             key = ("end", self._kinds[value], wanted)
             if key not in self._tables:
                 times = self._conversions(value, found, wanted.among(found), wanted.gather).min(axis=1)
-                self._tables[key] = np.where([wanted.allows(s) for s in found], 0.0, times)
+                times = np.where([wanted.allows(s) for s in found], 0.0, times)
+                second = [0.0 if wanted.allows(other) else times[i] for i, other in self._second.get(value, ())]
+                self._tables[key] = np.append(times, second)
             return [((self.number[value],), self._tables[key])]
         if wanted is value:
             return []
-        key = ("same", self._kinds[value], id(self.candidates.shardings[wanted]))
+        key = ("same", self._kinds[value], self._kinds[wanted])
         if key not in self._tables:
-            self._tables[key] = self._conversions(value, found, self.candidates.shardings[wanted])
+            ends = self.shardings(wanted)
+            self._tables[key] = with_taken(self._conversions(value, found, ends).T, ends, self._second.get(value, ())).T
         return [((self.number[value], self.number[wanted]), self._tables[key])]
 
     def _expect(self) -> None:
@@ -219,11 +237,32 @@ class Problem:
             distinct = list(dict.fromkeys(taken))  # many strategies take an operand alike
             if node.staying(i, is_output):
                 times = np.array([[0.0 if a == b else INFEASIBLE for b in kept] for a in distinct])
+            elif is_output:
+                times = with_made(self._conversions(value, distinct, kept), self._second.get(value, ()), self._onward(value))
             else:
-                times = self._conversions(value, distinct, kept) if is_output else self._conversions(value, kept, distinct).T
+                times = with_taken(self._conversions(value, kept, distinct).T, distinct, self._second.get(value, ()))
             at = {sharding: row for row, sharding in enumerate(distinct)}
             self._tables[key] = times[[at[sharding] for sharding in taken]]
         return self._tables[key]
+
+    def _onward(self, value: Value) -> list[float]:
+        """The times to convert a value to its second placements."""
+        kept = self.candidates.shardings[value]
+        return [self._convert(value, kept[i], other) for i, other in self._second.get(value, ())]
+
+    def _given_in_two_places(self) -> None:
+        """The time to convert what no operator makes to its second placement."""
+        functions = self.graph.functions.values()
+        made = {value for function in functions for node in function.nodes for value in node.outputs}
+        for function in functions:
+            read = {value for node in function.nodes for value in node.inputs} | {value for value, _, _ in function.at_end}
+            for value in (v for v in self._second if v in read and v not in made):
+                times = np.append(np.zeros(len(self.candidates.shardings[value])), self._onward(value))
+                self.groups[function.name].append(((self.number[value],), times))
+
+    def _ways(self, value: Value) -> tuple[int, int]:
+        """What tells lists of ways to keep a value apart."""
+        return id(self.candidates.shardings[value]), id(self._second.get(value, ()))
 
     def _conversions(self, value: Value, sources: Sequence[Sharding], targets: Sequence[Sharding], gather: bool = True) -> Table:
         """The time to convert a value from each of these to each of those."""
@@ -250,8 +289,10 @@ class Problem:
         ]
         return bool(gathered and kept) and max(gathered) >= min(kept)
 
-    def _returned(self, value: Value, kept: Sharding, wanted: Constraint) -> tuple[float, Sharding]:
+    def _returned(self, value: Value, kept: Sharding, wanted: Constraint, second: Sharding | None = None) -> tuple[float, Sharding]:
         """The least time to return a value as is asked, and the sharding in which it is returned."""
+        if second is not None and wanted.allows(second) and not wanted.allows(kept):
+            return 0.0, second
         least: tuple[float, Sharding] | None = None
         for target in [kept] if wanted.allows(kept) else wanted.among(self.candidates.shardings[value]):
             cost = self._convert(value, kept, target, wanted.gather)

@@ -8,7 +8,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # pyright: ignore[reportMissingModuleSource]
 
 from .cpu.analysis import variables
 

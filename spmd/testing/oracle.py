@@ -121,7 +121,7 @@ def prove(
         strategies = _some(strategies_of(graph, operator_of(f), mesh), most)
         trials.update({f"{f.name}__{i}": (f, s) for i, s in enumerate(strategies)})
     failed: dict[str, str] = {}
-    program = _lowered(graph, trials, mesh, failed)
+    program = lowered(graph, trials, mesh, failed)
     verdicts: list[Verdict] = []
     with workers(mod) as one, workers(program) as many:
         given = {f: list((arguments or {}).get(f) or random_arguments(one.signatures[f].params, f, seed, sizes)) for f in graph.functions}
@@ -209,7 +209,7 @@ def _some(strategies: list[Strategy], most: int | None) -> list[Strategy]:
     return [strategies[round((i + 1) * len(strategies) / most) - 1] for i in range(most)]
 
 
-def _lowered(graph: Graph, trials: Mapping[str, tuple[Function, Strategy]], mesh: Mesh, failed: dict[str, str]) -> Program:
+def lowered(graph: Graph, trials: Mapping[str, tuple[Function, Strategy]], mesh: Mesh, failed: dict[str, str]) -> Program:
     """One module with a function for each trial; those that cannot be lowered are put into `failed`."""
     while True:
         builder = Builder()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from .expressions import is_float, size_of, storage
-from .field import PRIME, of_floats
+from .field import PRIME, of_floats, signed
 from .opaque import Cache
 from .undecided import Undecided
 from .values import Sizes, Tensor
@@ -29,15 +30,17 @@ class Arguments:
 
     def of(self, func: Any) -> list[Any]:
         """An argument for each parameter."""
-        return [self._value(p.ty, p.name) for p in func.params]
+        found = [self._value(p.ty, p.name, f"{i}") for i, p in enumerate(func.params)]
+        ordered = _ordered(func)
+        return [_sorted(value) if p in ordered else value for p, value in zip(func.params, found, strict=True)]
 
-    def _value(self, ty: Any, name: str) -> Any:
+    def _value(self, ty: Any, name: str, place: str) -> Any:
         if isinstance(ty, relax.TupleType):
-            return tuple(self._value(inner, f"{name}[{i}]") for i, inner in enumerate(ty.fields))
+            return tuple(self._value(inner, f"{name}[{i}]", f"{place}.{i}") for i, inner in enumerate(ty.fields))
         if isinstance(ty, relax.TensorType):
             if not isinstance(ty.shape, relax.ShapeExpr):
                 raise Undecided(f"parameter {name!r}, whose shape nothing says")
-            return self._tensor(tuple(map(self._size, ty.shape.values)), str(ty.dtype), name)
+            return self._tensor(tuple(map(self._size, ty.shape.values)), str(ty.dtype), name, place)
         if isinstance(ty, relax.ShapeType) and ty.values is not None:
             return Sizes(map(self._size, ty.values))
         if isinstance(ty, tvm.ir.PrimType):
@@ -56,11 +59,11 @@ class Arguments:
             self._symbols[size] = int(self.sizes.get(size.name, untold))
         return size_of(size, self._symbols, self._size)
 
-    def _tensor(self, shape: tuple[int, ...], dtype: str, name: str) -> Tensor:
+    def _tensor(self, shape: tuple[int, ...], dtype: str, name: str, place: str) -> Tensor:
         if name in self.given:
             array = np.asarray(self.given[name])
             return Tensor(of_floats(array, dtype) if is_float(dtype) else array.astype(storage(dtype)), dtype)
-        key = hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest()
+        key = hashlib.blake2b(f"{self.seed} {place}".encode(), digest_size=8).digest()
         dice = np.random.default_rng(int.from_bytes(key, "little"))
         if is_float(dtype):
             return Tensor(dice.integers(2, PRIME, shape), dtype)
@@ -73,12 +76,24 @@ class Arguments:
         return Tensor(dealt[:count].reshape(shape).astype(storage(dtype)), dtype)
 
 
-def has_integers(func: Any) -> bool:
-    """Whether a function is given integers, which are few: one run says less of them."""
+def _ordered(func: Any) -> set[Any]:
+    """What must be in order, which is that of the field: the boundaries that a function looks for places among."""
+    calls: list[Any] = []
+    tvm_ffi.structural_walk(func.body, ((tvm.ir.Call,), calls.append))
+    return {call.args[1] for call in calls if isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.bucketize"}
+
+
+def _sorted(x: Tensor) -> Tensor:
+    order = np.argsort(signed(x.data) if is_float(x.dtype) else x.data, kind="stable")
+    return Tensor(x.data[order], x.dtype)
+
+
+def has_integers(func: Any, told: Collection[str] = ()) -> bool:
+    """Whether a function is given integers, but for parameters that are told: they are few, and one run says less of them."""
 
     def found(ty: Any) -> bool:
         if isinstance(ty, relax.TupleType):
             return any(map(found, ty.fields))
         return isinstance(ty, relax.TensorType) and not is_float(str(ty.dtype))
 
-    return any(found(p.ty) for p in func.params)
+    return any(found(p.ty) for p in func.params if p.name not in told)

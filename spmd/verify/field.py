@@ -10,6 +10,7 @@ Every other function is uninterpreted: an arbitrary number for each argument, ex
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
@@ -24,6 +25,7 @@ NEG, POS, NAN = -1, -2, -3
 _HALF = PRIME // 2
 _PRECISION = {"float64": 1e-9, "float32": 1e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38, "float16": 65504.0, "bfloat16": 3.3895313892515355e38}
+_LARGEST_ROOT = 256
 _SIMPLEST = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -47,9 +49,22 @@ def of_float(value: float, dtype: str = "float32") -> int:
         return POS if value > 0 else NEG
     exact = Fraction(value if dtype == "float64" else float(np.float32(value)))
     allowed = abs(exact) * Fraction(_PRECISION.get(dtype, 2.0**-10))
-    simple = (exact.limit_denominator(n) for n in _SIMPLEST)
-    found = next((f for f in simple if abs(f - exact) <= allowed), exact)
+    found = next((f for n in _SIMPLEST if abs((f := exact.limit_denominator(n)) - exact) <= allowed), exact)
+    if max(abs(found.numerator), found.denominator) > 16 and (n := _square(float(exact), float(allowed))):
+        root = function("sqrt", np.array(abs(n)))
+        return int(root if n > 0 else inverse(root)) if value > 0 else int(negative(root if n > 0 else inverse(root)))
     return found.numerator * pow(found.denominator, -1, PRIME) % PRIME
+
+
+def _square(x: float, allowed: float) -> int:
+    """The whole number of which `x` is the root, or its negative where `x` is one over the root; 0 where there is none. In several types
+    the root of a size of heads is several numbers, which no simple fraction would find to be one.
+    """
+    square = x * x
+    n = round(square) if square > 1 else -round(1 / square)
+    root = abs(n) ** (0.5 if n > 0 else -0.5)
+    is_rational = math.isqrt(abs(n)) ** 2 == abs(n)
+    return n if not is_rational and abs(n) <= _LARGEST_ROOT and abs(root - abs(x)) <= allowed / 2 else 0
 
 
 def of_floats(values: Array, dtype: str) -> Array:

@@ -15,9 +15,9 @@ from .expressions import is_float, storage
 from .field import Array
 from .values import Tensor, Unknown, digest
 
-_ATTENTION = "vm.builtin.attention_kv_cache_"
-_FUSED, _APPEND = f"{_ATTENTION}attention_with_fused_qkv", f"{_ATTENTION}append_mla_kv"
-_OWN, _PAST, _MERGE = (f"{_ATTENTION}{name}" for name in ("self_attention", "cross_attention", "merge_attn_output_inplace"))
+ATTENTION = "vm.builtin.attention_kv_cache_"
+FUSED, _APPEND = f"{ATTENTION}attention_with_fused_qkv", f"{ATTENTION}append_mla_kv"
+_OWN, _PAST, _MERGE = (f"{ATTENTION}{name}" for name in ("self_attention", "cross_attention", "merge_attn_output_inplace"))
 _LATENT = -1
 """In the place of a head, what all heads share."""
 _CREATE = {"vm.builtin.paged_attention_kv_cache_create": (2, 3), "mlc.create_paged_kv_cache_generic": (4, 5)}
@@ -47,7 +47,7 @@ class Opaque:
 
     def call(self, name: str, args: list[Any], in_place: list[int], out: Any, rank: int) -> Any:
         """What a packed function gives, and leaves in what it writes."""
-        if name == _FUSED:
+        if name == FUSED:
             return _attention(*args, out=out)
         if name in _CREATE:
             return _created(name, args)

@@ -18,7 +18,7 @@ from spmd.placement.mesh import Mesh
 
 from . import collectives
 from .expressions import empty, is_float, size_of, storage, variables
-from .field import of_floats
+from .field import of_float, of_floats
 from .kernel import Kernel
 from .opaque import Opaque
 from .operators import ALONE, SAME
@@ -31,6 +31,8 @@ Decide = Callable[[list[bool]], "bool | None"]
 _DEEPEST = 48
 """Functions that call each other to this depth are not followed: Python has its limit, too."""
 _OWN = ("relax.spmd.", "relax.ccl.")
+_ASKED = "relax.inspect.tensor_"
+"""Operators that ask about a tensor, which is compact here."""
 
 
 @dataclass
@@ -228,6 +230,8 @@ class Program:
         if name.startswith(_OWN) and name not in SAME:
             return self._collective(e, name, self._expression(e.args[0], frame), frame)
         if isinstance(e.op, tvm.ir.GlobalVar):
+            if not isinstance(self.mod[e.op], relax.Function):
+                return [Unknown(f"the call of {e.op.name_hint!r}, which is no function of Relax")] * len(frame.ranks)
             columns = [self._expression(arg, frame) for arg in e.args]
             return self._function(self.mod[e.op], e.op.name_hint, frame.ranks, columns)
         columns = [self._expression(arg, frame) for arg in e.args]
@@ -253,6 +257,8 @@ class Program:
                 return args[0]
             if name in ALONE:
                 return ALONE[name](args[0], e.attrs)
+            if name.startswith(_ASKED):
+                return _asked(name.removeprefix(_ASKED), args)
             if name == "relax.memory.view" and out.dtype == args[0].dtype and np.prod(out.shape) == args[0].data.size:
                 return Tensor(args[0].data.reshape(out.shape), out.dtype)
             if name in ("relax.shape_of", "relax.tensor_to_shape"):
@@ -350,7 +356,7 @@ def _met(brought: list[Any], step: Any, attrs: Any, group: list[int]) -> Column:
 
 def _with_loops(mod: tvm.IRModule) -> tvm.IRModule:
     """Operators as calls of PrimFuncs, where TVM makes them; collectives stay what they are."""
-    skipped = [name for name in tvm.ir.Op.list_op_names() if name.startswith(_OWN)]
+    skipped = [name for name in tvm.ir.Op.list_op_names() if name.startswith((*_OWN, _ASKED))]
     try:
         return relax.transform.LegalizeOps(None, skipped)(mod)
     except Exception as error:
@@ -370,6 +376,19 @@ def _writes_in_place(func: Any) -> bool:
     return bool(found)
 
 
+def _asked(what: str, args: list[Any]) -> Any:
+    """What an operator tells of a tensor: a number."""
+    shape, kind = args[0].data.shape, tvm.DataType(args[0].dtype)
+    at = int(args[1]) if len(args) > 1 else 0
+    told = {
+        "ndim": len(shape), "dtype_bits": kind.bits, "dtype_code": int(kind.type_code), "dtype_lanes": kind.lanes, "byte_offset": 0,
+        "elem_offset": 0, "shape_i": shape[at] if shape else 0, "stride_i": int(np.prod(shape[at + 1 :])),
+    }  # fmt: skip
+    if what not in told:
+        raise Undecided(f"what {what!r} of a tensor is")
+    return told[what]
+
+
 def _copied(value: Any) -> Any:
     if isinstance(value, tuple) and not isinstance(value, Sizes):
         return tuple(map(_copied, value))
@@ -377,6 +396,8 @@ def _copied(value: Any) -> Any:
 
 
 def _memory(value: Any) -> Any:
+    if isinstance(value, float):
+        return np.asarray(of_float(value))
     return value.data if isinstance(value, Tensor) else np.int64(value) if isinstance(value, int) else value
 
 

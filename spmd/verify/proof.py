@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tvm
 import tvm_ffi
-from tvm import relax
 
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 
-from . import placed, request, signature
-from .arguments import Arguments, has_integers
-from .blame import first_wrong
-from .expressions import is_float
-from .field import NAN, PRIME, of_floats
-from .opaque import Cache, Opaque
-from .program import Program
+from . import request, signature
+from .arguments import has_integers
+from .field import PRIME
+from .pair import Asked, Pair
+from .pieces import PIECE, Held, NotInPieces, Pieces
 from .shrink import LARGE, TOO_LARGE, NotShrunk, shrunk, work
 from .signature import Signature
-from .undecided import Undecided
-from .values import Sizes, Tensor, Unknown, Wrong
 
 _ROUNDS = 4
 """Runs of a function that is given integers."""
@@ -42,6 +36,8 @@ class Proof:
     runs: int
     smaller: bool = False
     """Whether this was shown of the same programs at smaller sizes."""
+    pieces: int = 0
+    """Pairs of pieces by which functions were shown, equal ones counted once."""
 
     def __bool__(self) -> bool:
         """Whether nothing is undecided."""
@@ -49,6 +45,7 @@ class Proof:
 
     def __str__(self) -> str:
         said = f"{len(self.functions)} functions, {self.elements} numbers modulo {PRIME} are the same in {self.runs} runs"
+        said += f", by {self.pieces} different pieces" if self.pieces else ""
         said += ", at smaller sizes" if self.smaller else ""
         return "\n".join([f"proven: {said}" if self else said, *(f"undecided: {text}" for text in self.undecided)])
 
@@ -83,203 +80,83 @@ def verify(
     given = request.arrays(request.named("arguments", arguments, request.parameters(mod)))
     told = {name: request.number(f"sizes[{name!r}]", n, 0) for name, n in request.named("sizes", sizes, request.symbols(mod)).items()}
     signatures = signature.of_plan(plan, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
-    divisible: Mapping[str, int] = plan.divisible if plan is not None else {}
+    first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
+    asked = Asked(workers, told, plan.divisible if plan is not None else {}, given, first, rounds and count)
+    proofs, left = _by_pieces(mod, local, signatures, asked) if not given else ([], signatures)
+    if left:
+        mod, local = _only(mod, left), _only(local, left)
+        proofs.append(_evaluated(mod, local, left, asked, is_large=work(mod) > LARGE))
+    return _joined(tuple(signatures), proofs)
+
+
+def _evaluated(
+    mod: tvm.IRModule,
+    local: tvm.IRModule,
+    signatures: Mapping[str, Signature],
+    asked: Asked,
+    *,
+    is_large: bool,
+    held: Held | None = None,
+) -> Proof:
+    """Run both programs, made smaller where they are large. How results of an open signature are held is added to `held`."""
     smaller = False
-    if work(mod) > LARGE and not given:
+    if is_large and not asked.arguments:
         try:
-            mod, local, signatures = shrunk(mod, local, signatures, workers)
+            mod, local, signatures = shrunk(mod, local, signatures, asked.mesh)
             smaller = True
         except NotShrunk as reason:
             if work(mod) > TOO_LARGE:
                 return Proof(tuple(signatures), 0, (f"all of it: it is too large to be evaluated, and {reason}",), 0)
-    first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
-    pair = _Pair(mod, local, workers, told, divisible, given)
+    pair = Pair(mod, local, asked, held or Held())
     for name, one in signatures.items():
-        more = _ROUNDS if rounds is None and has_integers(mod[name]) else count
-        for number in range(first, first + more):
+        told = [key.split(".", 1)[1] for key in asked.arguments if key.startswith(f"{name}.")]
+        more = _ROUNDS if asked.rounds is None and has_integers(mod[name], told) else asked.rounds or 1
+        for number in range(asked.seed, asked.seed + more):
             pair.check(name, one, number)
     return Proof(tuple(signatures), pair.elements, tuple(dict.fromkeys(pair.undecided)), pair.runs, smaller)
 
 
-class _Pair:
-    """A module and its per-worker program, run on the same numbers."""
+def _by_pieces(
+    mod: tvm.IRModule, local: tvm.IRModule, signatures: Mapping[str, Signature], asked: Asked
+) -> tuple[list[Proof], dict[str, Signature]]:
+    """Proofs of all pieces of the functions that are shown by them, and the other functions."""
+    proofs: list[Proof] = []
+    is_large = work(mod) > LARGE
 
-    def __init__(
-        self, mod: tvm.IRModule, local: tvm.IRModule, mesh: Mesh, sizes: Mapping[str, int], divisible: Mapping[str, int], given: Any
-    ) -> None:
-        self.mesh, self.sizes, self.divisible, self.given = mesh, sizes, divisible, given
-        self._ways: list[list[bool]] = [[], []]
-        self._forced: bool | None = None
+    def shown(one: tvm.IRModule, many: tvm.IRModule, how: Signature) -> Held:
+        held = Held()
         try:
-            self._one = Program(mod, Mesh(one=1), Opaque(), lambda ways: self._decided(0, ways))
-            self._many = Program(local, mesh, Opaque(), lambda ways: self._decided(1, ways))
-        except Undecided as undecided:
-            raise ShardingError("verify", str(undecided), "Replace the operator by one that TVM can lower.") from undecided
-        self._source = {var.name_hint: f for var, f in mod.functions.items()}
-        self._branches = any(_has_branches(f) for f in mod.functions.values())
-        self.elements, self.runs, self.undecided = 0, 0, list[str]()
+            proofs.append(_evaluated(one, many, {PIECE: how}, asked, is_large=is_large, held=held))
+        except ShardingError as alarm:
+            raise NotInPieces from alarm
+        if not proofs[-1]:
+            raise NotInPieces
+        return held
 
-    def _decided(self, which: int, ways: list[bool]) -> bool | None:
-        self._ways[which].append(ways[0])
-        return self._forced
-
-    def check(self, name: str, one: Signature, seed: int) -> None:
-        """One function on one choice of numbers; where it branches, also each way."""
-        for forced in (None, True, False) if self._branches else (None,):
-            self._forced = forced
-            try:
-                self._run(name, one, seed)
-            except Undecided as undecided:
-                self.undecided.append(f"{name}: {undecided}")
-
-    def _run(self, name: str, one: Signature, seed: int) -> None:
-        make, args, expected = self._module(name, seed)
-        self.runs += 1
-        before = args if self._one.shares else make.of(self._source[name])
-        self._many.opaque = Opaque(self._one.opaque)
+    pieces, left = Pieces(mod, local, asked.mesh, shown), dict[str, Signature]()
+    for name, how in signatures.items():
+        before = len(proofs)
         try:
-            columns = self._columns(before, one, make)
-            found = self._call(self._many, 1, name, columns)
-            if self._ways[0] != self._ways[1]:
-                raise Wrong(f"it takes other branches than the module: {self._ways[1]}, and not {self._ways[0]}")
-            self._compare(expected, found, one.outputs, f"the result of {name!r}")
-            for i, (arg, column) in enumerate(zip(args, columns, strict=False)):
-                if isinstance(arg, Tensor) and self._one.shares and self._many.shares:
-                    continue  # neither program writes to what it is given
-                self._compare(arg, column, one.params[i], f"what {name!r} leaves in parameter {i}")
-        except Wrong as wrong:
-            blamed = self._blamed(name, before, make, one)
-            raise ShardingError(f"verify, {name!r}", f"{wrong}{blamed}", "The per-worker program is wrong there.") from wrong
-
-    def _module(self, name: str, seed: int) -> tuple[Arguments, list[Any], Any]:
-        """Arguments whose integers point outside no more than zeros do, what the module leaves in them, and what it gives."""
-        given = {key.split(".", 1)[1]: value for key, value in self.given.items() if key.startswith(f"{name}.")}
-
-        def tried(high: int) -> tuple[Arguments, list[Any], Any]:
-            make = Arguments(seed, high, self.sizes, self.divisible, given)
-            args = make.of(self._source[name])
-            self._one.outside, self._one.opaque = 0, Opaque()
-            return make, args, self._expected(name, args)
-
-        outside: dict[int, int] = {}
-        for high in _highs(self._source[name]):
-            found = tried(high)
-            outside[high] = self._one.outside
-            if not self._one.outside:
-                return found
-        # Some kernels read outside whatever they are given, and drop it.
-        return tried(next(high for high, count in outside.items() if count <= outside[1]))
-
-    def _columns(self, args: list[Any], one: Signature, make: Arguments) -> list[list[Any]]:
-        """What each worker is given, sizes and constants of the module among it."""
-        columns = [self._cut(arg, place, f"parameter {i}") for i, (arg, place) in enumerate(zip(args, one.params, strict=True))]
-        columns += [[make.named(one.sizes)] * self.mesh.size] if one.sizes else []
-        return columns + [self._cut(_constant(data), place, "a constant") for place, data in one.constants]
-
-    def _expected(self, name: str, args: list[Any]) -> Any:
-        try:
-            return self._call(self._one, 0, name, [[arg] for arg in args])[0]
-        except Wrong as wrong:
-            raise ShardingError(f"verify, {name!r}", f"the module itself cannot be run: {wrong}") from wrong
-
-    def _call(self, program: Program, which: int, name: str, columns: list[list[Any]]) -> list[Any]:
-        self._ways[which] = []
-        return program.run(name, columns)
-
-    def _cut(self, value: Any, place: Any, where: str) -> list[Any]:
-        """What each worker is given of an argument."""
-        ranks = range(self.mesh.size)
-        if isinstance(value, tuple) and not isinstance(value, Sizes):
-            parts = [self._cut(v, p, where) for v, p in zip(value, place, strict=True)]
-            return [tuple(part[rank] for part in parts) for rank in ranks]
-        if isinstance(value, Tensor):
-            return placed.cuts(value, place or signature.whole(value.data.ndim), self.mesh, self._many.shares)
-        return [Cache(value.name) if isinstance(value, Cache) else value for _ in ranks]
-
-    def _compare(self, expected: Any, column: list[Any], place: Any, where: str) -> None:
-        """Raise `Wrong` at the first number that is another one; what cannot be decided is noted."""
-        unknown = next((v for v in (expected, *column) if isinstance(v, Unknown)), None)
-        if unknown is not None:
-            self.undecided.append(f"{where}: {unknown.why}")
-        elif isinstance(expected, tuple) and not isinstance(expected, Sizes):
-            for i, one in enumerate(expected):
-                self._compare(one, [v[i] for v in column], place[i] if isinstance(place, tuple) else None, f"{where}[{i}]")
-        elif isinstance(expected, Tensor):
-            self._compare_tensor(expected, column, place or signature.whole(expected.data.ndim), where)
-        elif isinstance(expected, Cache):
-            self._compare_caches(expected, column, where)
-        elif any(v != expected for v in column):
-            raise Wrong(f"{where} is {column}, and not {expected}")
-
-    def _compare_tensor(self, expected: Tensor, column: list[Tensor], place: Any, where: str) -> None:
-        seen: set[Any] = set()
-        for rank, part in enumerate(placed.whole_parts(column, place, self.mesh)):
-            held = placed.places(place, expected.data.shape, self.mesh, rank)
-            key = (id(part), *(at.tobytes() for at in held))
-            if key in seen:
-                continue
-            seen.add(key)
-            if part.data.shape != tuple(map(len, held)) or part.dtype != expected.dtype:
-                what = f"{part.dtype}{part.data.shape}, and not {expected.dtype}{tuple(map(len, held))}"
-                raise Wrong(f"{where} on worker {rank} is {what}")
-            if not expected.data.size:
-                continue
-            wanted = expected.data[np.ix_(*(np.maximum(at, 0) for at in held))]
-            counted = placed.valid(held)
-            wrong = counted & (part.data != wanted)
-            self.elements += int(counted.sum())
-            if wrong.any():
-                at = tuple(int(i) for i in np.argwhere(wrong)[0])
-                raise Wrong(f"{where} on worker {rank} has {int(wrong.sum())} of {int(counted.sum())} numbers wrong, first at {at}")
-        if is_float(expected.dtype) and bool((expected.data == NAN).any()):
-            self.undecided.append(f"{where}: in the module itself some of it is no number, or memory that nobody wrote")
-
-    def _compare_caches(self, expected: Cache, column: list[Any], where: str) -> None:
-        for rank, cache in enumerate(column):
-            if not isinstance(cache, Cache) or (cache.name, cache.asked) != (expected.name, expected.asked):
-                raise Wrong(f"{where} on worker {rank} is another cache than the module's")
-            if expected.heads is not None and (cache.heads or 0) * self.mesh.size < expected.heads:
-                raise Wrong(f"{where} on worker {rank} has {cache.heads} heads, too few for the {expected.heads} of all")
-        kept = {(layer, kept) for cache in column for (layer, _), kept in cache.history.items()}
-        for (layer, head), history in expected.history.items():
-            if (layer, history) not in kept:
-                raise Wrong(f"{where}: no worker keeps head {head} of layer {layer}")
-
-    def _blamed(self, name: str, args: list[Any], make: Arguments, one: Signature) -> str:
-        """The first value of the per-worker program that is none of the module, in words."""
-        self._one.steps, self._many.steps = [], []
-        fresh = make.of(self._source[name])
-        try:
-            self._one.run(name, [[arg] for arg in fresh])
-            self._many.run(name, self._columns(args, one, make))
-        except (Wrong, Undecided):
-            pass  # what ran before it stopped is looked at
-        return first_wrong(self._one, self._many, args)
+            pieces.show(name, how)
+        except NotInPieces:
+            left[name] = how
+            del proofs[before:]
+    return proofs, left
 
 
-def _constant(data: Any) -> Tensor:
-    dtype = str(data.dtype)
-    return Tensor(of_floats(data.numpy(), dtype) if is_float(dtype) else data.numpy(), dtype)
+def _only(mod: tvm.IRModule, names: Mapping[str, Any]) -> tvm.IRModule:
+    """A module without the functions that are shown already, but for those that others call."""
+    called: set[Any] = set()
+    for func in mod.functions.values():
+        tvm_ffi.structural_walk(func, ((tvm.ir.GlobalVar,), called.add))
+    public = request.functions(mod)
+    return tvm.IRModule(
+        {v: f for v, f in mod.functions.items() if v.name_hint not in public or v.name_hint in names or v in called}, attrs=mod.attrs
+    )
 
 
-def _has_branches(func: Any) -> bool:
-    found: list[Any] = []
-    if isinstance(func, relax.Function):
-        tvm_ffi.structural_walk(func.body, ((relax.If,), found.append))
-    return bool(found)
-
-
-def _highs(func: Any) -> list[int]:
-    """What integers may be below, tried until none points outside: sizes of parameters, the largest first."""
-    sizes: set[int] = set()
-
-    def visit(ty: Any) -> None:
-        if isinstance(ty, relax.TupleType):
-            for inner in ty.fields:
-                visit(inner)
-        elif isinstance(ty, relax.TensorType) and isinstance(ty.shape, relax.ShapeExpr):
-            sizes.update(int(s) for s in ty.shape.values if isinstance(s, tvm.tirx.IntImm))
-
-    for param in func.params:
-        visit(param.ty)
-    return sorted({4, 2, 1} | {s for s in sizes if s > 4}, reverse=True)
+def _joined(names: tuple[str, ...], proofs: Sequence[Proof]) -> Proof:
+    undecided = tuple(dict.fromkeys(text for proof in proofs for text in proof.undecided))
+    smaller = any(proof.smaller for proof in proofs)
+    pieces = sum(proof.functions == (PIECE,) for proof in proofs)
+    return Proof(names, sum(proof.elements for proof in proofs), undecided, sum(proof.runs for proof in proofs), smaller, pieces)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,18 +37,26 @@ class NotShrunk(Exception):
 
 
 def work(mod: tvm.IRModule) -> int:
-    """About how many multiplications a module takes, with a few for each size that is not known."""
+    """About how many multiplications a module takes, and numbers that it is given, with a few for each size that is not known."""
     total = 0
     for func in mod.functions.values():
-        calls: list[Any] = []
         if isinstance(func, relax.Function):
+            calls: list[Any] = []
             tvm_ffi.structural_walk(func.body, ((tvm.ir.Call,), calls.append))
-        for call in calls:
-            tensors = [ty for v in (call, *call.args) for ty in _flat(getattr(v, "ty", None)) if isinstance(ty, relax.TensorType)]
-            counts = [math.prod(_number(s) or _UNTOLD for s in ty.shape.values) for ty in tensors if isinstance(ty.shape, relax.ShapeExpr)]
-            is_product = isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.matmul" and len(counts) == 3
-            total += math.isqrt(math.prod(counts)) if is_product else max(counts, default=0)
+            total += sum(map(_call_work, calls)) + sum(_elements(func.params))
     return total
+
+
+def _call_work(call: Any) -> int:
+    counts = _elements((call, *call.args))
+    is_product = isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.matmul" and len(counts) == 3
+    return math.isqrt(math.prod(counts)) if is_product else max(counts, default=0)
+
+
+def _elements(values: Iterable[Any]) -> list[int]:
+    """Of how many elements each tensor is."""
+    shapes = [ty.shape for v in values for ty in _flat(getattr(v, "ty", None)) if isinstance(ty, relax.TensorType)]
+    return [math.prod(_number(s) or _UNTOLD for s in shape.values) for shape in shapes if isinstance(shape, relax.ShapeExpr)]
 
 
 def shrunk(
@@ -311,8 +319,9 @@ def _signature(one: _Program, many: _Program, name: str, signature: Signature, m
         splits = [_split(one.sizes, s, n, m, mesh) for s, n, m in zip(place.dims, dims, inside, strict=True)]
         return lambda value: Place(tuple(split(value) for split in splits), place.partial)
 
-    params = [tree(place, one.dims(p), many.dims(q)) for place, p, q in zip(signature.params, func.params, local.params, strict=True)]
-    outputs = tree(signature.outputs, one.dims(func.body.body), many.dims(local.body.body))
+    sources = signature.of(func.params)
+    params = [tree(place, one.dims(p), many.dims(q)) for place, p, q in zip(signature.params, sources, local.params, strict=True)]
+    outputs = tree(signature.outputs, one.dims(func.body.body), many.dims(local.body.body)) if not signature.is_open else lambda value: None
     return lambda value: replace(signature, params=tuple(make(value) for make in params), outputs=outputs(value))
 
 
@@ -321,7 +330,7 @@ def _split(sizes: Sizes, split: Any, whole: int, held: int, mesh: Mesh) -> Calla
         if whole != _OPEN:
             sizes.equal([whole], [held])
         return lambda value: split
-    if split.symbolic or split.repeated or split.uneven:
+    if any(getattr(split, kind, False) for kind in ("symbolic", "repeated", "uneven")):
         raise NotShrunk("a known size is placed as an unknown one is")
     workers = mesh.axis_size(*split.axes)
     pieces = [whole] if len(split.segments) == 1 else [sizes.every(s.size) for s in split.segments]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,14 @@ class Signature:
     constants: tuple[tuple[Any, Any], ...] = ()
     sizes: tuple[str, ...] = ()
     """Symbolic sizes that each worker is told, after its parameters and before constants."""
+    sources: tuple[int, ...] | None = None
+    """For each parameter of the workers the one of the module that it holds; by default the one in its place."""
+    is_open: bool = False
+    """Whether nothing is said of results: how workers hold them is to be found."""
+
+    def of(self, values: Sequence[Any]) -> list[Any]:
+        """What each parameter of the workers holds, where these are the parameters of the module."""
+        return list(values) if self.sources is None else [values[i] for i in self.sources]
 
 
 def of_plan(plan: Any, mod: tvm.IRModule) -> dict[str, Signature]:

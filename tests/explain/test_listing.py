@@ -71,7 +71,8 @@ class Uneven:
         with R.dataflow():
             y = R.exp(x)
             z = R.sum(y, axis=[0])
-            s = R.cumsum(y, axis=0)
+            v = R.tanh(x)
+            s = R.cumsum(v, axis=0)
             out = (z, s)
             R.output(out)
         return out
@@ -79,7 +80,7 @@ class Uneven:
 
 def test_local_moves_around_collectives_and_masks_are_steps():
     """Five rows over two workers: the last of six is padding, which a sum must not take in."""
-    specs = {"main.x": P("tp", None), "main.y": P("tp", None), "main.s": P(None, "tp"), "main.return[[]1]": P(None, "tp")}
+    specs = {"main.x": P("tp", None), "main.y": P("tp", None, gather=False), "main.s": P(None, "tp"), "main.return[[]1]": P(None, "tp")}
     assert listed(Uneven, 2, specs, profile=FREE_LINKS)[1:] == [
         "  take x [tp, -]",
         "  take w [-, -]",
@@ -87,9 +88,10 @@ def test_local_moves_around_collectives_and_masks_are_steps():
         "  y [tp, -]: fill padding for a sum",
         "  z = sum(y [tp, -]) [-] sum@tp",
         "  z: all_reduce over tp, [-] sum@tp -> [-], 16 bytes",
-        "  y: all_to_all over tp, [tp, -] -> [-, tp], 48 bytes",
-        "  y: put into its own order",
-        "  s = cumsum(y [-, tp]) [-, tp]",
+        "  x: all_to_all over tp, [tp, -] -> [-, tp], 48 bytes",
+        "  x: put into its own order",
+        "  v = tanh(x [-, tp]) [-, tp]",
+        "  s = cumsum(v [-, tp]) [-, tp]",
         "  return z [-], s [-, tp]",
     ]
 

@@ -53,14 +53,29 @@ def packed(names, size=16):
     return bb.finalize()
 
 
+def taken(problem, choice, value, sharding, cost):
+    """The time to convert a value to how it is taken; where it is in two placements, to the second one it is converted already."""
+    if sharding == problem.second(value, choice):
+        return 0.0
+    gather = value.wanted is None or value.wanted.gather
+    return cost.convert(cost.shape(value), cost.item_bytes(value), problem.sharding(value, choice), sharding, gather)
+
+
+def placed(problem, choice, value, made, cost):
+    """The time to convert a value from how it is made to how it is kept, and on to a second placement."""
+    kept, second, gather = problem.sharding(value, choice), problem.second(value, choice), value.wanted is None or value.wanted.gather
+    ends = [(made, kept)] if second is None else [(made, kept), (kept, second)]
+    return sum(cost.convert(cost.shape(value), cost.item_bytes(value), source, target, gather) for source, target in ends)
+
+
 def node_time(problem, choice, node, strategy, cost):
     """An operator and the conversions around it, by the book."""
-    moves = [(v, problem.sharding(v, choice), s) for v, s in zip(node.inputs, strategy.inputs, strict=True)]
-    moves += [(v, s, problem.sharding(v, choice)) for v, s in zip(node.outputs, strategy.outputs, strict=True)]
-    lost = loses_writes(node, strategy, cost.mesh) or any(stays and a != b for stays, (_, a, b) in zip(node.stays, moves, strict=False))
+    kept = [problem.sharding(v, choice) for v in (*node.inputs, *node.outputs)]
+    moves = zip(kept, (*strategy.inputs, *strategy.outputs), strict=True)
+    lost = loses_writes(node, strategy, cost.mesh) or any(stays and a != b for stays, (a, b) in zip(node.stays, moves, strict=False))
     inside = INFEASIBLE * (lost or problem._gathered_inside(node, strategy))
-    may = [v.wanted is None or v.wanted.gather for v, _, _ in moves]
-    times = [cost.convert(cost.shape(v), cost.item_bytes(v), a, b, gather) for (v, a, b), gather in zip(moves, may, strict=True)]
+    times = [taken(problem, choice, v, s, cost) for v, s in zip(node.inputs, strategy.inputs, strict=True)]
+    times += [placed(problem, choice, v, s, cost) for v, s in zip(node.outputs, strategy.outputs, strict=True)]
     return inside + cost.operator(node, strategy) + sum(times)
 
 
@@ -72,9 +87,9 @@ def recomputed(problem, choice, fresh):
             total += node_time(problem, choice, node, problem.strategy(node, choice), fresh())
         for value, wanted, _ in function.at_end:
             if wanted is not None:
-                kept, cost = problem.sharding(value, choice), fresh()
-                total += cost.convert(cost.shape(value), cost.item_bytes(value), kept, problem.at_end(value, wanted, choice))
-    return total
+                total += taken(problem, choice, value, problem.at_end(value, wanted, choice), fresh())
+    made = {v for function in problem.graph.functions.values() for node in function.nodes for v in node.outputs}
+    return total + sum(placed(problem, choice, v, problem.sharding(v, choice), fresh()) for v in problem.values if v not in made)
 
 
 def in_tables(problem, choice):

@@ -52,9 +52,9 @@ def test_of_two_branches_the_slower_counts():
 @I.ir_module
 class Half:
     @R.function
-    def main(x: R.Tensor((4, 6), "float16"), y: R.Tensor((4, 6), "float32"), i: R.Tensor((4, 6), "int8")):
+    def main(w: R.Tensor((4, 6), "float16"), x: R.Tensor((4, 6), "float16"), y: R.Tensor((4, 6), "float32"), i: R.Tensor((4, 6), "int8")):
         with R.dataflow():
-            a = R.sum(x, axis=[1])
+            a = R.sum(w, axis=[1])
             b = R.sum(y, axis=[1])
             c = R.sum(i, axis=[1])
             d = R.max(x, axis=[1])
@@ -66,14 +66,14 @@ class Half:
 
 
 def test_sums_in_half_precision_are_remarked_and_not_logged(caplog):
-    specs = {f"main.{name}": P(None, "tp") for name in ("x", "y", "i", "return[[]4]")}
+    specs = {f"main.{name}": P(None, "tp", gather=False) for name in "wxyi"} | {"main.return[[]4]": P(None, "tp")}
     plan = spmd.plan(Half, 2, specs, profile=SLOW)
     reduced = {c.value: (c.dtype, c.reduce, c.is_low_precision) for c in plan.collectives}
     assert reduced["a"] == ("float16", "sum", True) and reduced["f"] == ("float16", "sum", True)
     assert reduced["b"] == ("float32", "sum", False) and reduced["c"] == ("int8", "sum", False)
     assert reduced["d"] == ("float16", "", False), "nothing is added up"
     assert reduced["e"] == ("float32", "", False), "what an operator sends is of the dtype that its rule says"
-    assert plan.remarks == ["2 sums over workers are made in float16, first 'a' of 'main'"]
+    assert plan.remarks == ["2 sums over workers are made in float16, first 'f' of 'main'"]
     assert plan.explain().splitlines()[-1] == f"remark: {plan.remarks[0]}"
     assert "all_reduce over tp, 8 bytes of float16, in main: " in plan.explain("main.a")
     assert "of float32" not in plan.explain("main.b")

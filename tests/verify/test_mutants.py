@@ -1,13 +1,13 @@
 """Wrong programs are found: one change each of a right one. `python -m tests.verify.mutants` makes many more."""
 
-from dataclasses import replace
+from collections import Counter
 
 import pytest
 
 import spmd
-from spmd import Mesh, P, ShardingError
+from spmd import Mesh, P
 from spmd.testing.equivalence import FREE_LINKS
-from tests.verify.mutants import mutants
+from tests.verify.mutants import mutants, outcome
 from tests.verify.test_verify import Mlp
 
 CASES = {
@@ -17,19 +17,13 @@ CASES = {
     "both": (Mesh(dp=2, tp=2), {"w": P("dp", "tp"), "main.return": P("dp", None)}),
 }
 
-EQUIVALENT = {"both": ["other_order"]}
-"""Classes of mutants that compute the same: two workers that change places do so whichever axis is the first."""
-
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_mutant_is_killed(name):
+    """Or computes the same, as where two workers change places."""
     mesh, specs = CASES[name]
     sharded = spmd.shard(Mlp, mesh, specs, profile=FREE_LINKS)
-    survived = []
-    for kind, _, wrong in mutants(sharded.mod):
-        try:
-            spmd.verify(Mlp, replace(sharded, mod=wrong))
-        except ShardingError:
-            continue
-        survived.append((kind, wrong.script()))
-    assert [kind for kind, _ in survived] == EQUIVALENT.get(name, []), survived
+    said = [(outcome(Mlp, sharded, wrong, {}), kind, wrong.mod.script()) for kind, _, wrong in mutants(sharded)]
+    assert len(said) > 5
+    assert not [one for one in said if one[0] not in ("killed", "equivalent")]
+    assert Counter(one[0] for one in said)["killed"] > 0.8 * len(said)

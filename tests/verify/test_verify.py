@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -197,6 +198,20 @@ def test_llama_with_a_cache_is_proven(quantization):
     functions = ("prefill", "batch_decode", "embed", "create_paged_kv_cache")
     mod, _ = mlc_llama(TINY, quantization, symbolic_vocab=False, functions=functions)
     sharded = spmd.shard(mod, 2, spmd.presets.megatron(mod, "tp"), profile=FREE_LINKS)
+    assert sharded.plan.collectives
+    assert spmd.verify(mod, sharded)
+
+
+@pytest.mark.parametrize("size", [24, 80])
+def test_attention_whose_scale_is_no_fraction_is_proven(size):
+    """One over the root of 24 is another number in float16 than in float32, in which workers with some of the keys compute."""
+    builder = relax.BlockBuilder()
+    q, k, v = (relax.Var(name, relax.TensorType((2, 6, 2, size), "float16")) for name in "qkv")
+    with builder.function("main", [q, k, v], attrs={"num_input": 3}):
+        builder.emit_func_output(builder.emit(relax.op.nn.attention(q, k, v, causal_mask="TopLeft")))
+    mod = builder.get()
+    keys = P(None, "tp", None, None)
+    sharded = spmd.shard(mod, 2, {"main.k": keys, "main.v": keys, "main.q": P(None, None, None, None)}, profile=FREE_LINKS)
     assert sharded.plan.collectives
     assert spmd.verify(mod, sharded)
 

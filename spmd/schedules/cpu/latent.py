@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # pyright: ignore[reportMissingModuleSource]
 
 _LANES = 16
 _NOTHING = -5e4
