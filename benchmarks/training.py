@@ -4,13 +4,18 @@
 
 What is sent a step is the sum over its collectives of the bytes that each worker brings. By hand, data parallelism sums each gradient once,
 and fully sharded training gathers each weight once and scatters the sum of each gradient.
+
+The second table is of memory: what a worker holds when it holds the most, as the plan has it, with weights and moments donated, and with
+less memory than that, so that activations are made again.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import spmd
 from examples.llm.report import table
@@ -24,6 +29,8 @@ RUNS = (
     ("data_parallel+megatron", Mesh(dp=2, tp=2)),
     ("fsdp+megatron", Mesh(dp=2, tp=2)),
 )
+LEAN = (("", Mesh(tp=1)), ("fsdp", Mesh(dp=2)))
+SHARES = (0.75, 0.6)
 
 
 def main() -> None:
@@ -45,6 +52,35 @@ def main() -> None:
         difference = max(abs(a - b) for a, b in zip(alone, found, strict=True))
         rows.append((name, str(mesh), f"{difference:.1e}", ", ".join(f"{kind} {count:,}" for kind, count in sent.items())))
     print(table(("plan", "mesh", "largest difference", "bytes a step"), rows))
+    print(table(("plan", "mesh", "a worker holds", "predicted", "made again", "largest difference"), memory(mod, state, alone)))
+
+
+def memory(mod: Any, state: Mapping[str, Any], alone: Sequence[float]) -> list[tuple[str, ...]]:
+    """A row for each way to hold less: weights and moments donated, and memory for a part of what is held then."""
+    rows: list[tuple[str, ...]] = []
+    for name, mesh in LEAN:
+        specs = PRESETS[name](mod) if name else {}
+        plain, donated = ({**specs, **spmd.presets.state(mod, donate=donate)} for donate in (False, True))
+        whole = 0
+        for what, given, share in (
+            ("as it is", plain, 0.0),
+            ("donated", donated, 0.0),
+            *((f"donated, {s:.0%} of that", donated, s) for s in SHARES),
+        ):
+            sharded = spmd.shard(mod, mesh, given, profile=PROFILE, memory=int(whole * share) if share else None)
+            plan, held = sharded.plan, sharded.plan.memory["step"].peak
+            whole = whole if share else held
+            found = list(islice(losses(sharded, state), len(alone)))
+            difference = max(abs(a - b) for a, b in zip(alone, found, strict=True))
+            row = (
+                f"{name} {what}".strip(),
+                str(mesh),
+                f"{held:,} bytes",
+                f"{plan.predicted['step'] * 1e3:.2f} ms",
+                f"{len(plan.again)} values",
+            )
+            rows.append((*row, f"{difference:.1e}"))
+    return rows
 
 
 if __name__ == "__main__":

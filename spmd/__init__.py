@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from . import collectives, presets, testing, transform, weights
-from .annotate import hint
+from .annotate import hint, remat
 from .collectives import CollectiveError
 from .collectives.pool import WorkerError
 from .costs.cost import Cost, Work
@@ -52,6 +52,7 @@ __all__ = [
     "plan",
     "presets",
     "price",
+    "remat",
     "rule",
     "same",
     "scaling",

@@ -32,9 +32,11 @@ from .lower import check_plan, lower_graph, sizes_passed, told_by_shards
 from .placement.arrays import host
 from .placement.mesh import Mesh, MeshLike
 from .plan import model
+from .program.again import Again, asked_again, with_again
 from .program.build import build_graph
 from .program.graph import Graph
 from .propagate.planner import make_plan
+from .propagate.remat import decide_again
 from .run.constants import constants_by_name
 from .verify import verify as proven
 from .weights.partition import partition
@@ -179,7 +181,10 @@ def lower(mod: tvm.IRModule, plan: model.Plan, *, collectives: str = "spmd") -> 
     of Disco (see docs/backends.md), of which not every mesh axis can be carried.
     """
     with _frozen():
-        graph = build_graph(lifted(inlined(normalized(mod)), plan.lift), checks.divisible("plan.divisible", plan.divisible))
+        divisible = checks.divisible("plan.divisible", plan.divisible)
+        graph = build_graph(lifted(inlined(normalized(mod)), plan.lift), divisible)
+        if plan.again:
+            graph = build_graph(with_again(graph, plan.again), divisible)
         check_plan(graph, plan)
         made = _lowered(graph, plan)
         return to_ccl(made, plan.mesh) if collectives == "ccl" else made
@@ -206,10 +211,19 @@ def _planned(
     times = cost(Mesh.of(mesh), profile_of(profile), planning_sizes(sizes, divisible), memory)
     if not isinstance(times, Cost):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ShardingError("cost", f"it gave {told(times)}, and not a spmd.Cost", "Pass a subclass of spmd.Cost, cost=MyCost.")
-    graph = mark_accesses(build_graph(lifted(inlined(normalized(mod)), lift), divisible))
-    check_symbols(graph, sizes=sizes, divisible=divisible)
-    annotate(graph, times.mesh, specs)
-    decided = Plan.of(make_plan(graph, times))
+    given = mark_accesses(build_graph(lifted(inlined(normalized(mod)), lift), divisible))
+    check_symbols(given, sizes=sizes, divisible=divisible)
+    annotate(given, times.mesh, specs)
+    asked, notes = asked_again(given)
+
+    def remade(again: Again) -> Graph:
+        """The graph in which these values are made again."""
+        return annotate(mark_accesses(build_graph(with_again(given, again), divisible)), times.mesh, specs) if again else given
+
+    graph, decision, again = decide_again(given, times, remade, asked)
+    decided = Plan.of(make_plan(graph, times, decision))
+    decided.again = again
+    decided.notes += notes
     decided.functions.update(sizes_passed(graph, decided))
     decided.divisible, decided.lift, decided.profile = dict(divisible or {}), lift, times.name
     if times.mesh.size > 1 and (whole := kept_whole(graph.module, lift)):

@@ -11,14 +11,17 @@ import tvm_ffi
 from tvm import relax
 from tvm.relax import script as _script
 from tvm.relax.frontend import nn
+from tvm.relax.op.base import register_gradient
 from tvm.relax.script import parser as _parser
 
 from spmd.checks import told
 from spmd.errors import ShardingError
-from spmd.placement.spec import P
+from spmd.placement.spec import P, Remat
 from spmd.program.graph import Graph
 
 HINT = "relax.spmd.hint"
+REMAT = "remat"
+"""What stands in the place of a spec where a value is to be made again."""
 
 
 def hint(x: Any, spec: P) -> Any:
@@ -36,9 +39,30 @@ def hint(x: Any, spec: P) -> Any:
     return tvm.ir.Call(_OP, [x], tvm.ir.make_node("ir.DictAttrs", spec=_write(spec)))
 
 
-def read_hint(call: tvm.ir.Call) -> P:
-    """The spec that a hint carries."""
+def remat(x: Any = None) -> Any:
+    """Make a value again for who reads it late, and do not hold it until then: a training step holds less, and takes longer.
+
+    ``spmd.remat(x)`` inside of a model is `x` itself with that wish, where `x` is a Relax expression or an ``nn.Tensor``.
+    ``spmd.remat()`` is the spec that says so by name: ``{"step.silu*": spmd.remat()}``. What makes the value runs again before the first
+    operator behind the longest pause between two that read it, which in a training step is the backward part; what it is made of is held
+    until then, unless that is made again, too. Numbers are the same. With `memory=`, the planner does so by itself where it must.
+    Raises `ShardingError` for what is no value of a model; a value that cannot be made again is an error when it is planned.
+    """
+    if x is None:
+        return Remat()
+    if not isinstance(x, nn.Tensor | tvm.ir.Expr):
+        way_out = "Give it a tensor of tvm.relax.frontend.nn, or a Relax expression; spmd.remat() alone is a spec."
+        raise ShardingError("spmd.remat()", f"it takes a value of the program, and got {told(x)}", way_out)
+    if isinstance(x, nn.Tensor):
+        return nn.op.wrap_nested(remat(x._expr), "remat")  # pyright: ignore[reportPrivateUsage]
+    return tvm.ir.Call(_OP, [x], tvm.ir.make_node("ir.DictAttrs", spec=json.dumps({REMAT: True})))
+
+
+def read_hint(call: tvm.ir.Call) -> P | Remat:
+    """The wish that a hint carries."""
     read: Any = json.loads(call.attrs["spec"])
+    if isinstance(read, dict) and REMAT in read:
+        return Remat()
     entries, options = (read, {}) if isinstance(read, list) else (read.pop("entries"), read)
     return P(*(... if e == "..." else tuple(e) if isinstance(e, list) else e for e in entries), **options)
 
@@ -99,6 +123,7 @@ def _register() -> Any:
     op.set_attrs_type_key("ir.DictAttrs")
     for name, value in (("FInferType", tvm_ffi.convert(_infer_type)), ("FPurity", True), ("FLegalize", tvm_ffi.convert(_legalize))):
         op.set_attr(name, value)
+    register_gradient(HINT, lambda _, __, gradient, ___: [gradient])
     for namespace in (_script, _parser):  # `R` of a Python module, and `R` of a parsed text
         namespace.spmd = SimpleNamespace(**{**vars(getattr(namespace, "spmd", SimpleNamespace())), "hint": _parsed})
     return op

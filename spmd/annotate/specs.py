@@ -11,8 +11,8 @@ from spmd.errors import ShardingError, nearest
 from spmd.ir.trees import Tree, leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
-from spmd.placement.spec import Constraint, P, Same, Spec
-from spmd.program.graph import Graph, Node, Value
+from spmd.placement.spec import Constraint, P, Remat, Same, Spec
+from spmd.program.graph import Function, Graph, Node, Value
 
 from .hint import HINT, read_hint
 
@@ -35,7 +35,7 @@ def specs_of(where: str, given: Any) -> Specs | None:
     for pattern, spec in cast("Mapping[Any, Any]", given).items():
         if not isinstance(pattern, str):
             raise ShardingError(where, f"{told(pattern)} stands where the name of a value goes", example)
-        if not isinstance(spec, P | Same):
+        if not isinstance(spec, P | Same | Remat):
             raise ShardingError(f"specs[{pattern!r}]", f"{spec!r} is no spmd.P", _instead_of_spec(spec))
     return cast("Specs", given)
 
@@ -62,11 +62,15 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
     """
     names = _Names(graph)
     ends: dict[str, tuple[str, Spec, Constraint | Value]] = {}
+    donated: dict[Value, str] = {}
     for pattern, spec in (specs_of("specs", specs) or {}).items():
         hits, ending = names.matching(pattern)
         if isinstance(spec, Same) and hits:
             what = f"{hits[0]!r} is no result, and only results can be placed as something else is"
             raise ShardingError(f"specs[{pattern!r}]", what, f"Write P(...) for it, or {spec} for a result of its function.")
+        if isinstance(spec, Remat):
+            _make_again(pattern, [names.values[name] for name in hits])
+            continue
         for name in hits:
             assert isinstance(spec, P)
             value = names.values[name]
@@ -74,7 +78,7 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
             _want(value, asked, f"specs[{pattern!r}] asks for {spec}")
         for path in ending:
             asked = names.asked_of(path, spec, mesh, f"specs[{pattern!r}] on {path!r}")
-            if path in ends and ends[path][2] != asked:
+            if path in ends and (ends[path][2] != asked or (isinstance(spec, Same) and spec != ends[path][1])):
                 before = f"specs[{ends[path][0]!r}] asks for {ends[path][1]}"
                 raise ShardingError(path, f"{before}, and specs[{pattern!r}] asks for {spec}", "Keep one of them.")
             ends[path] = (pattern, spec, asked)
@@ -83,17 +87,43 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
         for value in (v for p in f.params for v in leaves(p)):
             if value.role == "input" and value.wanted is None and value.is_tensor and not free:
                 value.wanted, value.reason = _whole(value), "inputs are whole unless specs say otherwise"
-        for path, value in _results(f"{f.name}.return", f.result if f.result is not None else ()):
+        for number, (path, value) in enumerate(_results(f"{f.name}.return", f.result if f.result is not None else ())):
             if not value.is_tensor or f.is_loop:
                 f.at_end.append((value, None, ""))
             elif path in ends:
                 pattern, spec, asked = ends[path]
                 f.at_end.append((value, asked, f"specs[{pattern!r}] asks for {spec if isinstance(asked, Value) else asked} at the end"))
+                if isinstance(spec, Same) and spec.donate and isinstance(asked, Value):
+                    _donate(f, number, value, asked, f"specs[{pattern!r}] on {path!r}", donated)
             else:
                 f.at_end.append((value, _whole(value), "results are whole unless specs say otherwise"))
         for node in f.nodes:
             _hinted(node, mesh)
     return graph
+
+
+def _make_again(pattern: str, values: Sequence[Value]) -> None:
+    """Record that what operators make among these values is to be made again."""
+    made = [value for value in values if value.role == "temporary"]
+    if not made:
+        what = f"{values[0].path!r} is made by no operator" if values else "it is a result, which is held to the end"
+        raise ShardingError(f"specs[{pattern!r}]", f"{what}, and cannot be made again", "Name a value inside, as 'function.value'.")
+    for value in made:
+        value.remat = f"specs[{pattern!r}] asks for it"
+
+
+def _donate(function: Function, number: int, result: Value, param: Value, where: str, donated: dict[Value, str]) -> None:
+    """Record that a result takes the memory of a parameter; `donated` has those that are given away, and where that is asked."""
+    own = leaves(tuple(function.params[: len(function.params) - function.constants]))
+    if param not in own:
+        way_out = f"Write {Same(param.path)}, without donate."
+        raise ShardingError(where, f"{param.path!r} is no parameter of {function.name!r}, which cannot give its memory away", way_out)
+    if result.dtype != param.dtype:
+        what = f"it is {result.dtype}, and {param.path!r} is {param.dtype}: it cannot take that memory"
+        raise ShardingError(where, what, f"Write {Same(param.path)}, without donate.")
+    if param in function.donated.values():
+        raise ShardingError(where, f"{param.path!r} is donated already, by {donated[param]}", "One result takes the memory of a parameter.")
+    function.donated[number], donated[param], param.donated = param, where, True
 
 
 def value_names(graph: Graph) -> dict[str, Value]:
@@ -135,6 +165,7 @@ class _Names:
         value = self.results[path]
         if isinstance(spec, P):
             return spec.constraint(value.shape, mesh, where, value.blocks)
+        assert isinstance(spec, Same)
         state = [name for name, v in self.values.items() if v.role in ("weight", "input")]
         if spec.name not in state:
             raise ShardingError(where, f"{spec} names no weight and no input", nearest(spec.name, state))
@@ -175,6 +206,9 @@ def _hinted(node: Node, mesh: Mesh) -> None:
     if node.op == HINT:
         spec = read_hint(node.binding.value)
         (value,) = node.outputs
+        if isinstance(spec, Remat):
+            value.remat = "spmd.remat asks for it"
+            return
         where = f"hint on {node.inputs[0].name!r} in {node.function!r}"
         _want(value, spec.constraint(value.shape, mesh, where, value.blocks), f"spmd.hint asks for {spec}")
 

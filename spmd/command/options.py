@@ -17,7 +17,7 @@ from spmd.checks import bytes_of, read
 from spmd.costs.profile import Profile
 from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
-from spmd.placement.spec import P, same
+from spmd.placement.spec import P, Remat, same
 
 from .modules import KINDS, module_of, own_plan
 
@@ -122,11 +122,11 @@ def _memory(text: str) -> float:
 def _spec(text: str) -> tuple[str, Any]:
     """``pattern=P("tp", None)``."""
     where, way_out = f"--spec {text!r}", "Write --spec 'w1=P(\"tp\", None)'."
-    parts = re.fullmatch(r"(.+?)=(?:spmd\.)?((?:P|same)\(.*\))", text)
+    parts = re.fullmatch(r"(.+?)=(?:spmd\.)?((?:P|same|remat)\(.*\))", text)
     if parts is None:
         raise ShardingError(where, "it is no PATTERN=P(...)", way_out)
     try:
-        return parts[1], eval(parts[2], {"P": P, "same": same})
+        return parts[1], eval(parts[2], {"P": P, "same": same, "remat": Remat})
     except ShardingError:
         raise
     except Exception as error:

@@ -117,8 +117,8 @@ class _Fusion:
             ):
                 self._made.update(node.outputs)
         for kind in (
-            lambda node: node.op in TAKE_ALONG or _is_arithmetic(node),
-            lambda node: is_single(node) and not _is_arithmetic(node),
+            lambda node: node.op in TAKE_ALONG or is_arithmetic(node),
+            lambda node: is_single(node) and not is_arithmetic(node),
         ):
             for node in filter(kind, self._nodes):
                 if self._made.isdisjoint(node.outputs):
@@ -137,13 +137,13 @@ class _Fusion:
             return
         (last,) = lasts
         if node.op in TAKE_ALONG:
-            if last in self._anchored or not all(map(_is_arithmetic, (*readers, last))):
+            if last in self._anchored or not all(map(is_arithmetic, (*readers, last))):
                 return
             self._anchored.add(last)
         else:
             follows = all(is_single(r) or r.op in _SUMS for r in readers)
             closed = last in self._anchored or last.op in _SUMS
-            if not follows or (closed and not _is_arithmetic(node)):
+            if not follows or (closed and not is_arithmetic(node)):
                 return
         self._next.update(dict.fromkeys(node.outputs, last))
 
@@ -159,7 +159,7 @@ def _makes_operand(reader: Node, value: Value) -> bool:
     return reader.op in _MAKES and [i for i, v in enumerate(reader.inputs) if v is value] == [_MAKES[reader.op]]
 
 
-def _is_arithmetic(node: Node) -> bool:
+def is_arithmetic(node: Node) -> bool:
     """Whether it computes each element of its result from those at the same place."""
     return node.rule.work == "pointwise" and len(node.outputs) == 1 and node.op not in KERNEL_CALLS
 
@@ -167,4 +167,4 @@ def _is_arithmetic(node: Node) -> bool:
 def is_single(node: Node) -> bool:
     """Whether each element of its result comes from single elements: arithmetic, moves, kernels that reduce nothing."""
     kernel = node.op == "relax.call_tir" and not node.no_rule and not node.rule.reduced and not node.rule.forms
-    return kernel or _is_arithmetic(node) or node.op in _MOVES
+    return kernel or is_arithmetic(node) or node.op in _MOVES

@@ -65,6 +65,8 @@ def explanation(plan: Plan, name: str) -> str:
     lines = [f"{name}: {sharding}", *_held(plan, name, sharding)]
     if name in plan.reasons:
         lines.append(f"  because {plan.reasons[name]}")
+    if name in plan.again:
+        lines.append(f"  made again for who reads it from {plan.again[name]!r} on, and not held until then")
     lines += _alternatives(plan, name)
     lines += _uses(plan, name)
     lines += [f"  {c}" for c in plan.collectives if name in (c.value, f"{c.function}.{c.value}")]

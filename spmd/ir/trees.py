@@ -14,6 +14,11 @@ def leaves(tree: Tree[T]) -> list[T]:
     return [leaf for part in tree for leaf in leaves(part)] if isinstance(tree, tuple) else [tree]
 
 
+def paths(tree: Tree[Any]) -> list[tuple[int, ...]]:
+    """The way to each leaf, in order: the fields of the tuples around it, outermost first."""
+    return [(i, *path) for i, part in enumerate(tree) for path in paths(part)] if isinstance(tree, tuple) else [()]
+
+
 def map_tree(tree: Tree[T], function: Callable[[T], Any]) -> Any:
     """The same tree with `function` applied to every leaf."""
     return tuple(map_tree(part, function) for part in tree) if isinstance(tree, tuple) else function(tree)

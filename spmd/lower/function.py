@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import Any
 
@@ -11,7 +12,7 @@ from tvm import relax
 
 from spmd.errors import ShardingError
 from spmd.ir.builder import Builder
-from spmd.ir.trees import Tree, leaves
+from spmd.ir.trees import Tree, leaves, paths
 from spmd.placement.sharding import Sharding
 from spmd.plan.model import Plan
 from spmd.plan.steps import Bundle, Compute, Mask, Reorder, Return, Step, Transfer, branch_of
@@ -23,6 +24,10 @@ from .kept import WAY_OUT, kept_by
 from .moves import Moves
 from .reshard import local_dims
 from .scope import Scope
+
+DONATED = "spmd.donated"
+"""The attribute of a function of which results take the memory of parameters; `schedules.donation` reads it."""
+_FIELD = re.compile(r"\[(\d+)\]")
 
 
 class FunctionLowering:
@@ -54,6 +59,7 @@ class FunctionLowering:
         """Emit the function."""
         params = [self._param(p, tree) for p, tree in zip(self.source.params, self.function.params, strict=True)]
         attrs = {k: v for k, v in self.source.attrs.items() if k != "global_symbol"} if self.source.attrs else {}
+        attrs |= {DONATED: pairs} if (pairs := self._donated()) else {}
         with self.bb.function(self.function.name, params, attrs=attrs, pure=bool(self.source.is_pure)):
             if is_dataflow(self.source.body):
                 with self.bb.dataflow():
@@ -61,6 +67,12 @@ class FunctionLowering:
             else:
                 result = self._body()
             self.bb.emit_func_output(result)
+
+    def _donated(self) -> list[list[list[int]]]:
+        """The ways to each result that takes the memory of a parameter, and to that."""
+        signature = self.plan.signatures[self.function.name]
+        ways = zip(paths(signature.params), leaves(signature.params), strict=True)
+        return [[list(map(int, _FIELD.findall(leaf.donated))), list(way)] for way, leaf in ways if leaf.donated]
 
     def _param(self, param: Any, tree: Tree[Value]) -> Any:
         made = relax.Var(param.name, self._local_type(tree, param.ty))

@@ -189,23 +189,38 @@ class Same:
     """What a result is asked to be: placed as the weight or input of that name is, wherever the planner puts both."""
 
     name: str
+    donate: bool = False
+    """Whether that is given up for it: the result takes its memory."""
 
     def __repr__(self) -> str:
-        return f"same({self.name!r})"
+        return f"same({self.name!r}{', donate=True' if self.donate else ''})"
 
 
-Spec = P | Same
+@dataclass(frozen=True)
+class Remat:
+    """What a value is asked to be: made again for who reads it late, and not held until then."""
+
+    def __repr__(self) -> str:
+        return "remat()"
+
+
+Spec = P | Same | Remat
 """What may be asked of something."""
 
 
-@door(name=checks.text)
-def same(name: str) -> Same:
+@door(name=checks.text, donate=checks.flag)
+def same(name: str, *, donate: bool = False) -> Same:
     """The spec of a result that is to replace a weight, or an input: ``{"step.return[1]": spmd.same("up.weight")}``.
 
     What a loop gives and takes again is then never moved between two calls. How both are placed is still the planner's choice, and specs
     on the weight are specs on the result. The result has the shape of what is named.
+
+    With `donate`, the function is given what is named for good, and the result is written into its memory, so that a loop holds one copy.
+    A handle that was passed for it is of no use after the call: `ShardingError` says so. Arrays are copied to the workers, and stay as
+    they are. Where the old value is read after the new one is made, the result has memory of its own, and that of the old is free after
+    the call.
     """
-    return Same(name)
+    return Same(name, donate)
 
 
 def _axes(entry: object) -> list[str]:

@@ -26,6 +26,10 @@ class Leaf:
     sharding: Sharding | None
     written: bool = False
     """Whether it lies in memory that some function of the module writes in place: each worker has its own."""
+    donated: str = ""
+    """Of a parameter that is donated, the result that takes its memory, as specs name it."""
+    shared: bool = False
+    """Of a result, whether it may lie in a constant of the program."""
 
 
 LeafTree = Leaf | tuple["LeafTree", ...]

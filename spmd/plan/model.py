@@ -52,6 +52,9 @@ class Plan:
     """The private functions that call themselves, and are planned as loops."""
     notes: list[str] = field(default_factory=list[str])
     """What the reader must know: operators replicated for want of a rule, a search cut short."""
+    again: dict[str, str] = field(default_factory=dict[str, str])
+    """Value that is made again -> the first value that is made from what is made again, or after it: an operator's, from which on who reads
+    the one reads the other. See `spmd.remat`."""
     divisible: dict[str, int] = field(default_factory=dict[str, int])
     """What symbolic sizes were said to be divisible by."""
     lift: int = LIFT
@@ -65,7 +68,7 @@ class Plan:
     padding is not in it.
     """
     bound: float = 0.0
-    """Seconds that no plan over the same candidates costs less than."""
+    """Seconds that no plan over the same candidates, in which the same is made again, costs less than."""
     searched: Alternatives | None = field(default=None, init=False, compare=False, repr=False)
     """The search that the plan came from, where it was made; it is not saved and not copied."""
 

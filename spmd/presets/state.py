@@ -16,15 +16,17 @@ from spmd.program.graph import Node, Value
 from .reading import Reading
 
 
-@door(mod=checks.module)
-def state(mod: tvm.IRModule) -> dict[str, Same]:
+@door(mod=checks.module, donate=checks.flag)
+def state(mod: tvm.IRModule, *, donate: bool = False) -> dict[str, Same]:
     """Every result that replaces a weight is placed as that weight: a loop moves nothing between two calls.
 
     A result replaces the weight of its shape and dtype that it is made from element by element, by the fewest operators: ``w - lr * g``
     replaces `w`. The other presets pair results so where a function replaces all of its weights.
+
+    With `donate`, results take the memory of the weights (see `spmd.same`): ``presets.fsdp(step) | presets.state(step, donate=True)``.
     """
     reading = Reading(mod)
-    return {path: Same(weight) for name in reading.graph.functions for path, weight in _replaced(reading, name).items()}
+    return {path: Same(weight, donate) for name in reading.graph.functions for path, weight in _replaced(reading, name).items()}
 
 
 def state_of(reading: Reading) -> dict[str, Same]:

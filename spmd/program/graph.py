@@ -45,6 +45,10 @@ class Value:
     """The Relax expression of a constant."""
     blocks: tuple[int, ...] = ()
     """What each size can be divided by, where symbolic sizes were said to be divisible."""
+    remat: str = ""
+    """Why it is to be made again for who reads it late; empty where nobody asks for that."""
+    donated: bool = False
+    """Whether some function is given its memory for a result."""
     memory: int = 0
     """Values of one number lie in the same memory, which an operator writes in place; all others have 0."""
 
@@ -130,6 +134,8 @@ class Function:
     at_end: list[tuple[Value, Constraint | Value | None, str]] = field(default_factory=list[tuple[Value, "Constraint | Value | None", str]])
     """What the sharding of each leaf of the result must be where it is returned, and why: what a constraint allows, or how another
     value is kept; None for what is no tensor."""
+    donated: dict[int, Value] = field(default_factory=dict[int, "Value"])
+    """Leaf of the result, by number -> the parameter whose memory it takes."""
     unwritten: frozenset[Value] | None = field(default=None, init=False)
     """What need not be written to memory, once somebody has asked (`fusion.fused`)."""
 
@@ -187,7 +193,9 @@ def with_value(graph: Graph, old: Value, new: Value) -> Graph:
     def function(one: Function) -> Function:
         at_end = [(new if value is old else value, new if wanted is old else wanted, why) for value, wanted, why in one.at_end]
         result = None if one.result is None else put(one.result)
-        return replace(one, params=list(map(put, one.params)), nodes=list(map(node, one.nodes)), result=result, at_end=at_end)
+        donated = {i: new if value is old else value for i, value in one.donated.items()}
+        nodes = list(map(node, one.nodes))
+        return replace(one, params=list(map(put, one.params)), nodes=nodes, result=result, at_end=at_end, donated=donated)
 
     functions = {name: function(one) for name, one in graph.functions.items()}
     return Graph(graph.module, functions, [new if value is old else value for value in graph.values])

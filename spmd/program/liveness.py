@@ -54,3 +54,16 @@ def _removable(node: Node) -> bool:
 def _tensors_only(ty: Any) -> bool:
     """Whether values of this type are tensors: who uses a shape, a number or an object is not followed."""
     return all(map(_tensors_only, ty.fields)) if isinstance(ty, relax.TupleType) else isinstance(ty, relax.TensorType)
+
+
+def may_be_constant(function: Function) -> set[Value]:
+    """The results that may lie in a constant of the program, of which there is one for all calls: nothing that is given goes into them."""
+    own = function.params[: len(function.params) - function.constants]
+    told: set[Value] = set(leaves(tuple(own)))
+    constant: set[Value] = set()
+    for node in function.nodes:
+        if node.op == "join" and told.isdisjoint(node.inputs):
+            constant.update(node.outputs)
+        elif not told.isdisjoint(node.inputs):
+            told.update(node.outputs)
+    return {value for value in function.returns if value not in told or value in constant}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spmd.costs.cost import INFEASIBLE, Cost
+from spmd.errors import ShardingError
 from spmd.program.graph import Graph, Value
 
 from .decide import Decision, decide
@@ -26,8 +27,8 @@ from .solver import Factor, Table
 MOST_MOMENTS = 6
 """How many moments at which too much is held are looked at, each with a price on what is held then."""
 _MOST_PRICES = 12
-_BRANCHING = 4_000_000
-"""Branches times entries of all tables: what is small is solved to the end."""
+_BRANCHING, _EACH = 4_000_000, 256
+"""Branches times entries of all tables, and what a table takes besides, in entries: what is small is solved to the end."""
 _HOPELESS = 1000
 """Branches after which no plan is looked for any more where none has fitted: what kernels fuse has no price, and a proof may take long."""
 _LOOKED_AT = 8000
@@ -46,7 +47,13 @@ def decide_within(graph: Graph, cost: Cost) -> Decision:
     if cost.memory is None:
         return made
     usage = Usage(made.problem, made.solution.choice)
-    return made if usage.peak <= cost.memory else _Fit(graph, cost, cost.memory, made, usage).run()
+    if usage.peak <= cost.memory:
+        return made
+    search = Fit(graph, cost, cost.memory, made, usage)
+    found = search.run()
+    if found is None:
+        raise search.error()
+    return found
 
 
 @dataclass(frozen=True)
@@ -59,27 +66,28 @@ class _Tried:
     usage: Usage
 
 
-class _Fit:
-    """The search for a plan that fits."""
+class Fit:
+    """The search for a plan that fits, where the fastest does not, and that takes less than `limit` seconds."""
 
-    def __init__(self, graph: Graph, cost: Cost, budget: float, fastest: Decision, usage: Usage) -> None:
-        self.graph, self.cost, self.budget = graph, cost, budget
+    def __init__(self, graph: Graph, cost: Cost, budget: float, fastest: Decision, usage: Usage, limit: float = np.inf) -> None:
+        self.graph, self.cost, self.budget, self.limit = graph, cost, budget, limit
         self.fastest = _Tried(fastest, fastest.solution.cost, 0.0, usage)
         self.moments: list[dict[Value, float]] = []
         self._searches: dict[float, Search] = {}
         self._flat: dict[int, tuple[Table, Table]] = {}
         self.best: _Tried | None = None
         self.leanest = usage
+        self._bounded = 0.0
+        """What no plan that fits goes below, once it was searched for."""
 
-    def run(self) -> Decision:
-        """The fastest plan found that fits, with what it may lack to the optimum."""
+    def run(self) -> Decision | None:
+        """The fastest plan found that fits, with what it may lack to the optimum; None where none is found within the limit."""
         self._add_moment(self.fastest.usage)
         lean = self._lean()
-        bound = np.inf if lean is None else self._branch(self._best_price(lean))
-        least = self._least() if self.best is None else 0.0
+        bound = self._bounded = np.inf if lean is None else self._branch(self._best_price(lean))
         best = self.best
         if best is None:
-            raise nothing_fits(self.leanest, self.budget, max(least, self.budget + 1) if bound == np.inf else least)
+            return None
         bound = max(bound, self.fastest.decision.solution.bound)
         note = (
             f"the fastest plan needs {gigabytes(self.fastest.usage.peak)} a worker, and {gigabytes(self.budget)} are there: "
@@ -87,6 +95,13 @@ class _Fit:
         )
         solution = replace(best.decision.solution, cost=best.seconds, bound=min(bound, best.seconds))
         return Decision(best.decision.problem, solution, [*best.decision.notes, note])
+
+    def error(self, proven: bool = True) -> ShardingError:
+        """What is said where nothing was found: the leanest plan. Where something else may hold less, nothing is `proven`."""
+        least = self._least()
+        if not proven:
+            return nothing_fits(self.leanest, self.budget, 0.0)
+        return nothing_fits(self.leanest, self.budget, max(least, self.budget + 1) if self._bounded == np.inf else least)
 
     def _add_moment(self, usage: Usage) -> bool:
         """Price what is held when this plan holds the most; False where that is done already."""
@@ -164,7 +179,7 @@ class _Fit:
         """Branch and bound on what is priced, at this price and at none; gives what no plan that fits goes below."""
         problem, bound = self.fastest.decision.problem, self._bound(self.fastest, 0.0)
         waiting: list[tuple[float, int, dict[int, int]]] = [(bound, 0, {})]
-        limit = max(_BRANCHING // max(sum(table.size for group in problem.groups.values() for _, table in group), 1), 1)
+        limit = max(_BRANCHING // max(sum(table.size + _EACH for group in problem.groups.values() for _, table in group), 1), 1)
         count = 0
         while waiting:
             waiting.sort(key=lambda branch: branch[:2])
@@ -188,7 +203,7 @@ class _Fit:
         return min([b for b, _, _ in waiting], default=np.inf)
 
     def _limit(self) -> float:
-        return np.inf if self.best is None else self.best.seconds * (1 - _CLOSE)
+        return self.limit if self.best is None else self.best.seconds * (1 - _CLOSE)
 
     def _widest(self, problem: Problem, free: _Tried, priced: _Tried, fixed: Mapping[int, int]) -> int | None:
         """The variable whose bytes two solutions differ in most; of equal ones, that with most bytes at stake; then strategies. None if all
@@ -217,6 +232,8 @@ class _Fit:
     def _solve(self, price: float | None, fixed: Mapping[int, int] | None = None) -> _Tried:
         """The optimum at a price for each byte; without a price, of the bytes alone."""
         problem, notes = self.fastest.decision.problem, self.fastest.decision.notes
+        if price == 0.0 and not fixed:
+            return self.fastest
         key = -1.0 if price is None else price
         if key not in self._searches:
             self._searches[key] = Search(problem.sizes, self._tables(problem, price))
@@ -228,7 +245,7 @@ class _Fit:
         tried = _Tried(Decision(problem, solution, notes), seconds, held, Usage(problem, solution.choice))
         if seconds < INFEASIBLE and tried.usage.peak < self.leanest.peak:
             self.leanest = tried.usage
-        if seconds < INFEASIBLE and tried.usage.peak <= self.budget and (self.best is None or seconds < self._limit()):
+        if seconds < INFEASIBLE and tried.usage.peak <= self.budget and seconds < self._limit():
             self.best = tried
         return tried
 

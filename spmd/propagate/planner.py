@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from spmd.costs.cost import Cost
 from spmd.costs.planning_sizes import DEFAULT_SIZE
-from spmd.ir.trees import map_tree
+from spmd.ir.trees import map_tree, paths
 from spmd.plan.decisions import Leaf, LeafTree, Signature, TensorInfo, output_shardings
 from spmd.plan.model import Plan
 from spmd.plan.steps import Step, computes
 from spmd.program.graph import Function, Graph, Value
+from spmd.program.liveness import may_be_constant
 from spmd.realize.prices import CostPrices
 from spmd.realize.seconds import predicted
 from spmd.realize.write import Decided, realize
@@ -27,12 +28,13 @@ _Returned = dict[str, tuple[Function, int]]
 """Name of a result -> its function, and its number among what that returns."""
 
 
-def make_plan(graph: Graph, cost: Cost) -> Plan:
-    """The `Plan` of least predicted time among all that obey the constraints on the graph's values and fit into the memory of a worker.
+def make_plan(graph: Graph, cost: Cost, decision: Decision | None = None) -> Plan:
+    """The `Plan` of least predicted time among all that obey the constraints on the graph's values and fit into the memory of a worker, or
+    that of a `decision` that was made.
 
     Raises `ShardingError` when the constraints contradict each other, and when nothing fits.
     """
-    decision = decide_within(graph, cost)
+    decision = decision or decide_within(graph, cost)
     decided = decided_by(decision.problem, decision.solution.choice)
     prices = CostPrices(cost)
     steps = {name: realize(function, decided, prices) for name, function in graph.functions.items()}
@@ -68,24 +70,31 @@ def make_plan(graph: Graph, cost: Cost) -> Plan:
 
 def _signature(function: Function, decided: Decided, graph: Graph) -> Signature:
     """What a function takes and gives."""
+    constant = may_be_constant(function)
+    ways = paths(function.result) if function.result is not None else []
+    taken = {value: f"{function.name}.return{''.join(f'[{i}]' for i in ways[number])}" for number, value in function.donated.items()}
 
     def leaf(value: Value) -> Leaf:
         shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None
-        return Leaf(value.name, shape, value.dtype, decided.kept.get(value) if value.is_tensor else None, bool(value.memory))
+        kept = decided.kept.get(value) if value.is_tensor else None
+        return Leaf(value.name, shape, value.dtype, kept, bool(value.memory) or value.donated)
+
+    def given(value: Value) -> Leaf:
+        return replace(leaf(value), donated=taken.get(value, ""))
 
     ends = iter(decided.returned(function))
 
     def result(value: Value) -> Leaf:
         end = next(ends).sharding
-        found = leaf(value)
+        found = replace(leaf(value), shared=value in constant)
         return replace(found, sharding=end) if end is not None and value.is_tensor else found
 
-    params: tuple[LeafTree, ...] = tuple(map_tree(p, leaf) for p in function.params)
+    params: tuple[LeafTree, ...] = tuple(map_tree(p, given) for p in function.params)
     own = len(params) - function.constants
     outputs: LeafTree = map_tree(function.result, result) if function.result is not None else ()
     constants = tuple(p for p in params[own:] if isinstance(p, Leaf))
-    given = tuple(str(p.name) for p in graph.module[function.name].params[:own])
-    return Signature(params[:own], outputs, function.num_input, given, constants)
+    names = tuple(str(p.name) for p in graph.module[function.name].params[:own])
+    return Signature(params[:own], outputs, function.num_input, names, constants)
 
 
 def _returned(graph: Graph, signatures: Mapping[str, Signature]) -> _Returned:

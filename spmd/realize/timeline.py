@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from spmd.costs.cost import Cost
 from spmd.costs.fusion import fused
+from spmd.costs.in_place import written_in_place
 from spmd.ir.trees import leaves
 from spmd.placement.sharding import Sharding
 from spmd.plan.steps import MADE, Bundle, Compute, Mask, Return, Step, Transfer, computes, moves
@@ -56,7 +57,7 @@ class Timeline:
     ) -> None:
         """`loops` says what is held by those that are called, besides what they are passed."""
         self.cost, self.function, self._loops = cost, function, loops
-        self._end, self._kept = len(function.nodes), kept
+        self._end, self.kept = len(function.nodes), kept
         self._own: dict[tuple[Value, Sharding], Buffer] = {}
         self._views: dict[Value, Value] = {}
         self._runs = dict(zip(function.nodes, computes(steps), strict=True))
@@ -127,9 +128,11 @@ class Timeline:
             elif isinstance(step, Mask):
                 self.buffers += [Buffer(named[step.value], step.bytes, at, at)] if step.bytes else []
             elif isinstance(step, Return):
-                for name, sharding in zip(step.operands, step.shardings, strict=True):
+                taken = written_in_place(self.function) if self.function.donated else frozenset()
+                for number, (name, sharding) in enumerate(zip(step.operands, step.shardings, strict=True)):
                     if named[name].is_tensor:
-                        self._read(named[name], sharding, at)
+                        held = self._read(named[name], sharding, at)
+                        held.bytes = 0 if number in taken else held.bytes
             else:
                 for move in moves((step,)):
                     is_late = not isinstance(step, Bundle) and move.cause.role == MADE
@@ -177,7 +180,7 @@ class Timeline:
 
     def _as_kept(self, node: Node, value: Value) -> bool:
         """Whether an operator takes or makes the value as it is kept, and is the same operator on a shard."""
-        runs, kept = self._runs[node], self._kept[value]
+        runs, kept = self._runs[node], self.kept[value]
         if any(factor in node.rule.forms for factor, _ in runs.splits):
             return False
         pairs = zip((*node.inputs, *node.outputs), (*runs.inputs, *runs.outputs), strict=True)

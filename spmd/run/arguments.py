@@ -28,6 +28,16 @@ _SMALL = 1 << 16
 """Bytes of an argument of which all processes compare the content, too, such as numbers of tokens."""
 
 
+@dataclass(eq=False)
+class Held:
+    """Memory of the workers, of which there may be several handles."""
+
+    given: str = ""
+    """Who was given it, and for what: empty while it may be used."""
+    shared: bool = False
+    """Whether it may be a constant of the program, which nobody may write."""
+
+
 @dataclass(frozen=True, eq=False)
 class Handle:
     """A value that stays on the workers: `objects` has what each worker of this process holds, by rank.
@@ -41,6 +51,7 @@ class Handle:
     tree: LeafTree | None = None
     shape: Shape | None = None
     parts: tuple[Handle, ...] = ()
+    held: Held = field(default_factory=Held, repr=False)
 
     @property
     def sharding(self) -> Sharding | None:
@@ -54,9 +65,17 @@ class Handle:
 
     def numpy(self) -> Array:
         """The global tensor, joined."""
+        self.check("Handle.numpy")
         if not isinstance(self.tree, Leaf) or self.tree.sharding is None or self.shape is None:
             raise ShardingError("Handle.numpy", "this is a handle of something that is not one tensor")
         return joined(self.objects, self.tree.sharding, self.backend, self.shape)
+
+    def check(self, where: str) -> None:
+        """Raise `ShardingError` where it was donated."""
+        given = next((handle.held.given for handle in (self, *self.parts) if handle.held.given), "")
+        if given:
+            way_out = "Use what that gave, or take .numpy() of it before."
+            raise ShardingError(where, f"what it is a handle of was donated to {given}", way_out)
 
 
 class Binder:
@@ -69,10 +88,9 @@ class Binder:
         self.function, self.signature, self.backend, self.divisible = function, signature, backend, divisible
         self.sizes: dict[str, tuple[int, str]] = {}  # of symbolic dimensions, and which parameter said so
 
-    def bind(self, args: Sequence[Any], named: Mapping[str, Any] | None = None) -> list[list[Any]]:
-        """The arguments of each worker of this process, by rank; those that are `named` stand in their places."""
+    def bind(self, given: Sequence[Any]) -> list[list[Any]]:
+        """The arguments of each worker of this process, by rank."""
         params = self.signature.params
-        given = self._with_named(args, named) if named else args
         if len(given) != len(params):
             names = ", ".join(names_of(param) for param in params)
             raise ShardingError(f"{self.function}()", f"it takes {len(params)} arguments ({names}), and got {len(given)}")
@@ -105,8 +123,10 @@ class Binder:
 
         return tuple(whole(int(n), split, size) for n, split, size in zip(shard, leaf.sharding.dims, leaf.shape or (), strict=True))
 
-    def _with_named(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+    def in_order(self, args: Sequence[Any], named: Mapping[str, Any] | None) -> Sequence[Any]:
         """Arguments in order, then by name, as Python has them; a tuple has the name of its parameter."""
+        if not named:
+            return args
         where, names = f"{self.function}()", list(self.signature.names)
         for name in named:
             if name not in names:
@@ -146,6 +166,12 @@ class Binder:
         return array
 
     def _handle(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
+        found = self._fitting(tree, handle)
+        return [_copied(one) for one in found] if isinstance(tree, Leaf) and tree.donated and handle.held.shared else found
+
+    def _fitting(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
+        """What a handle is of, checked."""
+        handle.check(self._where(tree))
         if handle.backend is not self.backend:
             raise ShardingError(self._where(tree), "its handle belongs to other workers", "Load it into these.")
         if any(leaf.written for leaf in leaves(tree)) and len(set(map(id, handle.objects))) < len(handle.objects):
@@ -217,6 +243,7 @@ def _content(array: Array) -> str:
 def plain_everywhere(arg: Any, backend: Backend) -> list[Any]:
     """An argument that is no sharded tensor, the same on every worker: a handle's objects, a copy of a tensor, a value."""
     if isinstance(arg, Handle):
+        arg.check("call_packed")
         return list(arg.objects)
     if isinstance(arg, (tuple, list)) and all(isinstance(i, (int, np.integer)) for i in arg):
         return [tvm.runtime.ShapeTuple([int(i) for i in arg])] * len(backend.ranks)
@@ -265,8 +292,14 @@ def returned(tree: LeafTree, values: Sequence[Any], binder: Binder, keep: bool) 
     shape = binder.shape_of(tree, values[0].shape)
     placed = tree.sharding.told({name: size for name, (size, _) in binder.sizes.items()})
     if keep:
-        return Handle(tuple(values), backend, tree if placed == tree.sharding else replace(tree, sharding=placed), shape)
+        held = Held(shared=tree.shared)
+        return Handle(tuple(values), backend, tree if placed == tree.sharding else replace(tree, sharding=placed), shape, held=held)
     return joined(values, placed, backend, shape)
+
+
+def _copied(tensor: Any) -> Any:
+    """A tensor in memory of its own, on the same device."""
+    return tensor.copyto(tensor.device)
 
 
 def wrapped(values: Sequence[Any], backend: Backend, keep: bool) -> Any:

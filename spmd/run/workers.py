@@ -27,6 +27,7 @@ from spmd.weights.opened import opened
 
 from . import arguments
 from .arguments import Binder, Handle
+from .donation import Donation, donates
 from .library import Bound, Library, Sharded, program, resolved_target
 from .watch import Watch
 
@@ -56,6 +57,7 @@ class Workers:
             library = _compiled(sharded, self.backend, target)
         self.mesh, self.signatures, self.divisible = library.mesh, library.functions, library.divisible
         self.slots = library.slots
+        self._donates = any(map(donates, self.signatures.values()))
         self._pool = Pool(self.backend)
         self._machines = start_machines(self._pool, library.executable, library.slots, [library.fingerprint])
         self._constants = self._placed(library.constants)
@@ -78,9 +80,13 @@ class Workers:
     ) -> Any:
         """Run `function` on every worker; see `WorkerFunction`."""
         binder = Binder(function, signature, self.backend, self.divisible)
-        bound = binder.bind(args, named)
-        for rank, given in enumerate(bound):
-            given += [self._constants[leaf.name][rank] for leaf in signature.constants]
+        given = binder.in_order(args, named)
+        bound = binder.bind(given)
+        donation = Donation(function, signature, given) if self._donates else None
+        if donation is not None:
+            donation.give()
+        for rank, column in enumerate(bound):
+            column += [self._constants[leaf.name][rank] for leaf in signature.constants]
         mine = dict(zip(self.backend.ranks, bound, strict=True))
         elsewhere = len(self.backend.ranks) < self.mesh.size
         facts = arguments.facts([*args, *(named or {}).values()]) if elsewhere else []
@@ -91,7 +97,10 @@ class Workers:
 
         results = self._pool.run(f"{function!r}", run, facts)
         self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
-        return arguments.returned(signature.outputs, results, binder, keep)
+        made = arguments.returned(signature.outputs, results, binder, keep)
+        if donation is not None:
+            donation.share(made)
+        return made
 
     def _placed(self, constants: Mapping[str, arguments.Array]) -> dict[str, list[Any]]:
         """What each worker of this process holds of the constants of the program, by name."""

@@ -10,8 +10,10 @@ from tvm import relax, tirx
 from tvm.target import Target
 
 from .conditions import OpaqueConditions
+from .donation import WriteDonated
 from .empty import AllocateEmpty
 from .gpu import FuseAddNorm, quick_imports
+from .indices import TypeIndices
 from .kv_cache import CreateCaches
 from .memory import PlanMemory
 from .merges import ReadBeforeMerge
@@ -76,13 +78,14 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         if step.info.name == "FoldConstant":
             passes.append(AllocateEmpty())
         if step.info.name == "FuseTIR":
-            passes += [SingleTerms(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
+            passes += [SingleTerms(), TypeIndices(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
         passes += [Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
     else:
         passes.append(ReadBeforeMerge())
     passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together
-    return [*passes, *map(_tried, (*stages.dataflow_lower_passes(target), *stages.finalize_passes(target)))]
+    passes += [*map(_tried, stages.dataflow_lower_passes(target)), Optional(WriteDonated())]
+    return [*passes, *map(_tried, stages.finalize_passes(target))]
 
 
 def _tried(step: tvm.transform.Pass) -> tvm.transform.Pass:

@@ -7,7 +7,8 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import TensorLoad
+
+from .indices import reads_memory
 
 _IF = tvm.ir.Op.get("prim.if_then_else")
 
@@ -28,13 +29,7 @@ class OpaqueConditions:
 
 def _rewritten(node: Any, mutator: Any) -> Any:
     node = mutator.default_mutate(node)
-    if node.op != _IF or not _reads_memory(node.args[0]):
+    if node.op != _IF or not reads_memory(node.args[0]):
         return node
     condition, *branches = node.args
     return tirx.if_then_else(tirx.NE(tirx.Cast("int32", condition), tirx.const(0, "int32")), *branches)
-
-
-def _reads_memory(condition: Any) -> bool:
-    found: list[TensorLoad] = []
-    tvm_ffi.structural_walk(condition, (TensorLoad, found.append))
-    return bool(found)

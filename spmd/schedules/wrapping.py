@@ -9,6 +9,9 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import TensorLoad
 
+from .indices import reads_memory
+from .scheduling import is_scheduled
+
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
 _INDEX = ("int32", "int64")
 """Types of which TVM says that their arithmetic does not overflow."""
@@ -24,7 +27,9 @@ class WrapIntegers:
     """
 
     def transform_function(self, func: tirx.PrimFunc, _mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tirx.PrimFunc:
-        """`func`, in which such values are reinterpreted."""
+        """`func`, in which such values are reinterpreted, unless somebody has decided its loops."""
+        if is_scheduled(func):
+            return func
         body = tvm_ffi.structural_mutate(
             func.body, [(tirx.Cast, _cast), *((kind, _arithmetic) for kind in _ARITHMETIC), (tirx.BufferStore, _stored)]
         )
@@ -55,7 +60,7 @@ def _stored(store: Any, mutator: Any) -> Any:
 
 def _may_wrap(value: Any, kind: str) -> bool:
     """Whether `value` may be out of the range of `kind`. What it reads may be computed in its place later, and have other bounds."""
-    if not _reads_memory(value):
+    if not reads_memory(value):
         return False  # an index, which fits
     bound, (least, most) = tvm.sym.Analyzer().const_int_bound(value), _range(kind)
     endless = str(value.ty.dtype) == "uint64" and bound.max_value == _ENDLESS
@@ -72,9 +77,3 @@ def _hidden(value: Any) -> Any:
     kind = str(value.ty.dtype)
     other = kind.removeprefix("u") if kind.startswith("u") else f"u{kind}"
     return tirx.call_intrin(kind, "tirx.reinterpret", tirx.call_intrin(other, "tirx.reinterpret", value))
-
-
-def _reads_memory(value: Any) -> bool:
-    found: list[TensorLoad] = []
-    tvm_ffi.structural_walk(value, (TensorLoad, found.append))
-    return bool(found)
