@@ -17,6 +17,7 @@ NAMES = (
     "builds",
     "scaling",
     "decode",
+    "llm",
     "cpu_kernels",
     "weights",
     "shardy",

@@ -135,10 +135,13 @@ def report(title: str, points: Sequence[Point]) -> str:
     right = list(orderings(points, speeds))
     head = ("source", "model", "bits", "GPU", "GPUs", "link", "published", "predicted", "error")
     means = [f"{name} {mean(found):.1%}" for name, found in of_profile.items()]
+    _, worst, farthest = max(
+        (abs(error), f"{error:+.1%}", f"{p.model} on {p.gpus} x {p.gpu}") for p, error in zip(points, errors, strict=True)
+    )
     wrong = [f"wrong order: {name}" for name, is_right in right if not is_right]
     return "\n".join(
         [
-            f"{title}: {len(points)} points, mean error {mean(map(abs, errors)):.1%} ({', '.join(means)}), "
+            f"{title}: {len(points)} points, mean error {mean(map(abs, errors)):.1%} ({', '.join(means)}), worst {worst} ({farthest}), "
             f"{len(right) - len(wrong)} of {len(right)} orderings right\n",
             table(head, rows),
             *wrong,

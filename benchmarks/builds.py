@@ -1,10 +1,11 @@
 """What is built for GPUs, looked at: weights a worker, kernels a layer, storage, kernels for few rows, CUDA graphs, spilled registers.
 
-    python -m benchmarks.builds [--quick] [--targets NAME ...] [--layers N] [--nvcc PATH]
+    python -m benchmarks.builds [--quick | --weights] [--targets NAME ...] [--layers N] [--nvcc PATH]
 
 Models have two layers of the sizes of Llama-2-70B and CodeLlama-34B, as equal layers are equal kernels; weights are counted for all layers.
-Every line is built whole, but where TVM has no code generator or no tool that it needs: then its error stands there. With --nvcc, or
-where `nvcc` is on the path, CUDA sources are compiled to machine code and registers that ptxas spills are counted. No GPU is needed.
+With --weights nothing is compiled, and the table has the weights alone. Every line is built whole, but where TVM has no code generator or
+no tool that it needs: then its error stands there. With --nvcc, or where `nvcc` is on the path, CUDA sources are compiled to machine code
+and registers that ptxas spills are counted. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from typing import Any
 
 import tvm
 from tvm import relax, tirx
+from tvm.target import Target
 
 import spmd
-from examples.llm.build import check_tools, profile_of, quantized, target_of
+from examples.llm.build import check_tools, profile_of, quantized, target_of, told
 from examples.llm.build_program import BOUNDS, bytes_of, program, weights
 from examples.llm.config import PRESETS
 from examples.llm.model import METHODS
@@ -206,6 +208,17 @@ def line(model: str, form: str, target: str, shards: int, layers: int, nvcc: str
     )  # fmt: skip
 
 
+def weights_line(model: str, form: str, target: str, shards: int, layers: int) -> tuple[str, ...]:
+    """The cells of a plan: what a worker has of the weights, and the most by which that is above its share."""
+    config, formats = quantized(model, form)
+    made_for = Target(told(*TARGETS[target]))
+    config, more = replace(config, num_hidden_layers=layers), PRESETS[model].num_hidden_layers - layers
+    made = program(config, shards, made_for, formats, profile_of(made_for), memory=ROOM, methods=("embed", "decode"))
+    part = held(made if isinstance(made, tvm.IRModule) else made.mod, more)
+    whole = held(program(config, 1, made_for, formats, methods=("embed", "decode")), more)
+    return model, form, target, str(shards), size_text(part), f"{part * shards / whole - 1:+.1%}"
+
+
 HEAD = ("model", "weights", "target", "N", "weights a worker", "over", "kernels", "few rows", "storage", "in graphs", "spilled", "CPU s")
 LEGEND = f"""over: what that is above 1/N of all; kernels: of a layer, in decode and in batch_decode, beside those of attention; few rows:
 products of batch_decode, batch_verify and prefill that have kernels for up to 8 rows beside the tile; storage: of a prefill of
@@ -217,6 +230,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="Llama-2-70B in 4 bits for 2 workers alone")
+    parser.add_argument("--weights", action="store_true", help="plan and count weights; compile nothing")
     parser.add_argument("--targets", nargs="*", choices=TARGETS, default=list(TARGETS), metavar="NAME", help=", ".join(TARGETS))
     parser.add_argument("--layers", type=int, default=2, help="of each model, 2 or more (default 2)")
     parser.add_argument("--nvcc", default=shutil.which("nvcc") or "", help="NVIDIA's compiler, to count spilled registers")
@@ -224,6 +238,10 @@ def main() -> None:
     if options.layers < 2:
         parser.error("--layers: a layer is seen between two attentions, so give at least 2")
     models, forms, shards = (MODELS[:1], FORMS[:1], SHARDS[1:2]) if options.quick else (MODELS, FORMS, SHARDS)
+    if options.weights:
+        counted = [weights_line(*case, options.layers) for case in itertools.product(models, forms, options.targets, shards)]
+        print(table(HEAD[:6], counted))
+        return
     lines, errors = [], []
     for case in itertools.product(models, forms, options.targets, shards):
         found = line(*case, options.layers, options.nvcc)

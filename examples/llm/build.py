@@ -19,6 +19,7 @@ from .build_program import program
 from .command import exit_code
 from .config import PRESETS, LlamaConfig
 from .errors import ModelError
+from .mlc import library
 from .quantization import FORMATS, Formats
 from .source import open_model
 
@@ -108,10 +109,15 @@ def build(options: argparse.Namespace) -> Path:
         raise ModelError("--use-cuda-graph", f"the target is {options.target}", "Use it with --target cuda.")
     if options.max_seq_len < 1:
         raise ModelError("--max-seq-len", f"{options.max_seq_len} is too few", "Give a number of at least 1.")
+    if options.runtime == "mlc":
+        profile = options.profile or profile_of(target)
+        graphs, limit = options.use_cuda_graph, options.max_seq_len
+        made, metadata = library.build(config, options.num_shards, target, form, options.quantization, profile, limit, graphs)
+        return library.write(Path(options.output), made, metadata, config)
     made = program(config, options.num_shards, target, form, options.profile or profile_of(target), options.max_seq_len)
     with tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": options.use_cuda_graph}):
-        library = spmd.build(made, target)
-    folder = library.export(options.output)
+        compiled = spmd.build(made, target)
+    folder = compiled.export(options.output)
     window = max(config.layer_windows)
     Header(
         str(options.model),
@@ -135,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--profile", default="", help="the hardware that the plan is made for, a name of spmd.Profile's")
     made.add_argument("--use-cuda-graph", action="store_true", help="capture kernels and collectives of a step in CUDA graphs")
     made.add_argument("--max-seq-len", type=int, default=2048, help="tokens that the cache holds (default 2048)")
+    made.add_argument("--runtime", choices=("spmd", "mlc"), default="spmd", help="who runs it: spmd.workers, or MLC-LLM's engine")
     made.add_argument("-o", "--output", required=True, help="the folder to write")
     return made
 

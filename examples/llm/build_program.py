@@ -44,14 +44,18 @@ def program(
     Raises ModelError for too many shards, and spmd.ShardingError where the model cannot be sharded or does not fit.
     """
     check_shards(config, num_shards)
-    mod = hinted(bounded(build_module(config, target, methods)[0], BOUNDS))
-    if quantization:
-        mod = quantize(mod, quantization)
+    mod = whole(config, target, quantization, methods)
     if num_shards == 1:
         return mod
     specs = table_specs(mod, num_shards) if not config.tie_word_embeddings else {}
     told = {name: size for name, size in sizes(max_seq_len).items() if name in _symbols(mod)}
     return spmd.shard(mod, mesh=num_shards, specs=specs, profile=profile, sizes=told, memory=memory)
+
+
+def whole(config: LlamaConfig, target: Target, quantization: Formats = "", methods: Sequence[str] = METHODS) -> tvm.IRModule:
+    """The program of one device, with bounds of its sizes and hints for CUDA graphs."""
+    mod = hinted(bounded(build_module(config, target, methods)[0], BOUNDS))
+    return quantize(mod, quantization) if quantization else mod
 
 
 def table_specs(mod: tvm.IRModule, num_shards: int) -> dict[str, P]:

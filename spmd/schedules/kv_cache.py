@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.frontend.nn.llm import kv_cache
@@ -37,15 +38,21 @@ class CreateCaches:
     """Caches with kernels for the current target in the place of generic ones. Raises ShardingError where there are no such kernels."""
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        """A new module; `mod` stays as it is."""
+        """A new module, the same one where no function asks for a cache; `mod` stays as it is."""
+        asking = {var: f for var, f in mod.functions_items() if isinstance(f, relax.Function) and _asks(f)}
+        if not asking:
+            return mod
         writer = _Writer(mod, Target.current(allow_none=False))
-        for var, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                made = writer.visit_expr(function)
-                if not made.same_as(function):
-                    writer.builder_.update_func(var, made)
+        for var, function in asking.items():
+            writer.builder_.update_func(var, writer.visit_expr(function))
         made = writer.builder_.get()
         return tvm.IRModule(dict(made.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
+
+
+def _asks(function: relax.Function) -> bool:
+    found: list[str] = []
+    tvm_ffi.structural_walk(function.body, [((relax.ExternFunc,), lambda called: found.append(str(called.global_symbol)))])
+    return GENERIC in found
 
 
 @mutator

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
 import spmd
+from spmd import ShardingError
 
 HEAVY = spmd.Profile("slow compute", flops=1e9, memory_bandwidth=1e9, link_bandwidth=1e12, link_latency=1e-9)
 
@@ -143,3 +145,14 @@ def test_latent_vectors_are_whole_and_heads_are_split(workers):
     call = sharded.mod["create"].body.blocks[0].bindings[0].value
     assert [int(call.args[i].value) for i in (5, 6)] == [8 // workers, 1]
     assert all(not plan.params[name].is_replicated for name in ("wq", "wk", "wv", "wl", "up", "wo"))
+
+
+def test_latent_attention_split_by_heads_is_proven():
+    """And a program that scales what it compares otherwise, or keeps another vector, is not that of the module."""
+    assert spmd.verify(Latent, spmd.shard(Latent, 2, profile=HEAVY)).undecided == ()
+    text = Latent.script()
+    for change in (("0.10000000000000001), q", "0.25), q"), ("latent, ty_args", "R.add(latent, latent), ty_args")):
+        other = tvm.script.from_source(text.replace(*change))
+        assert other.script() != text, change
+        with pytest.raises(ShardingError, match="extend"):
+            spmd.verify(Latent, spmd.shard(other, 2, profile=HEAVY))
