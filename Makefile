@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
-PROGRAMS ?= 10000
+PROGRAMS ?= 20000
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 # pyright runs on the node that PyPI carries, never on one that happens to be installed
@@ -56,7 +56,7 @@ types: $(READY) ## pyright, strict, on spmd/
 	$(BIN)/pyright
 
 .PHONY: fuzz
-fuzz: $(READY) ## 10,000 new random programs, 1,000 for GPUs, and the property tests on many new examples; PROGRAMS=N SEED=N
+fuzz: $(READY) ## 20,000 new random programs, 2,000 for GPUs, and the property tests on many new examples; PROGRAMS=N SEED=N
 	$(BIN)/python -m pytest -n 2 tests/test_programs.py tests/testing/test_pocl.py \
 		--programs=$(PROGRAMS) --gpu-programs=$$(($(PROGRAMS) / 10)) --programs-seed=$(SEED) -k random_programs $(ARGS)
 	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)

@@ -1,7 +1,7 @@
 """Random programs with random specs on random meshes give what they give unsharded.
 
 A slice of programs is drawn, then run as few modules, one for each number of workers; what fails is made small by
-`spmd.testing.shrink`, not by Hypothesis, which draws only. `make fuzz` runs 10,000 new ones.
+`spmd.testing.shrink`, not by Hypothesis, which draws only. `make fuzz` runs 20,000 new ones.
 """
 
 import pytest
