@@ -118,7 +118,8 @@ class Workers:
         They may be in files, in a folder that ``python -m spmd weights`` wrote or in a checkpoint, of which each worker reads its own part;
         or what `spmd.weights.source` gives; or a function from names to arrays.
         `function` is whose weights they are; without it, the first function that has any (those after its attribute `num_input`).
-        Where no function has any, nothing is loaded of no weights. Parameters that are a packed tuple take, and give, one handle for all of it.
+        Where no function has any, nothing is loaded of no weights.
+        Parameters that are a packed tuple take, and give, one handle for all of it.
         """
         if function is None:
             function = next((n for n, s in self.signatures.items() if s.num_input is not None and s.num_input < len(s.params)), None)
