@@ -72,7 +72,7 @@ class Rows:
 
 
 BY_ROWS = {f"{name}.x": P("tp", None) for name in ("layer", "reduced", "softmax")} | {"heads.x": P("tp", None, None), "rows": P("tp", None)}
-SPLIT = BY_ROWS | {"layer.return": P("tp", None)}
+SPLIT = BY_ROWS | {"layer.y": P("tp", None), "layer.return": P("tp", None)}
 
 
 @pytest.mark.parametrize(("mesh", "n"), [(2, 5), (3, 1), (4, 6)], ids=str)

@@ -35,7 +35,7 @@ def second_places(graph: Graph, candidates: Candidates, cost: Cost) -> dict[Valu
         made = makers.get(value, [])
         if len(readers) < 2 or len(taken.places[value] | {(n.function, n.branch) for n in made}) > 1:
             continue
-        if value.memory or len(made) > 1 or any(node.op in _NOWHERE_ELSE for node in made):
+        if value.memory or value in taken.staying or len(made) > 1 or any(node.op in _NOWHERE_ELSE for node in made):
             continue
         kept, gather = candidates.shardings[value], value.wanted is None or value.wanted.gather
         key = (cost.shape(value), value.dtype, id(kept), gather, tuple(sorted(map(id, readers))))
@@ -52,10 +52,14 @@ class _Taken:
     def __init__(self, graph: Graph, candidates: Candidates) -> None:
         self.of: dict[Value, list[Sequence[Sharding]]] = {}
         self.places: dict[Value, set[tuple[str, Branch]]] = {}
+        self.staying: set[Value] = set()
+        """What some operator takes, or makes, as it is kept."""
         self._lists: dict[tuple[object, ...], Sequence[Sharding]] = {}
         for function in graph.functions.values():
             for node in function.nodes:
                 strategies = candidates.strategies[node]
+                self.staying.update(v for i, v in enumerate(node.inputs) if node.staying(i, False))
+                self.staying.update(v for i, v in enumerate(node.outputs) if node.staying(i, True))
                 for i, value in enumerate(node.inputs):
                     if value.is_tensor and candidates.shardings[value]:
                         key = (id(strategies), i)

@@ -25,6 +25,9 @@ from .signature import Signature
 from .undecided import Undecided
 from .values import Sizes, Tensor, Unknown, Wrong
 
+_PADDING = -1
+"""The number of a worker's head that is none of the module's."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -189,7 +192,7 @@ class Pair:
                 raise Wrong(f"{where}: no worker keeps head {head} of layer {layer}")
         for rank, cache in enumerate(column):
             for (layer, head), history in cache.history.items():
-                same = {h for (at, h), other in expected.history.items() if at == layer and other == history}
+                same = {h for (at, h), other in expected.history.items() if at == layer and other == history} or {_PADDING}
                 if not self._heads.setdefault((rank, head), set(same)) & same:
                     raise Wrong(f"{where}: on worker {rank} head {head} is another one than elsewhere")
                 self._heads[rank, head] &= same
