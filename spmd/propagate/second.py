@@ -17,7 +17,7 @@ from .solver import Table
 
 Second = tuple[tuple[int, Sharding], ...]
 """The number of the sharding in which a value is kept, and another one that it is converted to once."""
-MOST, FEWEST = 16, 2
+MOST, FEWEST = 12, 2
 """The most ways to hold a value, of which FEWEST may be in two placements however many there are: tables grow with their product over the
 operands of an operator."""
 _LITTLE = 0.1

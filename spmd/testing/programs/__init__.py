@@ -80,8 +80,8 @@ def specs(
         for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and dice.randint(0, 2) == 0:
                 entries = _entries(dice, leaf.shape, mesh or Mesh(tp=1), divisible or {})
-                if leaf.name.endswith(STORE):  # rows are written at any place, and a dimension of one has no loop to be cut
-                    entries = [None, *(None if size == 1 else entry for entry, size in zip(entries[1:], leaf.shape[1:], strict=True))]
+                if leaf.name.endswith(STORE):
+                    entries = _of_store(entries, leaf.shape)
                 found[key] = P(*entries)
     return found
 
@@ -98,6 +98,15 @@ def _entries(dice: Random, shape: tuple[int | str, ...], mesh: Mesh, divisible: 
         if isinstance(size, int) or divisible.get(size, 1) % mesh.axis_size(axis, *split[at]) == 0 or not split[at]:  # else in units
             split[at].append(axis)
     return [dice.choice([None, "?"]) if not s else s[0] if len(s) == 1 else tuple(s) for s in split]
+
+
+def _of_store(entries: list[Any], shape: tuple[int | str, ...]) -> list[Any]:
+    """What may be asked of what is written in place: its rows are written at any place, a dimension of one has no loop to be cut, and no
+    kernel has two dimensions that are split over parts of one axis.
+    """
+    found = [None, *(None if size == 1 else entry for entry, size in zip(entries[1:], shape[1:], strict=True))]
+    in_parts = [i for i, entry in enumerate(found) if "(" in str(entry)]
+    return [None if i in in_parts[1:] else entry for i, entry in enumerate(found)]
 
 
 def _parts(dice: Random, axis: str, size: int) -> list[str]:
