@@ -26,7 +26,8 @@ from tests.collectives.disco_suite import started
 from tests.examples.architectures import config_of, random_weights
 from tests.examples.test_architectures import SCALED, WIDE
 
-FAST = {"kind": "llvm", "opt-level": 0}
+CPU = "llvm"
+"""Optimized: without, TVM's attention to cached tokens of one sequence beside a new one is no number."""
 PROMPT, OTHER, ANSWER = [3, 14, 15, 9, 26], [5, 35, 8], [7, 9, 3, 23]
 
 
@@ -34,15 +35,16 @@ def main(name: str, form: str, folder: Path) -> None:
     """Build, load, compare."""
     config = config_of(name, **WIDE)
     weights = dict(packed_weights(random_weights(config).items(), form) if form else random_weights(config))
-    made, metadata = library.build(config, 2, Target(FAST), form, form or "q0f32", SCALED, 64, False)
+    made, metadata = library.build(config, 2, Target(CPU), form, form or "q0f32", SCALED, 64, False)
     assert any(param["preprocs"] for param in metadata["params"])
     library.write(folder, made, metadata, config)
     session = started("ThreadedSession", 2, 1, folder)
     found = np.concatenate(run(session, folder / library.LIBRARY, weights))
     methods = ["embed", "prefill", "extend", "decode", "batch_prefill", "batch_extend", "create_paged_kv_cache"]
     mod = build_module(config, methods=methods)[0]
-    with spmd.workers(quantize(mod, form) if form else mod, target=FAST) as workers:
+    with spmd.workers(quantize(mod, form) if form else mod, target=CPU) as workers:
         expected = wanted(Sequences(workers, weights, 64, 2))
+    assert np.isfinite(expected).all()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     print(f"{len(found)} rows of logits", flush=True)
 
