@@ -20,10 +20,10 @@ Late = Mapping[Node, int]
 
 
 @dataclass(frozen=True)
-class Held:
+class Peak:
     """The most bytes, while which operator runs, and the seconds of what runs again."""
 
-    peak: int
+    bytes: int
     at: int
     seconds: float
 
@@ -44,14 +44,14 @@ class Holding:
                 self.seconds[move.cause.at] += seconds(move)
         self.bytes: dict[Value, int] = {v: self._bytes(v) for node in self.nodes for v in node.outputs if v.is_tensor}
         self._given = [v for tree in function.params for v in leaves(tree) if v.is_tensor and v.role not in RESIDENT]
-        self._more = usage.timelines[function.name].peak - self._simulated({}).peak
+        self._more = usage.timelines[function.name].peak - self._simulated({}).bytes
 
-    def held(self, late: Late) -> Held:
+    def held(self, late: Late) -> Peak:
         """What is held where these operators run again. What conversions hold is taken to be what it is without."""
         found = self._simulated(late)
-        return Held(found.peak + self._more, found.at, found.seconds)
+        return Peak(found.bytes + self._more, found.at, found.seconds)
 
-    def _simulated(self, late: Late) -> Held:
+    def _simulated(self, late: Late) -> Peak:
         end = len(self.nodes)
         buffers: list[Buffer] = []
         own: dict[tuple[Value, bool], Buffer] = {}
@@ -112,7 +112,7 @@ class Holding:
             total += step
             if total > peak:
                 peak, worst = total, order[i]
-        return Held(peak, worst, taken)
+        return Peak(peak, worst, taken)
 
     def _bytes(self, value: Value) -> int:
         cost = self._cost

@@ -129,7 +129,7 @@ class _Options:
         fits = True
         for holding in self.holdings:
             late = self._fitting(holding, budget - self._resident)
-            fits &= holding.held(late).peak <= budget - self._resident
+            fits &= holding.held(late).bytes <= budget - self._resident
             found |= self._named(holding, late)
         return found, fits
 
@@ -137,13 +137,13 @@ class _Options:
         """What is made again so that each function holds as little as it can, of what is looked at."""
         found: dict[str, str] = {}
         for holding in self.holdings:
-            least, peak = dict[Node, int](), holding.held({}).peak
+            least, peak = dict[Node, int](), holding.held({}).bytes
             before: list[dict[Node, int]] = []
             for price in self._prices():
                 stages = list(islice(self._stages(holding, price, 0), _MOST_STAGES))
                 for i, late in enumerate(stages):
                     for some in _parts(holding, before[i] if i < len(before) else {}, late):
-                        if (held := holding.held(some).peak) < peak:
+                        if (held := holding.held(some).bytes) < peak:
                             least, peak = some, held
                 before = stages
             found |= self._named(holding, least)
@@ -160,7 +160,7 @@ class _Options:
         for price in self._prices():
             late = self._at(holding, price, budget)
             for some in _parts(holding, below, late):
-                if holding.held(some).peak <= budget:
+                if holding.held(some).bytes <= budget:
                     return self._between(holding, budget, below, late, price, some)
             below = late
         return below
@@ -177,7 +177,7 @@ class _Options:
         for _ in range(_HALVINGS):
             middle = (low * high) ** 0.5
             some = self._at(holding, middle, budget)
-            fitting = [part for part in _parts(holding, below, some) if holding.held(part).peak <= budget]
+            fitting = [part for part in _parts(holding, below, some) if holding.held(part).bytes <= budget]
             found = min(found, *fitting, key=lambda part: holding.held(part).seconds) if fitting else found
             low, high, below = (low, middle, below) if fitting else (middle, high, some)
         return found
@@ -191,7 +191,7 @@ class _Options:
         late: dict[Node, int] = {}
         seen: set[int] = set()
         yield late
-        while (held := holding.held(late)).peak > budget and held.at not in seen and len(seen) < _MOST_MOMENTS:
+        while (held := holding.held(late)).bytes > budget and held.at not in seen and len(seen) < _MOST_MOMENTS:
             seen.add(held.at)
             key = (holding.function.name, held.at, price)
             if key not in self._solved:

@@ -29,7 +29,7 @@ _SMALL = 1 << 16
 
 
 @dataclass(eq=False)
-class Held:
+class Storage:
     """Memory of the workers, of which there may be several handles."""
 
     given: str = ""
@@ -51,7 +51,7 @@ class Handle:
     tree: LeafTree | None = None
     shape: Shape | None = None
     parts: tuple[Handle, ...] = ()
-    held: Held = field(default_factory=Held, repr=False)
+    storage: Storage = field(default_factory=Storage, repr=False)
 
     @property
     def sharding(self) -> Sharding | None:
@@ -72,7 +72,7 @@ class Handle:
 
     def check(self, where: str) -> None:
         """Raise `ShardingError` where it was donated."""
-        given = next((handle.held.given for handle in (self, *self.parts) if handle.held.given), "")
+        given = next((handle.storage.given for handle in (self, *self.parts) if handle.storage.given), "")
         if given:
             way_out = "Use what that gave, or take .numpy() of it before."
             raise ShardingError(where, f"what it is a handle of was donated to {given}", way_out)
@@ -167,7 +167,7 @@ class Binder:
 
     def _handle(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
         found = self._fitting(tree, handle)
-        return [_copied(one) for one in found] if isinstance(tree, Leaf) and tree.donated and handle.held.shared else found
+        return [_copied(one) for one in found] if isinstance(tree, Leaf) and tree.donated and handle.storage.shared else found
 
     def _fitting(self, tree: LeafTree, handle: Handle) -> Sequence[Any]:
         """What a handle is of, checked."""
@@ -292,8 +292,8 @@ def returned(tree: LeafTree, values: Sequence[Any], binder: Binder, keep: bool) 
     shape = binder.shape_of(tree, values[0].shape)
     placed = tree.sharding.told({name: size for name, (size, _) in binder.sizes.items()})
     if keep:
-        held = Held(shared=tree.shared)
-        return Handle(tuple(values), backend, tree if placed == tree.sharding else replace(tree, sharding=placed), shape, held=held)
+        storage = Storage(shared=tree.shared)
+        return Handle(tuple(values), backend, tree if placed == tree.sharding else replace(tree, sharding=placed), shape, storage=storage)
     return joined(values, placed, backend, shape)
 
 

@@ -33,7 +33,7 @@ class Donation:
         spans = [span_of(handle) for _, handle in self._passed]
         for i, (leaf, handle) in enumerate(self._passed):
             for j, (other, same) in enumerate(self._passed) if leaf.donated else ():
-                if i != j and (handle.held is same.held or _overlap(spans[i], spans[j])):
+                if i != j and (handle.storage is same.storage or _overlap(spans[i], spans[j])):
                     what = f"its handle is passed for {other.name!r}, too, and {leaf.donated!r} is written into its memory"
                     raise ShardingError(f"{function}(), parameter {leaf.name!r}", what, "Load one for each.")
 
@@ -41,7 +41,7 @@ class Donation:
         """Make the handles that are given for good unusable; the workers hold what they are of until the call ends."""
         for leaf, handle in self._passed:
             if leaf.donated:
-                handle.held.given = f"{self._function}(), for its result {leaf.donated!r}"
+                handle.storage.given = f"{self._function}(), for its result {leaf.donated!r}"
                 _release(handle)
         for whole in self._wholes:
             if isinstance(whole, Handle):
@@ -53,8 +53,8 @@ class Donation:
         for handle in _handles(results):
             span = span_of(handle)
             for other, one in there:
-                if _overlap(span, other) and not one.held.given:
-                    object.__setattr__(handle, "held", one.held)
+                if _overlap(span, other) and not one.storage.given:
+                    object.__setattr__(handle, "storage", one.storage)
             there.append((span, handle))
 
 

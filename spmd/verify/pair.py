@@ -19,7 +19,7 @@ from .blame import first_wrong
 from .expressions import is_float
 from .field import NAN, of_floats
 from .opaque import Cache, Opaque
-from .pieces import Held, NotInPieces
+from .pieces import NotInPieces, Relations
 from .program import Program
 from .signature import Signature
 from .undecided import Undecided
@@ -46,7 +46,7 @@ class Asked:
 class Pair:
     """A module and its per-worker program, run on the same numbers."""
 
-    def __init__(self, mod: tvm.IRModule, local: tvm.IRModule, asked: Asked, held: Held) -> None:
+    def __init__(self, mod: tvm.IRModule, local: tvm.IRModule, asked: Asked, held: Relations) -> None:
         self.mesh, self.sizes, self.divisible, self.given = asked.mesh, asked.sizes, asked.divisible, asked.arguments
         self._ways: list[list[bool]] = [[], []]
         self._forced: bool | None = None

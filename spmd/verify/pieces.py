@@ -26,7 +26,7 @@ PIECE = "piece"
 
 
 @dataclass
-class Held:
+class Relations:
     """What was found of a pair: of which result of the module each result of the workers is a placement, and of which first result each
     result of the module is a copy.
     """
@@ -35,7 +35,7 @@ class Held:
     copies: list[int] = field(default_factory=list[int])
 
 
-Shown = Callable[[tvm.IRModule, tvm.IRModule, Signature], Held]
+Shown = Callable[[tvm.IRModule, tvm.IRModule, Signature], Relations]
 """Proves a pair, or raises `NotInPieces`."""
 
 
@@ -60,7 +60,7 @@ class Pieces:
     local: tvm.IRModule
     mesh: Mesh
     shown: Shown
-    _known: dict[Any, list[tuple[tuple[Any, Any], Held]]] = field(default_factory=dict[Any, Any])
+    _known: dict[Any, list[tuple[tuple[Any, Any], Relations]]] = field(default_factory=dict[Any, Any])
     _sized: list[Any] = field(default_factory=list[Any])
     """Parameters of the workers that have sizes by names."""
     _first: dict[Any, Any] = field(default_factory=dict[Any, Any])
@@ -122,7 +122,7 @@ class Pieces:
             (first, second), Signature(places, outputs if crossing is None else None, sources=sources, is_open=crossing is not None), given
         )
 
-    def _shown(self, pair: _Pair) -> Held:
+    def _shown(self, pair: _Pair) -> Relations:
         named = tuple(v.name for func in pair.functions for v in relax.analysis.defined_symbolic_vars(func))
         key = (*map(tvm_ffi.structural_hash, pair.functions), pair.signature, named)
         alike = self._known.setdefault(key, [])

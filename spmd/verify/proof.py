@@ -16,7 +16,7 @@ from . import request, signature
 from .arguments import has_integers
 from .field import PRIME
 from .pair import Asked, Pair
-from .pieces import PIECE, Held, NotInPieces, Pieces
+from .pieces import PIECE, NotInPieces, Pieces, Relations
 from .shrink import LARGE, TOO_LARGE, NotShrunk, shrunk, work
 from .signature import Signature
 
@@ -96,7 +96,7 @@ def _evaluated(
     asked: Asked,
     *,
     is_large: bool,
-    held: Held | None = None,
+    held: Relations | None = None,
 ) -> Proof:
     """Run both programs, made smaller where they are large. How results of an open signature are held is added to `held`."""
     smaller = False
@@ -107,7 +107,7 @@ def _evaluated(
         except NotShrunk as reason:
             if work(mod) > TOO_LARGE:
                 return Proof(tuple(signatures), 0, (f"all of it: it is too large to be evaluated, and {reason}",), 0)
-    pair = Pair(mod, local, asked, held or Held())
+    pair = Pair(mod, local, asked, held or Relations())
     for name, one in signatures.items():
         told = [key.split(".", 1)[1] for key in asked.arguments if key.startswith(f"{name}.")]
         more = _ROUNDS if asked.rounds is None and has_integers(mod[name], told) else asked.rounds or 1
@@ -123,8 +123,8 @@ def _by_pieces(
     proofs: list[Proof] = []
     is_large = work(mod) > LARGE
 
-    def shown(one: tvm.IRModule, many: tvm.IRModule, how: Signature) -> Held:
-        held = Held()
+    def shown(one: tvm.IRModule, many: tvm.IRModule, how: Signature) -> Relations:
+        held = Relations()
         try:
             proofs.append(_evaluated(one, many, {PIECE: how}, asked, is_large=is_large, held=held))
         except ShardingError as alarm:

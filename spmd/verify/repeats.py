@@ -10,6 +10,8 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
+from .expressions import is_float
+
 _PERIODS = range(4, 1025)
 """Bindings that layers may have."""
 _FEWEST = 3
@@ -59,7 +61,7 @@ class Side:
 
 def is_float_tensor(var: Any) -> bool:
     """Whether a variable is a tensor of numbers of the field."""
-    return isinstance(var.ty, relax.TensorType) and str(var.ty.dtype).startswith(("float", "bfloat"))
+    return isinstance(var.ty, relax.TensorType) and is_float(str(var.ty.dtype))
 
 
 def is_plain(func: Any) -> bool:
