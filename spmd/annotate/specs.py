@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from spmd.checks import told
 from spmd.errors import ShardingError, nearest
-from spmd.ir.trees import Tree, leaves
+from spmd.ir.trees import leaves, named_leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
 from spmd.placement.spec import Constraint, P, Remat, Same, Spec
@@ -87,7 +87,7 @@ def annotate(graph: Graph, mesh: Mesh, specs: Specs | None) -> Graph:
         for value in (v for p in f.params for v in leaves(p)):
             if value.role == "input" and value.wanted is None and value.is_tensor and not free:
                 value.wanted, value.reason = _whole(value), "inputs are whole unless specs say otherwise"
-        for number, (path, value) in enumerate(_results(f"{f.name}.return", f.result if f.result is not None else ())):
+        for number, (path, value) in enumerate(f.results):
             if not value.is_tensor or f.is_loop:
                 f.at_end.append((value, None, ""))
             elif path in ends:
@@ -134,7 +134,7 @@ def value_names(graph: Graph) -> dict[str, Value]:
 def result_names(graph: Graph) -> dict[str, Value]:
     """Every tensor that a function returns, by the name that specs have for it."""
     called = [f for f in graph.functions.values() if not f.is_loop]
-    ends = [pair for f in called for pair in _results(f"{f.name}.return", f.result if f.result is not None else ())]
+    ends = [pair for f in called for pair in f.results]
     return {path: value for path, value in ends if value.is_tensor}
 
 
@@ -184,7 +184,7 @@ def _check_apart(graph: Graph) -> None:
         for f in graph.functions.values()
         if not f.is_loop
         for name in (f.name, f"{f.name}.return")  # as plans have it, and as specs do
-        for path, _ in _results(name, f.result if f.result is not None else ())
+        for path, _ in named_leaves(name, f.result if f.result is not None else ())
     ]
     for path, what in [*((v.path, _kind(v)) for v in graph.values), *ends]:
         if path in found and found[path] != what:
@@ -221,9 +221,3 @@ def _want(value: Value, asked: Constraint, reason: str) -> None:
 
 def _whole(value: Value) -> Constraint:
     return Constraint.exactly(Sharding.replicated(len(value.shape)))
-
-
-def _results(path: str, tree: Tree[Value]) -> list[tuple[str, Value]]:
-    if isinstance(tree, tuple):
-        return [pair for i, part in enumerate(tree) for pair in _results(f"{path}[{i}]", part)]
-    return [(path, tree)]

@@ -109,8 +109,7 @@ class Cost(Works):
 
         None of them gathers where `gather` or what is asked of the value forbids that.
         """
-        gather = gather and (value.wanted is None or value.wanted.gather)
-        return self.transfers.steps(self.shape(value), self.item_bytes(value), source, target, gather=gather)
+        return self.transfers.steps(self.shape(value), self.item_bytes(value), source, target, gather=gather and value.may_gather)
 
     def step_time(self, step: Move, shape: tuple[int, ...], item: int) -> float:
         """The time of one move of a tensor of the planning `shape`."""

@@ -5,12 +5,13 @@ It is where nothing reads the parameter after the result is made, and its kernel
 
 from __future__ import annotations
 
+from spmd.ir.inline import IN_PLACE
 from spmd.program.graph import Function, Node, Value
 from spmd.program.storage import VIEWS
 
 from .fusion import fused, is_arithmetic
 
-_MAY_ALIAS = ("relax.call_pure_packed", "relax.call_inplace_packed", "relax.call_tir_inplace")
+_MAY_ALIAS = ("relax.call_pure_packed", *IN_PLACE)
 """Operators that may give what they are given."""
 
 

@@ -12,6 +12,8 @@ from spmd.errors import ShardingError
 
 WORKERS = "spmd.workers"
 """The attribute of a function that is one worker's and has no collective: how many workers there are."""
+DONATED = "spmd.donated"
+"""The attribute of a function that has pairs of paths: a field of the result, and a parameter, or a field of it, whose memory it takes."""
 _PREFIX, _HINT = "relax.spmd.", "relax.spmd.hint"
 _WAY_OUT = "Start from the module that was sharded."
 

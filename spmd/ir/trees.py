@@ -19,6 +19,13 @@ def paths(tree: Tree[Any]) -> list[tuple[int, ...]]:
     return [(i, *path) for i, part in enumerate(tree) for path in paths(part)] if isinstance(tree, tuple) else [()]
 
 
+def named_leaves(name: str, tree: Tree[T]) -> list[tuple[str, T]]:
+    """Each leaf with its name as plans and specs have it: ``name``, and then the fields of the tuples around it, as ``name[1][0]``."""
+    if isinstance(tree, tuple):
+        return [pair for i, part in enumerate(tree) for pair in named_leaves(f"{name}[{i}]", part)]
+    return [(name, tree)]
+
+
 def map_tree(tree: Tree[T], function: Callable[[T], Any]) -> Any:
     """The same tree with `function` applied to every leaf."""
     return tuple(map_tree(part, function) for part in tree) if isinstance(tree, tuple) else function(tree)

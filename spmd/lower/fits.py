@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from spmd.errors import ShardingError
-from spmd.ir.trees import leaves, paths
+from spmd.ir.trees import leaves
 from spmd.placement.layout import same_placement
 from spmd.placement.mesh import Mesh
 from spmd.placement.sharding import Sharding
@@ -171,7 +171,7 @@ def _check_signature(function: Function, plan: Plan) -> None:
     for ours, theirs in zip_longest(here, there, fillvalue="nothing"):
         if ours != theirs:
             raise _differs(function.name, theirs, ours)
-    results = [f"{function.name}.return{''.join(f'[{i}]' for i in way)}" for way in paths(function.result)]
+    results = dict(function.results)
     taken = [leaf.donated for leaf in leaves(planned.params) if leaf.donated]
     for name in taken:
         if name not in results or taken.count(name) > 1:

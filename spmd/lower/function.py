@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from typing import Any
 
@@ -12,7 +11,8 @@ from tvm import relax
 
 from spmd.errors import ShardingError
 from spmd.ir.builder import Builder
-from spmd.ir.trees import Tree, leaves, paths
+from spmd.ir.per_worker import DONATED
+from spmd.ir.trees import Tree, leaves, named_leaves, paths
 from spmd.placement.sharding import Sharding
 from spmd.plan.model import Plan
 from spmd.plan.steps import Bundle, Compute, Mask, Reorder, Return, Step, Transfer, branch_of
@@ -24,10 +24,6 @@ from .kept import WAY_OUT, kept_by
 from .moves import Moves
 from .reshard import local_dims
 from .scope import Scope
-
-DONATED = "spmd.donated"
-"""The attribute of a function of which results take the memory of parameters; `schedules.donation` reads it."""
-_FIELD = re.compile(r"\[(\d+)\]")
 
 
 class FunctionLowering:
@@ -71,8 +67,10 @@ class FunctionLowering:
     def _donated(self) -> list[list[list[int]]]:
         """The ways to each result that takes the memory of a parameter, and to that."""
         signature = self.plan.signatures[self.function.name]
+        names = [name for name, _ in named_leaves(f"{self.function.name}.return", signature.outputs)]
+        results = dict(zip(names, paths(signature.outputs), strict=True))
         ways = zip(paths(signature.params), leaves(signature.params), strict=True)
-        return [[list(map(int, _FIELD.findall(leaf.donated))), list(way)] for way, leaf in ways if leaf.donated]
+        return [[list(results[leaf.donated]), list(way)] for way, leaf in ways if leaf.donated]
 
     def _param(self, param: Any, tree: Tree[Value]) -> Any:
         made = relax.Var(param.name, self._local_type(tree, param.ty))

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
+from spmd.ir.trees import named_leaves
 from spmd.placement.sharding import Sharding
 
 
@@ -37,9 +38,7 @@ LeafTree = Leaf | tuple["LeafTree", ...]
 
 def output_shardings(name: str, tree: LeafTree) -> list[tuple[str, Sharding]]:
     """The results of the function `name` as `Plan.outputs` has them."""
-    if isinstance(tree, Leaf):
-        return [(name, tree.sharding)] if tree.sharding is not None else []
-    return [pair for i, part in enumerate(tree) for pair in output_shardings(f"{name}[{i}]", part)]
+    return [(path, leaf.sharding) for path, leaf in named_leaves(name, tree) if leaf.sharding is not None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from spmd.ir.trees import Tree, leaves, map_tree
+from spmd.ir.trees import Tree, leaves, map_tree, named_leaves
 from spmd.placement.spec import Constraint
 from spmd.rules.model import Rule, Shape
 
@@ -61,6 +61,11 @@ class Value:
     def is_tensor(self) -> bool:
         """Whether it is a tensor, and not an object or a number."""
         return self.kind == "tensor"
+
+    @property
+    def may_gather(self) -> bool:
+        """Whether nothing forbids that it is gathered on its way to who uses it."""
+        return self.wanted is None or self.wanted.gather
 
 
 class Access(NamedTuple):
@@ -143,6 +148,11 @@ class Function:
     def returns(self) -> list[Value]:
         """The leaves of its result."""
         return leaves(self.result) if self.result is not None else []
+
+    @property
+    def results(self) -> list[tuple[str, Value]]:
+        """The same by their names in specs, ``function.return[1]``."""
+        return named_leaves(f"{self.name}.return", self.result) if self.result is not None else []
 
     @cached_property
     def named(self) -> dict[str, Value]:

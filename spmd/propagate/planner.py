@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from spmd.costs.cost import Cost
 from spmd.costs.planning_sizes import DEFAULT_SIZE
-from spmd.ir.trees import map_tree, paths
+from spmd.ir.trees import map_tree
 from spmd.plan.decisions import Leaf, LeafTree, Signature, TensorInfo, output_shardings
 from spmd.plan.model import Plan
 from spmd.plan.steps import Step, computes
@@ -71,8 +71,7 @@ def make_plan(graph: Graph, cost: Cost, decision: Decision | None = None) -> Pla
 def _signature(function: Function, decided: Decided, graph: Graph) -> Signature:
     """What a function takes and gives."""
     constant = may_be_constant(function)
-    ways = paths(function.result) if function.result is not None else []
-    taken = {value: f"{function.name}.return{''.join(f'[{i}]' for i in ways[number])}" for number, value in function.donated.items()}
+    taken = {value: function.results[number][0] for number, value in function.donated.items()}
 
     def leaf(value: Value) -> Leaf:
         shape = tuple(s if s is not None else str(d) for s, d in zip(value.shape, value.dims, strict=True)) if value.is_tensor else None

@@ -53,7 +53,7 @@ class Problem:
         self._numbers: dict[tuple[Any, ...], int] = {}
         """What tables hang on, numbered, so that their keys are short: layers repeat, and so do tables."""
         self._types = {v: self._numbered(cost.shape(v), v.dtype) for v in self.values}
-        self._kinds = {v: self._numbered(self._types[v], _may_gather(v), *self._ways(v)) for v in self.values}
+        self._kinds = {v: self._numbered(self._types[v], v.may_gather, *self._ways(v)) for v in self.values}
         self._tables: dict[tuple[Any, ...], Table] = {}
         self._by_tables: dict[tuple[Any, ...], _Joint | list[Factor]] = {}
         """What operators add, by the tables that it is made from."""
@@ -86,7 +86,8 @@ class Problem:
 
     def sharding(self, value: Value, choice: Mapping[int, int]) -> Sharding:
         """How a solution keeps a value."""
-        return self.shardings(value)[choice.get(self.number[value], 0)]
+        found, at = self.candidates.shardings[value], choice.get(self.number[value], 0)
+        return found[at] if at < len(found) else found[self._second[value][at - len(found)][0]]
 
     def second(self, value: Value, choice: Mapping[int, int]) -> Sharding | None:
         """To what a solution converts a value once for all who take it so, besides how it is kept."""
@@ -211,7 +212,7 @@ class Problem:
     def _tables_of(self, node: Node, strategies: Sequence[Strategy], number: int) -> list[Table]:
         """The times of an operator, and of converting each of its operands; `number` is that of its list of strategies."""
         times = self._times(node, strategies, number)
-        if not all(map(_may_gather, node.inputs)):
+        if not all(value.may_gather for value in node.inputs):
             times = times + np.array([INFEASIBLE * self._gathered_inside(node, s) for s in strategies])
         if node.stays:
             times = times + np.array([INFEASIBLE * loses_writes(node, s, self.cost.mesh) for s in strategies])
@@ -267,7 +268,7 @@ class Problem:
     def _conversions(self, value: Value, sources: Sequence[Sharding], targets: Sequence[Sharding], gather: bool = True) -> Table:
         """The time to convert a value from each of these to each of those."""
         shape, item = self.cost.shape(value), self.cost.item_bytes(value)
-        return self.cost.conversions(shape, item, sources, targets, gather and _may_gather(value))
+        return self.cost.conversions(shape, item, sources, targets, gather and value.may_gather)
 
     def _between(self, node: Node, i: int, is_output: bool, kept: Sharding, sharding: Sharding) -> float:
         """The time to convert operand `i` of a node from how it is kept to how it is taken, or from how it is made to how it is kept."""
@@ -277,7 +278,7 @@ class Problem:
         return self._convert(value, sharding, kept) if is_output else self._convert(value, kept, sharding)
 
     def _convert(self, value: Value, source: Sharding, target: Sharding, gather: bool = True) -> float:
-        return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target, gather and _may_gather(value))
+        return self.cost.convert(self.cost.shape(value), self.cost.item_bytes(value), source, target, gather and value.may_gather)
 
     def _gathered_inside(self, node: Node, strategy: Strategy) -> bool:
         """Whether an operator gathers within itself as much as it is given of a value that may not be gathered."""
@@ -285,7 +286,7 @@ class Problem:
         kept = [
             self.cost.local_bytes(self.cost.shape(v), self.cost.item_bytes(v), s)
             for v, s in zip(node.inputs, strategy.inputs, strict=True)
-            if not _may_gather(v)
+            if not v.may_gather
         ]
         return bool(gathered and kept) and max(gathered) >= min(kept)
 
@@ -302,13 +303,9 @@ class Problem:
         return least
 
 
-def _may_gather(value: Value) -> bool:
-    return value.wanted is None or value.wanted.gather
-
-
 def _why(*values: Value) -> str:
     """What is asked of values that may not be gathered, for an error."""
-    asked = dict.fromkeys(f"{v.name!r} may not be gathered, as {v.reason}" for v in values if not _may_gather(v))
+    asked = dict.fromkeys(f"{v.name!r} may not be gathered, as {v.reason}" for v in values if not v.may_gather)
     return "".join(f"; {a}" for a in asked)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from spmd.costs.cost import INFEASIBLE, Cost
 from spmd.placement.sharding import Sharding
 from spmd.placement.spec import Constraint
-from spmd.program.graph import Branch, Graph, Node, Value
+from spmd.program.graph import PASSING, Branch, Graph, Node, Value
 
 from .candidates import Candidates
 from .solver import Table
@@ -22,7 +22,7 @@ MOST, FEWEST = 12, 2
 operands of an operator."""
 _LITTLE = 0.1
 """The part of the time of a conversion that the way back must take for a value to be one that is considered first."""
-_NOWHERE_ELSE = ("argument", "result", "join")
+_ELSEWHERE = PASSING | {"join"}
 """Operators after which a value is in another function, or in another branch."""
 
 
@@ -35,12 +35,12 @@ def second_places(graph: Graph, candidates: Candidates, cost: Cost) -> dict[Valu
         made = makers.get(value, [])
         if len(readers) < 2 or len(taken.places[value] | {(n.function, n.branch) for n in made}) > 1:
             continue
-        if value.memory or value in taken.staying or len(made) > 1 or any(node.op in _NOWHERE_ELSE for node in made):
+        if value.memory or value in taken.staying or len(made) > 1 or any(node.op in _ELSEWHERE for node in made):
             continue
-        kept, gather = candidates.shardings[value], value.wanted is None or value.wanted.gather
-        key = (cost.shape(value), value.dtype, id(kept), gather, tuple(sorted(map(id, readers))))
+        kept = candidates.shardings[value]
+        key = (cost.shape(value), value.dtype, id(kept), value.may_gather, tuple(sorted(map(id, readers))))
         if key not in known:
-            known[key] = _worth_it(value, kept, readers, cost, gather)
+            known[key] = _worth_it(value, kept, readers, cost)
         if known[key]:
             found[value] = known[key]
     return found
@@ -86,15 +86,15 @@ def _makers(graph: Graph) -> Mapping[Value, Sequence[Node]]:
     return found
 
 
-def _worth_it(value: Value, kept: Sequence[Sharding], readers: Sequence[Sequence[Sharding]], cost: Cost, gather: bool) -> Second:
+def _worth_it(value: Value, kept: Sequence[Sharding], readers: Sequence[Sequence[Sharding]], cost: Cost) -> Second:
     """A second placement is worth holding where two take it."""
     times = Counter(sharding for taken in readers for sharding in taken)
     often = [sharding for sharding, count in times.items() if count > 1]
     if not often:
         return ()
     shape, item = cost.shape(value), cost.item_bytes(value)
-    there = cost.conversions(shape, item, kept, often, gather)
-    back = cost.conversions(shape, item, often, kept, gather).T
+    there = cost.conversions(shape, item, kept, often, value.may_gather)
+    back = cost.conversions(shape, item, often, kept, value.may_gather).T
     # Where one way is next to nothing, as a slice is, the value may as well be kept at the other end, if it may be kept there.
     pinned = np.array([sharding not in kept for sharding in often])
     worth = (there > _LITTLE * np.where(back < INFEASIBLE, back, 0.0)) & (pinned | (back > _LITTLE * there))

@@ -28,7 +28,7 @@ from .widen import WidenHalf
 from .wrapping import WrapIntegers
 from .writes import SeparateWrites
 
-_TURN = threading.RLock()
+TURN = threading.RLock()
 """One thread compiles at a time: TVM writes kernels under tags that it keeps in one place for all threads."""
 _OPTIMIZATIONS = ("FoldConstant", "FuseOps", "RewriteDataflowReshape")
 """Passes of TVM's that a program does not need."""
@@ -48,7 +48,7 @@ def build(
     """
     resolved = resolve(target)
     copy = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
-    with _TURN:
+    with TURN:
         return tvm.compile(copy, resolved, relax_pipeline=pipeline(resolved, parallel=parallel))
 
 
@@ -57,7 +57,7 @@ def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
 
     @tvm.transform.module_pass(opt_level=0, name="spmd.schedules.pipeline")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        with _TURN, target:
+        with TURN, target:
             return tvm.transform.Sequential(_passes(target, parallel))(mod)
 
     return run

@@ -15,9 +15,11 @@ import tvm
 import tvm_ffi
 from tvm import relax, s_tir, tirx
 
+from spmd.ir.per_worker import DONATED
+
+from .cpu.analysis import is_unit, variables
+
 _LOG = logging.getLogger("spmd")
-DONATED = "spmd.donated"
-"""The attribute of a function that has pairs of paths: a field of the result, and the parameter, or a field of it, that it replaces."""
 _NEW = "relax.builtin.alloc_tensor"
 _POINTERS = frozenset(
     f"tirx.{name}" for name in ("address_of", "tvm_access_ptr", "call_extern", "call_pure_extern", "tvm_call_packed", "tvm_call_cpacked")
@@ -231,22 +233,10 @@ def _is_elementwise(func: tirx.PrimFunc, old: Any, new: Any) -> bool:
 
 def _runs_once(store: _Place) -> bool:
     """Whether no loop around a store makes an element again: each tells blocks apart, and each dimension of a block the elements."""
-    told: list[Any] = []
-    for realize in store.blocks:
-        tvm_ffi.structural_walk(list(realize.iter_values), (tirx.Var, told.append))
-    indices: list[Any] = []
-    tvm_ffi.structural_walk(list(store.node.indices), (tirx.Var, indices.append))
-    own = [it.var for it in store.blocks[-1].block.iter_vars if not _is_one(it.dom.extent)]
-    loops = [loop.loop_var for loop in store.loops if not _is_one(loop.extent)]
-    return all(_among(var, told) for var in loops) and all(_among(var, indices) for var in own)
-
-
-def _is_one(extent: Any) -> bool:
-    return isinstance(extent, tirx.IntImm) and int(extent) == 1
-
-
-def _among(var: Any, found: Sequence[Any]) -> bool:
-    return any(var.same_as(other) for other in found)
+    told = set[tirx.Var]().union(*(variables(list(realize.iter_values)) for realize in store.blocks))
+    own = {it.var for it in store.blocks[-1].block.iter_vars if not is_unit(it.dom.extent)}
+    loops = {loop.loop_var for loop in store.loops if not is_unit(loop.extent)}
+    return loops <= told and own <= variables(list(store.node.indices))
 
 
 def _bound(var: Any, param: Any, path: Sequence[int]) -> list[Any]:

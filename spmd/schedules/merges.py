@@ -11,6 +11,7 @@ from tvm.ir import TensorLoad
 from tvm.script import tirx as T  # pyright: ignore[reportMissingModuleSource]
 
 from .cpu.analysis import variables
+from .scheduling import is_scheduled
 
 _ALONG = "threadIdx.x"
 _SYNC = T.tvm_storage_sync("shared")
@@ -33,7 +34,7 @@ class ReadBeforeMerge:
                 along.add(loop.loop_var)
 
         tvm_ffi.structural_walk(func.body, ((tirx.For,), see))
-        if not along or "tirx.is_scheduled" not in (func.attrs or {}):
+        if not along or not is_scheduled(func):
             return func
 
         def block(node: Any, mutator: Any) -> Any:

@@ -11,6 +11,7 @@ from tvm import relax
 from tvm.target import Target
 
 from spmd.run.library import Bound, Library, load, resolved_target
+from spmd.schedules.build import TURN
 
 UNOPTIMIZED = {"kind": "llvm", "opt-level": 0}
 """The target of programs that run once: LLVM's optimizer would take longer than they do."""
@@ -22,7 +23,9 @@ def plain(mod: tvm.IRModule) -> Library:
     """`mod` compiled without fusion, folding, schedules or shared memory, ours or TVM's: what these do wrong, it does not."""
     target = resolved_target("plain(), target", UNOPTIMIZED)
     bound = Bound.of(mod, rows=True)
-    return linked(bound.library(tvm.compile(bound.mod, target, relax_pipeline=_pipeline(target)), target))
+    with TURN:
+        executable = tvm.compile(bound.mod, target, relax_pipeline=_pipeline(target))
+    return linked(bound.library(executable, target))
 
 
 def linked(library: Library) -> Library:

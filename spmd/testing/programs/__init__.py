@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from spmd.ir.builder import Builder
 from spmd.ir.inline import inlined
 from spmd.ir.lift import LIFT, lifted
+from spmd.ir.trees import named_leaves
 from spmd.placement.mesh import Mesh
 from spmd.placement.spec import P
-from spmd.plan.decisions import Leaf, LeafTree, Signature
+from spmd.plan.decisions import Leaf, Signature
 from spmd.run.signatures import signatures
 
 from .loops import loops
@@ -77,7 +78,7 @@ def specs(
     dice = Random(draw(st.integers(0, 2**63)))
     found: dict[str, P] = {}
     for name, signature in signatures(lifted(inlined(mod), lift)).items():
-        for key, leaf in [*_parameters(name, signature), *_results(f"{name}.return", signature.outputs)]:
+        for key, leaf in [*_parameters(name, signature), *named_leaves(f"{name}.return", signature.outputs)]:
             if leaf.shape and key not in found and dice.randint(0, 2) == 0:
                 entries = _entries(dice, leaf.shape, mesh or Mesh(tp=1), divisible or {})
                 if leaf.name.endswith(STORE):
@@ -121,9 +122,3 @@ def _parameters(name: str, signature: Signature) -> list[tuple[str, Leaf]]:
     own = [(p.name if i >= inputs else f"{name}.{p.name}", p) for i, p in enumerate(signature.params) if isinstance(p, Leaf)]
     # Integers may be equal in several programs, which are sharded as one module, and are one weight then.
     return [*own, *((leaf.name, leaf) for leaf in signature.constants if leaf.dtype.startswith("float"))]
-
-
-def _results(path: str, tree: LeafTree) -> list[tuple[str, Leaf]]:
-    if isinstance(tree, Leaf):
-        return [(path, tree)]
-    return [pair for i, part in enumerate(tree) for pair in _results(f"{path}[{i}]", part)]
