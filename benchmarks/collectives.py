@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -41,7 +42,7 @@ Seconds = Callable[[], float]
 
 def count_of(size: int) -> int:
     """How many in a row: the fewer, the longer they take, as what is short is seldom interrupted."""
-    return 8 if size <= 64 << 10 else 2 if size <= 1 << 20 else 1
+    return 16 if size <= 1 << 20 else 4 if size <= 16 << 20 else 1
 
 
 def program(workers: int, size: int) -> spmd.ShardedModule:
@@ -96,21 +97,25 @@ def bare(comm: Any, source: np.ndarray, target: np.ndarray) -> Seconds:
     return lambda: call_them() / count
 
 
-def gloo(rank: int, workers: int, path: str) -> Callable[[int], Callable[[], object]] | None:
-    """What adds up so many bytes by gloo, or None without PyTorch."""
-    try:
+class Gloo:
+    """All-reduces of torch.distributed by gloo."""
+
+    def __init__(self, rank: int, workers: int, path: str) -> None:
         import torch
-        import torch.distributed as dist
-    except ImportError:
-        return None
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=workers)
+        import torch.distributed
 
-    def make(size: int) -> Callable[[], object]:
-        tensor = torch.zeros(size // 4)
-        return lambda: dist.all_reduce(tensor)
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=workers)
+        self._torch = torch
 
-    return make
+    def of(self, size: int) -> Callable[[], object]:
+        """What adds up so many bytes."""
+        tensor = self._torch.zeros(size // 4)
+        return lambda: self._torch.distributed.all_reduce(tensor)
+
+    def ended(self) -> None:
+        """End gloo's threads, which must not outlive Python."""
+        self._torch.distributed.destroy_process_group()
 
 
 def measure(sizes: tuple[int, ...], path: str) -> None:
@@ -119,7 +124,7 @@ def measure(sizes: tuple[int, ...], path: str) -> None:
 
     logging.getLogger("spmd").setLevel(logging.ERROR)  # that nothing is split is meant
     comm = MPI.COMM_WORLD
-    by_gloo = gloo(comm.rank, comm.size, path)
+    by_gloo = Gloo(comm.rank, comm.size, path) if importlib.util.find_spec("torch") else None
     for size in sizes:
         source, target = np.zeros(size // 4, np.float32), np.empty(size // 4, np.float32)
         with spmd.workers(program(comm.size, size), backend="mpi", timeout=300.0) as running:
@@ -130,7 +135,7 @@ def measure(sizes: tuple[int, ...], path: str) -> None:
                 "memcpy": looped(lambda: np.copyto(target, source), count_of(size)),  # noqa: B023
             }
             if by_gloo is not None:
-                takes["gloo"] = looped(by_gloo(size), 3)
+                takes["gloo"] = looped(by_gloo.of(size), 3)
             best = dict.fromkeys(takes, float("inf"))
             begin, rounds = time.monotonic(), 0
             while comm.bcast(rounds < ROUNDS or time.monotonic() - begin < SECONDS):
@@ -142,6 +147,8 @@ def measure(sizes: tuple[int, ...], path: str) -> None:
         best |= {"spmd": taken} if taken > 0 else {}  # else no round was free of other work
         if comm.rank == 0:
             print(json.dumps({"bytes": size, **{name: 1e6 * value for name, value in best.items()}}), flush=True)
+    if by_gloo is not None:
+        by_gloo.ended()
 
 
 def started(workers: int, quick: bool) -> list[dict[str, float]]:
