@@ -192,7 +192,7 @@ def public():
             {"plan": {"w1": "colwise"}, "weights": {"w1": (4, 4)}, "axis": "tp", "workers": 2},
         ),
         "from_dtensor": (importers.from_dtensor, {"placements": {}, "axes": ("tp",)}),
-        "to_huggingface": (importers.to_huggingface, {"plan": PLAN, "axis": "tp"}),
+        "to_huggingface": (importers.to_huggingface, {"plan": PLAN, "axis": "tp", "model": None}),
         "to_dtensor": (importers.to_dtensor, {"sharding": "none", "mesh": MESH}),
         "from_torch": (spmd.from_torch, {"model": "none", "example_inputs": (), "kwargs": None, "dynamic_shapes": None}),
         "from_onnx": (spmd.from_onnx, {"model": "nowhere.onnx"}),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, cast
 
@@ -17,6 +19,7 @@ from .imported import ImportedModel
 from .naming import NamingBuilder
 from .torch_ops import CONVERTED, kept_whole
 
+_LOG = logging.getLogger("spmd")
 _RANDOM = ("bernoulli", "dropout", "exponential", "multinomial", "native_dropout", "normal", "poisson", "rand", "uniform")
 """What draws random numbers, of which TVM's importer makes constants, or nothing."""
 _DROPOUT = ("dropout", "native_dropout")
@@ -29,15 +32,17 @@ def from_torch(
     """A PyTorch model as a module for `shard`: an `nn.Module` with example inputs, or what `torch.export.export` made of it.
 
     `example_inputs`, `kwargs` and `dynamic_shapes` are as of `torch.export.export`; a dimension that is a ``torch.export.Dim("batch")``
-    has that name in `sizes` and `divisible`. The weights have the names of `model.state_dict()`, values inside those of their modules:
+    has that name in `sizes` and `divisible`. What is no tensor, such as a flag, is fixed as it is given here, and no input of the module.
+    A model of transformers gives no cache, which cannot be exported, and a warning says so. The weights have the names of `model.state_dict()`, values inside those of their modules:
     ``layers_0_mlp_up_linear``. Buffers and constants are weights too.
     Raises `ShardingError` for operators that TVM's importer does not know, for state that the model writes, and for dropout in training.
     """
     program = _exported(model, example_inputs, kwargs, dynamic_shapes)
     program = _decomposed(program)
     _check(program)
+    are_tensors = _without_constants(program)
     mod, names = _translated(program)
-    return ImportedModel(_with_sizes_named(mod, dynamic_shapes), *_weights(program, names))
+    return ImportedModel(_with_sizes_named(mod, dynamic_shapes, are_tensors), *_weights(program, names))
 
 
 def _exported(model: Any, inputs: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Any:
@@ -53,11 +58,26 @@ def _exported(model: Any, inputs: Sequence[Any] | None, kwargs: Mapping[str, Any
         what = f"example_inputs is a {type(inputs).__name__}, and holds the arguments of the model"
         raise ShardingError("from_torch", what, "Write spmd.from_torch(model, (x,)).")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_cache(model):
             return torch.export.export(model, tuple(inputs or ()), dict(kwargs or {}), dynamic_shapes=dynamic_shapes)
     except Exception as error:
         what = f"torch.export cannot export it: {type(error).__name__}: {error}"
         raise ShardingError(f"from_torch, {type(model).__name__}", what, _EXPORT) from error
+
+
+@contextmanager
+def _without_cache(model: Any) -> Generator[None]:
+    """The configurations of a model of transformers without the cache of keys and values, which is no tensor."""
+    configs = {id(config): config for module in model.modules() if getattr(config := getattr(module, "config", None), "use_cache", None) is True}
+    if configs:
+        _LOG.warning(f"from_torch, {type(model).__name__}: it is imported with use_cache=False, and gives no cache")
+    try:
+        for config in configs.values():
+            config.use_cache = False
+        yield
+    finally:
+        for config in configs.values():
+            config.use_cache = True
 
 
 def _decomposed(program: Any) -> Any:
@@ -91,9 +111,9 @@ def _check(program: Any) -> None:
             way_out = "Return the new value, and take the old one as an input; model.eval() where training alone writes it."
             raise ShardingError(f"from_torch, {spec.target!r}", "the model writes it, which would be lost", way_out)
     for spec in program.graph_signature.input_specs:
-        if spec.kind.name == "USER_INPUT" and type(spec.arg).__name__ != "TensorArgument":
-            what = f"it is {getattr(spec.arg, 'value', spec.arg)!r}, no tensor"
-            way_out = "Give tensors alone; make the rest attributes of the model, or defaults."
+        if spec.kind.name == "USER_INPUT" and not _is_tensor(spec) and not _is_constant(spec):
+            what = f"it is {getattr(spec.arg, 'value', spec.arg)!r}, no tensor, and not the same in all calls"
+            way_out = "Give tensors alone, and make the rest attributes of the model, or leave their dimension out of dynamic_shapes."
             raise ShardingError(f"from_torch, input {spec.arg.name!r}", what, way_out)
     for node in program.graph.nodes:
         name = getattr(node.target, "__name__", "")
@@ -101,6 +121,26 @@ def _check(program: Any) -> None:
         if in_training or (name.startswith(_RANDOM) and not name.startswith(_DROPOUT)):
             where = f"from_torch, {_name(node)!r}"
             raise ShardingError(where, f"{name} draws random numbers", "Call model.eval() before, or take them as an input.")
+
+
+def _is_tensor(spec: Any) -> bool:
+    return type(spec.arg).__name__ == "TensorArgument"
+
+
+def _is_constant(spec: Any) -> bool:
+    return type(spec.arg).__name__ == "ConstantArgument"
+
+
+def _without_constants(program: Any) -> list[bool]:
+    """Take inputs that are no tensors, which the program has as they were, out of it; whether each input was a tensor."""
+    specs = program.graph_signature.input_specs
+    gone = {spec.arg.name for spec in specs if spec.kind.name == "USER_INPUT" and not _is_tensor(spec)}
+    are_tensors = [_is_tensor(spec) for spec in specs if spec.kind.name == "USER_INPUT"]
+    for node in list(program.graph.nodes):
+        if node.op == "placeholder" and node.name in gone:
+            program.graph.erase_node(node)
+    specs[:] = [spec for spec in specs if spec.arg.name not in gone]
+    return are_tensors
 
 
 def _translated(program: Any) -> tuple[tvm.IRModule, dict[str, str]]:
@@ -178,12 +218,12 @@ def _storage(array: Any) -> tuple[Any, ...]:
     return array.data_ptr(), array.dtype, tuple(array.shape), tuple(array.stride())
 
 
-def _with_sizes_named(mod: tvm.IRModule, dynamic_shapes: Any) -> tvm.IRModule:
+def _with_sizes_named(mod: tvm.IRModule, dynamic_shapes: Any, are_tensors: Sequence[bool]) -> tvm.IRModule:
     """Symbolic sizes by the names of their `torch.export.Dim`, where they are given so and are the size of an input."""
     function = mod["main"]
     inputs: list[Any] = list(function.params)[: int(function.attrs["num_input"])]
     found: dict[Any, Any] = {}
-    for var, dims in _said_of(inputs, dynamic_shapes):
+    for var, dims in _said_of(inputs, dynamic_shapes, are_tensors):
         for at, dim in dims.items() if isinstance(dims, Mapping) else enumerate(dims or ()):
             symbol = var.ty.shape[at] if hasattr(dim, "__name__") else None
             if isinstance(symbol, tvm.tirx.Var) and symbol not in found:
@@ -191,13 +231,15 @@ def _with_sizes_named(mod: tvm.IRModule, dynamic_shapes: Any) -> tvm.IRModule:
     return tvm.IRModule({"main": function.bind_symbolic_vars(found)}) if found else mod
 
 
-def _said_of(inputs: Sequence[Any], dynamic_shapes: Any) -> Iterator[tuple[Any, Any]]:
+def _said_of(inputs: Sequence[Any], dynamic_shapes: Any, are_tensors: Sequence[bool]) -> Iterator[tuple[Any, Any]]:
     """Each input with what is said of its dimensions: by its name, or by its place where one thing is said of each."""
     if isinstance(dynamic_shapes, Mapping):
         shapes = cast("Mapping[Any, Any]", dynamic_shapes)
         yield from ((var, shapes[var.name]) for var in inputs if var.name in shapes)
         return
     listed = list(_leaves(dynamic_shapes or ()))
+    if len(listed) == len(are_tensors):
+        listed = [said for said, is_tensor in zip(listed, are_tensors, strict=True) if is_tensor]
     if len(listed) == len(inputs):
         yield from zip(inputs, listed, strict=True)
 

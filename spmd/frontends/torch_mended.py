@@ -57,6 +57,8 @@ def _index(node: Any, importer: Any) -> Any:
     dims = [dim for dim, index in enumerate(given) if index is not None]
     if any("bool" in str(given[dim].meta["val"].dtype) for dim in dims):
         raise ValueError("a mask takes as many elements as it has true, which is not known before the program runs")
+    if x.ty.shape is None:
+        raise ValueError("it takes what has sizes that TVM does not know; of a model of transformers, pass attention_mask, too")
     indices = [_from_start(given[dim], importer, x.ty.shape[dim]) for dim in dims]
     if len(dims) == 1:
         return emit(op.take(x, indices[0], axis=dims[0]))

@@ -25,6 +25,8 @@ def promoted(name: str, convert: Callable[[Any], Any], importer: Any) -> Callabl
         return convert
 
     def of_node(node: Any) -> Any:
+        if not hasattr(node.meta["val"], "dtype"):  # of sizes
+            return convert(node)
         kept = {arg: importer.env[arg] for arg in _tensors(node, kind)}
         wanted = _dtype(node, kind)
         try:

@@ -150,6 +150,16 @@ class Flagged(nn.Module):
         return x * 2 if flag else x
 
 
+def test_what_is_no_tensor_is_fixed():
+    for flag, factor in ((True, 2), (False, 1)):
+        batch = {0: torch.export.Dim("batch")}
+        imported = spmd.from_torch(Flagged(), (torch.ones(3), flag), dynamic_shapes=(batch, None))
+        assert [str(p.name) for p in imported.mod["main"].params] == ["x"]
+        assert imported.mod["main"].params[0].ty.shape[0].name == "batch"
+        with spmd.workers(spmd.shard(imported.mod, 2)) as w:
+            np.testing.assert_array_equal(w["main"](np.ones(4, "float32")), np.full(4, factor))
+
+
 class Noisy(nn.Module):
     def forward(self, x):
         return x + torch.randn(2)
@@ -182,7 +192,6 @@ def test_a_size_has_its_name_whatever_the_order(given):
         (lambda: spmd.from_torch(nn.Linear(2, 2), torch.zeros(2)), "example_inputs is a Tensor, and holds the arguments"),
         (lambda: spmd.from_torch(nn.Linear(2, 2), (torch.zeros(3),)), "from_torch, Linear: torch.export cannot export it"),
         (lambda: spmd.from_torch(Counts(), (torch.zeros(2),)), "from_torch, 'seen': the model writes it, which would be lost"),
-        (lambda: spmd.from_torch(Flagged(), (torch.zeros(2), True)), "from_torch, input 'flag': it is True, no tensor. Give tensors alone"),
         (lambda: spmd.from_torch(Noisy(), (torch.zeros(2),)), "randn.default draws random numbers"),
         (lambda: spmd.from_torch(nn.Dropout(0.5), (torch.zeros(2),)), "draws random numbers. Call model.eval"),
         (lambda: spmd.from_torch(Odd(), (torch.zeros(2),)), "TVM's importer does not know aten.*i0"),

@@ -26,6 +26,10 @@ class Product:
     """Of a column the rows that its results reach split, of a row those columns."""
     beside: set[str] = field(default_factory=set[str])
     """Weights that its split results meet on the way."""
+    path: set[str] = field(default_factory=set[str])
+    """Its results, and what is made of them, as long as they are split."""
+    meets: set[str] = field(default_factory=set[str])
+    """What else is split, and goes into an operator together with these."""
     why: str = ""
     """What no pair of styles says of its activations."""
     note: str = ""
@@ -77,6 +81,7 @@ class _Function:
                 weight, turned = self.weight_of.get(value, ("", False))
                 if weight and self.axis in self.params[weight].axes() and len(self.params[weight].dims) > 1 and one.op not in _CARRIES:
                     found.append(self._product(at, place, weight, turned))
+        _meeting([product for product in found if product.kind == "column" and not product.gathered])
         rows = {product.weight: product for product in found if product.kind == "row"}
         reached = {row for product in found if product.kind == "column" and not product.why for row in product.partners}
         for weight, row in rows.items():
@@ -122,6 +127,7 @@ class _Function:
             product.why = f"{value!r} is {kind.replace('_', ' ')}" if " " in kind else f"{value!r} goes through {kind}"
         elif not product.partners and not product.why:
             product.why = "no layer sums over what it makes"
+        product.path = split
         return product
 
     def _step(self, product: Product, i: int, split: set[str], direct: set[str]) -> set[tuple[str, str]]:
@@ -143,6 +149,8 @@ class _Function:
             return set()
         weights = {self.weight_of[value][0] for value in one.operands if value in self.weight_of}
         product.beside |= weights
+        others = [value for value, held in zip(one.operands, one.inputs, strict=True) if self.axis in held.axes()]
+        product.meets |= {value for value in others if value not in split and value not in self.weight_of}
         if one.op == "relax.add" and weights and set(taken) <= direct:
             direct.add(one.results[0])
         ends = {end for value in one.results for end in self._leaves(value, MADE, i)}
@@ -151,6 +159,17 @@ class _Function:
 
     def _leaves(self, value: str, role: str, at: int) -> set[tuple[str, str]]:
         return {(value, kind) for kind in self.sent.get((value, role, at), ()) if kind != "unpack"}
+
+
+def _meeting(columns: Sequence[Product]) -> None:
+    """Say of columns whose results meet what no column split: by styles, that is whole."""
+    while True:
+        split = {value for product in columns if not product.why for value in product.path}
+        lonely = [product for product in columns if not product.why and not product.meets <= split]
+        if not lonely:
+            return
+        for product in lonely:
+            product.why = f"it meets {min(product.meets - split)!r}, which no layer gives split so"
 
 
 def _is_partial(sharding: Sharding, axis: str) -> bool:

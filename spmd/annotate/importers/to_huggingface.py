@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from spmd import checks
-from spmd.checks import door
+from spmd.checks import door, told
+from spmd.errors import ShardingError
 from spmd.placement.sharding import Sharding, Split
 from spmd.plan.model import Plan
 
@@ -18,7 +20,7 @@ _NUMBER = r"(?<![^.])\d+(?![^.])"
 
 @dataclass(frozen=True)
 class Styles:
-    """What goes into ``from_pretrained(..., tp_plan=styles)``, and what of a plan it leaves out."""
+    """What goes into ``DistributedConfig(tp_plan=styles)`` of transformers, and what of a plan it leaves out."""
 
     styles: dict[str, str]
     """Module, with ``*`` for numbers -> style."""
@@ -26,16 +28,27 @@ class Styles:
     """Module or weight -> what transformers does otherwise than the plan, and why."""
 
 
-@door(plan=checks.instance(Plan, "Write to_huggingface(spmd.plan(mod, mesh))."), axis=checks.text)
-def to_huggingface(plan: Plan, axis: str = "tp") -> Styles:
+def _model(where: str, given: Any) -> Any:
+    """What has modules and a plan of its own, as models of transformers have."""
+    if given is not None and not (hasattr(given, "named_modules") and hasattr(given, "tp_plan")):
+        raise ShardingError(where, f"it takes a model of transformers, and got {told(given)}", "Pass the model that the plan is of.")
+    return given
+
+
+@door(plan=checks.instance(Plan, "Write to_huggingface(spmd.plan(mod, mesh))."), axis=checks.text, model=_model)
+def to_huggingface(plan: Plan, axis: str = "tp", model: Any = None) -> Styles:
     """The styles of transformers for the weights that `plan` splits over `axis`, of a model whose weights have the names of PyTorch.
 
     Where results of a layer stay split up to a layer that sums them, these are ``colwise`` and ``rowwise``; everywhere else the weights
     are split as in the plan, and activations are whole between layers (``colwise_gather_output``, ``rowwise_split_input``): that is
     always right, and what it sends more is said in `left`, as is every weight that no style splits so. As in transformers' own plans,
     the code of a model between such layers must count heads by what it is given.
+
+    transformers adds such styles to the model's own plan. So layers that `plan` keeps whole have a style, too, ``replicate``; with
+    `model`, what else its own plan names has it as well, tied weights are split alike, and layers that transformers cannot
+    split, as they are neither ``nn.Linear`` nor ``nn.Embedding``, are kept whole. Without it, all are taken to be of these kinds.
     """
-    found = _Export(plan, axis)
+    found = _Export(plan, axis, model)
     differing = found.differing()
     if differing:  # equal layers have one style: theirs is the one that is always right
         found.loosened |= {name for key in differing for name in found.names[key]}
@@ -43,7 +56,7 @@ def to_huggingface(plan: Plan, axis: str = "tp") -> Styles:
 
 
 class _Export:
-    def __init__(self, plan: Plan, axis: str) -> None:
+    def __init__(self, plan: Plan, axis: str, model: Any) -> None:
         self.plan, self.axis = plan, axis
         self.products: dict[str, Product] = products(plan, axis)
         self.split = {name: s for name, s in plan.params.items() if axis in s.axes()}
@@ -52,10 +65,18 @@ class _Export:
         self.names: dict[str, list[str]] = {}
         for name in plan.params:
             self.names.setdefault(_key(name), []).append(name)
+        self._modules = {} if model is None else dict(model.named_modules())
+        self._tied = {} if model is None else _tied(model)
+        self._own: list[str] = [] if model is None else list(model.tp_plan or {})
 
     def styles(self) -> dict[str, str]:
-        """One for each key whose weights all have the same."""
-        return {key: styles[0] for key, styles in self._by_key().items() if len(set(styles)) == 1 and styles[0]}
+        """One for each key whose weights all have the same; the others are whole."""
+        found = {key: styles[0] for key, styles in self._by_key().items() if len(set(styles)) == 1 and styles[0]}
+        whole = [_key(name) for name, sharding in self.plan.params.items() if name.endswith(".weight") and len(sharding.dims) > 1]
+        found |= {key: _WHOLE for key in whole if key not in found}
+        for other, name in self._tied.items():
+            found[_key(other)] = _OF_TIED.get(found.get(_key(name), _WHOLE), _WHOLE)
+        return found | {key: _WHOLE for key in self._own if key not in found}
 
     def differing(self) -> list[str]:
         """The keys whose weights do not all have the same."""
@@ -81,6 +102,8 @@ class _Export:
             main = [name for name in names if not self._is_of_module(name)] or names
             if any(styles := [self._style(name) for name in main]):
                 found[key] = styles
+                if main[0] in self.products and not _is_of_layer(main[0]):
+                    found.setdefault(_generic(main[0].rpartition(".")[0]), []).append("moe_tp_experts")
         for name in self._inside():
             whole = name not in self.split
             found.setdefault(_key(name) if whole else _generic(name), []).append("replicated_with_grad_allreduce" if whole else "colwise")
@@ -114,20 +137,35 @@ class _Export:
         """Why no style splits a weight as the plan does; empty where one does."""
         product, sharding = self.products.get(name), self.split[name]
         if product is None:
-            return "it belongs to no linear layer and no table"
+            return _NO_LAYER
         if product.kind == "other":
             return product.why
         if _segments(sharding, self.axis) == 2 and (product.gathered or self._is_loose(name)):
             return "packed halves stay split behind their layer"
+        if not _is_of_layer(name) and (product.gathered or self._is_loose(name)):
+            return _NO_LAYER
         return self._unsayable(name)
 
     def _unsayable(self, name: str) -> str:
-        """What of a sharding alone no style says."""
+        """What of a sharding, or of a layer, no style says."""
         sharding, kind = self.split[name], self.products[name].kind
+        module = self._modules.get(name.rpartition(".")[0])
+        if not _is_of_layer(name):
+            if not self._are_experts(name.rpartition(".")[0]):
+                return _NO_LAYER
+        elif module is not None and kind in _SIZES and not hasattr(module, _SIZES[kind]):
+            return f"transformers cannot split a {type(module).__name__}"
         if [split.axes for split in sharding.dims if split is not None] != [(self.axis,)]:
             return f"a style splits one dimension, over {self.axis!r} alone"
         count = _segments(sharding, self.axis)
         return "" if count == 1 or (count == 2 and kind == "column") else "a style has no such segments"
+
+    def _are_experts(self, module: str) -> bool:
+        """Whether a module has nothing but a pair of products with parameters of its own, as experts have that are split inside of each."""
+        own = [name for name in self.plan.params if name.rpartition(".")[0] == module]
+        found = [self.products[name] for name in own if name in self.products]
+        kinds = sorted(product.kind for product in found)
+        return len(own) == len(found) and kinds == ["column", "row"] and all(product.partners <= set(own) for product in found)
 
     def _is_loose(self, name: str) -> bool:
         """Whether activations are whole around it: it, or a layer that it sends to or takes from, is of no pair of styles."""
@@ -144,6 +182,26 @@ class _Export:
             found |= near
             waiting += sorted(near)
         return found
+
+
+_WHOLE = "replicate"
+_NO_LAYER = "it belongs to no linear layer and no table"
+_OF_TIED = {"embedding_rowwise": "colwise_gather_output", "embedding_colwise": "rowwise_split_input"}
+"""The style of the linear layer that has the weight of a table."""
+_SIZES = {"column": "out_features", "row": "in_features", "table": "num_embeddings"}
+"""What transformers asks for of the module of a weight."""
+
+
+def _tied(model: Any) -> dict[str, str]:
+    """Other names of parameters -> the first."""
+    first: dict[int, str] = {}
+    named = [(name, first.setdefault(id(parameter), name)) for name, parameter in model.named_parameters(remove_duplicate=False)]
+    return {name: other for name, other in named if name != other}
+
+
+def _is_of_layer(name: str) -> bool:
+    """Whether a weight has the name that it has in a linear layer or a table."""
+    return name.endswith(".weight")
 
 
 def _segments(sharding: Sharding, axis: str) -> int:
