@@ -57,8 +57,9 @@ def photographed(plan: spmd.Plan, name: str, act: str = "") -> None:
 def page_70b() -> None:
     """The page as it opens, and one layer of it opened."""
     plan = spmd.plan(llama_70b(), 8, profile="h100")
-    photographed(plan, "page-llama-2-70b.png", "show(3)")
-    photographed(plan, "page-layer.png", "show(3); toggle('0/0'); toggle('0/0/1'); fit()")
+    decode = f"show({list(plan.signatures).index('decode')})"
+    photographed(plan, "page-llama-2-70b.png", decode)
+    photographed(plan, "page-layer.png", f"{decode}; toggle('0/0'); toggle('0/0/1'); fit()")
 
 
 def page_imported() -> None:

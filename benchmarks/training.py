@@ -2,9 +2,9 @@
 
     python -m benchmarks.training [--quick]
 
-What is sent a step is the sum over its collectives of the bytes that each worker brings. Beside it is what the planner sends where links are
-what counts, and what one writes by hand: data parallelism sums each gradient, fully sharded training gathers each weight and scatters each
-sum of gradients, tensor parallelism sums the results of attention and of the feed-forward layer, forward and backward; both send both.
+What is sent a step is the sum over its collectives of the bytes that each worker brings. Beside it is what the planner sends where links
+are what counts, and what one writes by hand: data parallelism sums each gradient, fully sharded training gathers each weight and scatters
+each sum of gradients, tensor parallelism sums the results of attention and of the feed-forward layer, forward and backward.
 
 The second table is of memory: what a worker holds when it holds the most, as the plan has it, with weights and moments donated, and with
 less memory than that, so that activations are made again.
@@ -13,6 +13,7 @@ less memory than that, so that activations are made again.
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -30,6 +31,7 @@ RUNS = (
     ("data_parallel+megatron", Mesh(dp=2, tp=2)),
     ("fsdp+megatron", Mesh(dp=2, tp=2)),
 )
+LEAN = (("", Mesh(tp=1)), *RUNS[:4])
 SHARES = (0.75, 0.6)
 LINKS = spmd.Profile("links", flops=1e13, memory_bandwidth=1e12, link_bandwidth=1e8, link_latency=1e-6)
 """Workers to whom sending takes far longer than anything else."""
@@ -77,10 +79,10 @@ def by_hand(name: str, weights: int, layers: int) -> int:
     return tensors + {"data_parallel": own, "fsdp": own // 2 + own, "megatron": 0}[parts[0]]
 
 
-def memory(mod: Any, state: Mapping[str, Any], alone: Sequence[float]) -> list[tuple[str, ...]]:
+def memory(mod: Any, state: Mapping[str, Any], alone: Sequence[float], runs: Sequence[tuple[str, Mesh]] = LEAN) -> list[tuple[str, ...]]:
     """A row for each way to hold less: weights and moments donated, and memory for a part of what is held then."""
     rows: list[tuple[str, ...]] = []
-    for name, mesh in (("", Mesh(tp=1)), *RUNS[:4]):
+    for name, mesh in runs:
         specs = PRESETS[name](mod) if name else {}
         plain, donated = ({**specs, **spmd.presets.state(mod, donate=donate)} for donate in (False, True))
         whole = 0
@@ -89,7 +91,13 @@ def memory(mod: Any, state: Mapping[str, Any], alone: Sequence[float]) -> list[t
             ("donated", donated, 0.0),
             *((f"donated, {s:.0%} of that", donated, s) for s in SHARES),
         ):
-            sharded = spmd.shard(mod, mesh, given, profile=PROFILE, memory=int(whole * share) if share else None)
+            try:
+                sharded = spmd.shard(mod, mesh, given, profile=PROFILE, memory=int(whole * share) if share else None)
+            except spmd.ShardingError as error:
+                leanest = re.search(r"memory=(\d+) or more", str(error))
+                least = f"none found below {int(leanest[1]):,} bytes" if leanest else str(error)
+                rows.append((f"{name} {what}".strip(), str(mesh), least, "", "", ""))
+                continue
             plan, held = sharded.plan, sharded.plan.memory["step"].peak
             whole = whole if share else held
             found = list(islice(losses(sharded, state), len(alone)))

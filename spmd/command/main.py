@@ -13,7 +13,7 @@ from typing import Any
 import tvm
 
 from spmd.errors import ShardingError
-from spmd.explain import Plan
+from spmd.explain import Difference, Plan
 from spmd.pipeline import lower, plan, shard
 from spmd.placement.mesh import Mesh
 from spmd.run.doctor import examine
@@ -22,6 +22,7 @@ from spmd.scaling import scaling
 from spmd.verify import verify
 from spmd.weights import command as weights
 
+from . import as_json
 from .modules import module_of
 from .options import add_module, add_planning, module_and_wishes, planned, tp_plan
 from .traced import traced
@@ -34,6 +35,7 @@ _EXAMPLES = """examples:
   python -m spmd scaling model.onnx --profile h100 --workers 1,2,4,8 --svg scaling.svg
   python -m spmd run -n 2 script.py
 
+With --json, a command prints one object, and nothing else on stdout.
 0 is returned where all went well, 1 after an error, which is one line on stderr, 2 for options that are none, 130 after Ctrl-C."""
 
 
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command(name: str, does: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         made.set_defaults(does=does)
+        if name != "run":
+            made.add_argument("--json", action="store_true", help="print one object of JSON instead of text")
         return made
 
     explain = command("explain", _explain, "plan a module, or read a plan, and say where everything lives and why")
@@ -113,31 +117,41 @@ def _explain(options: argparse.Namespace) -> None:
     asked = {} if is_plan else planned(options)
     sharded = shard(**asked) if options.traced else None
     made = sharded.plan if sharded is not None else Plan.load(options.file) if is_plan else plan(**asked)
+    lines, wrote = list[str](), list[str]()
+    if options.html:
+        wrote.append(str(made.show(options.html)))
+        lines.append(f"wrote {wrote[-1]}")
+    if options.timeline:
+        line = made.timeline() if sharded is None else made.timeline() + traced(sharded)
+        line.save(options.timeline)
+        wrote.append(options.timeline)
+        lines += [str(line), f"wrote {options.timeline}"]
+    if options.save:
+        made.save(options.save)
+        wrote.append(options.save)
+        lines.append(f"wrote {options.save}")
+    price = _price(asked, made, options) if options.tp_plan and asked else None
+    if options.json:
+        explained = {"explained": {name: made.explain(name) for name in options.name}} if options.name else {}
+        told = {} if price is None else {"left": price[0], "beside_the_optimum": as_json.of_difference(price[1])}
+        print(as_json.text_of(as_json.of_plan(made) | explained | told, wrote))
+        return
     if options.name:
         print("\n".join([*map(made.explain, options.name), *(f"note: {note}" for note in made.notes)]))
     else:
         print(made.explain(), end="\n\n")
         _print(made.report())
-    if options.tp_plan and asked:
-        _print_price(asked, made, options)
-    if options.html:
-        print(f"wrote {made.show(options.html)}")
-    if options.timeline:
-        line = made.timeline() if sharded is None else made.timeline() + traced(sharded)
-        line.save(options.timeline)
-        print(f"{line}\nwrote {options.timeline}")
-    if options.save:
-        made.save(options.save)
-        print(f"wrote {options.save}")
+    if price is not None:
+        print("\n".join(["", *(f"left of {key}: {why}" for key, why in price[0].items()), "from the optimum to this plan:"]))
+        print("\n".join(f"  {line}" for line in str(price[1]).splitlines()))
+    if lines:
+        print("\n".join(lines))
 
 
-def _print_price(asked: Mapping[str, Any], made: Plan, options: argparse.Namespace) -> None:
+def _price(asked: Mapping[str, Any], made: Plan, options: argparse.Namespace) -> tuple[Mapping[str, str], Difference]:
     """What the plan of transformers leaves, and what it costs beside the optimum."""
-    left = tp_plan(asked["mod"], options).left
     free: dict[str, Any] = {**asked, "specs": None}
-    cost = plan(**free).diff(made)
-    print("\n".join(["", *(f"left of {key}: {why}" for key, why in left.items()), "from the optimum to this plan:"]))
-    print("\n".join(f"  {line}" for line in str(cost).splitlines()))
+    return tp_plan(asked["mod"], options).left, plan(**free).diff(made)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -146,7 +160,15 @@ def _plan(options: argparse.Namespace) -> None:
         print(made.to_json())
         return
     made.save(options.output)
-    print("\n".join([f"wrote {options.output}", *(f"note: {note}" for note in made.notes)]))
+    _wrote(options, [options.output], made.notes)
+
+
+def _wrote(options: argparse.Namespace, files: Sequence[Any], notes: Sequence[str]) -> None:
+    """Say which files were written, and what there is to know of the plan."""
+    if options.json:
+        print(as_json.text_of({"notes": list(notes)}, files))
+    else:
+        print("\n".join([*(f"wrote {file}" for file in files), *(f"note: {note}" for note in notes)]))
 
 
 def _shard(options: argparse.Namespace) -> None:
@@ -160,13 +182,13 @@ def _shard(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "module.json").write_text(tvm.ir.save_json(mod))
     plan_of_it.save(folder / "plan.json")
-    print("\n".join([f"wrote {folder / 'module.json'}", f"wrote {folder / 'plan.json'}", *(f"note: {note}" for note in plan_of_it.notes)]))
+    _wrote(options, [folder / "module.json", folder / "plan.json"], plan_of_it.notes)
 
 
 def _verify(options: argparse.Namespace) -> int:
     asked = planned(options)
     proof = verify(asked["mod"], shard(**asked))
-    print(proof)
+    print(as_json.text_of(as_json.of_proof(proof)) if options.json else proof)
     return 0 if proof else 1
 
 
@@ -175,23 +197,28 @@ def _scaling(options: argparse.Namespace) -> None:
     if not all(count.strip().isdigit() for count in counts):
         raise ShardingError(f"--workers {options.workers}", "it is no list of numbers", "Write --workers 1,2,4,8.")
     made = scaling(meshes=[Mesh.of({options.axis: int(count)}) for count in counts], **module_and_wishes(options))
-    print(made)
     if options.svg:
         made.save(options.svg)
-        print(f"wrote {options.svg}")
+    if options.json:
+        print(as_json.text_of(as_json.of_scaling(made), [options.svg] if options.svg else []))
+    else:
+        print("\n".join([str(made), *([f"wrote {options.svg}"] if options.svg else [])]))
 
 
 def _compare(options: argparse.Namespace) -> None:
     difference = Plan.load(options.first).diff(Plan.load(options.second))
-    print(difference if difference else "the plans are the same")
+    text = str(difference) if difference else "the plans are the same"
+    print(as_json.text_of(as_json.of_difference(difference)) if options.json else text)
 
 
 def _weights(options: argparse.Namespace) -> None:
-    print(weights.run(options))
+    lines = weights.run(options).splitlines()
+    print(as_json.text_of({"told": lines}, [options.folder]) if options.json else "\n".join(lines))
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    print("\n".join(map(str, examine(self_test=not options.quick))))
+    found = examine(self_test=not options.quick)
+    print(as_json.text_of(as_json.of_findings(found)) if options.json else "\n".join(map(str, found)))
 
 
 def _run(options: argparse.Namespace, program: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spmd.ir.trees import leaves
-from spmd.program.graph import Function, Node, Value
+from spmd.program.graph import PASSING, Function, Node, Value
 from spmd.program.storage import VIEWS
 from spmd.rules.kernel import KERNEL_CALLS
 
@@ -34,7 +34,7 @@ _MOVES = frozenset(
     {
         *("relax.permute_dims", "relax.broadcast_to", "relax.split", "relax.concat", "relax.strided_slice"),
         *("relax.repeat", "relax.tile", "relax.flip", "relax.tril", "relax.triu"),
-        *(VIEWS - {"join"}),
+        *(VIEWS - {"join"} - PASSING),  # what a loop is passed, and gives, is written
     }
 )
 """Operators that put single elements elsewhere."""

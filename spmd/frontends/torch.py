@@ -33,8 +33,8 @@ def from_torch(
 
     `example_inputs`, `kwargs` and `dynamic_shapes` are as of `torch.export.export`; a dimension that is a ``torch.export.Dim("batch")``
     has that name in `sizes` and `divisible`. What is no tensor, such as a flag, is fixed as it is given here, and no input of the module.
-    A model of transformers gives no cache, which cannot be exported, and a warning says so. The weights have the names of `model.state_dict()`, values inside those of their modules:
-    ``layers_0_mlp_up_linear``. Buffers and constants are weights too.
+    A model of transformers gives no cache, which cannot be exported, and a warning says so. The weights have the names of
+    `model.state_dict()`, values inside those of their modules: ``layers_0_mlp_up_linear``. Buffers and constants are weights too.
     Raises `ShardingError` for operators that TVM's importer does not know, for state that the model writes, and for dropout in training.
     """
     program = _exported(model, example_inputs, kwargs, dynamic_shapes)
@@ -68,7 +68,8 @@ def _exported(model: Any, inputs: Sequence[Any] | None, kwargs: Mapping[str, Any
 @contextmanager
 def _without_cache(model: Any) -> Generator[None]:
     """The configurations of a model of transformers without the cache of keys and values, which is no tensor."""
-    configs = {id(config): config for module in model.modules() if getattr(config := getattr(module, "config", None), "use_cache", None) is True}
+    found: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
+    configs = {id(config): config for config in found if getattr(config, "use_cache", None) is True}
     if configs:
         _LOG.warning(f"from_torch, {type(model).__name__}: it is imported with use_cache=False, and gives no cache")
     try:

@@ -18,7 +18,7 @@ from .storage import VIEWS
 
 Again = Mapping[str, str]
 """Value, by name -> what the operator makes from which on those who read it read what is made again."""
-_WAY_OUT = "Name what operators of Relax make of tensors."
+_WAY_OUT = "Name what operators of Relax make of tensors, outside of loops and branches."
 _CHANCE = ("random", "dropout", "multinomial")
 
 
@@ -49,7 +49,7 @@ def asked_again(graph: Graph) -> tuple[dict[str, str], list[str]]:
             node = function.makers[value]
             if not can(node):
                 where = f"{function.name}: {node.op} {node.name!r}"
-                raise ShardingError(where, f"what it makes cannot be made again, and {why}", _WAY_OUT)
+                raise ShardingError(where, f"what it makes cannot be made again{_place(function, node)}, and {why}", _WAY_OUT)
             marked[value] = why
             while node.op in VIEWS and (made := function.makers.get(node.inputs[0])) is not None and can(made):
                 marked.setdefault(node.inputs[0], why)
@@ -75,6 +75,13 @@ def _pauses(function: Function, marked: Mapping[Value, str]) -> dict[str, str]:
         if pause > 1 and after < end:
             found[value] = after
     return {function.makers[v].outputs[0].path: name_of(function.nodes[i]) for v, i in found.items()}
+
+
+def _place(function: Function, node: Node) -> str:
+    """Where an operator stands, if it is for this that it runs once."""
+    if function.is_loop:
+        return f", as {function.name!r} is a loop"
+    return f", as it stands in a branch of {node.branch[-1][0]!r}" if node.branch else ""
 
 
 def _readers(function: Function, value: Value) -> Iterable[Node]:

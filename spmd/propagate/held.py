@@ -36,7 +36,7 @@ class Holding:
         self._cost, self._kept = usage.problem.cost, usage.timelines[function.name].kept
         self.makers, self.at = function.makers, {node: i for i, node in enumerate(self.nodes)}
         self.can = can_be_made_again(function)
-        self._unwritten = fused(function)
+        self._unwritten, self._loops = fused(function), usage.timelines[function.name].loops
         runs: list[Compute] = computes(steps)
         self.seconds = [run.seconds for run in runs]
         for move in moves(steps):
@@ -56,6 +56,7 @@ class Holding:
         buffers: list[Buffer] = []
         own: dict[tuple[Value, bool], Buffer] = {}
         now, order, taken = 0, list[int](), 0.0
+        passed: list[Buffer] = []
 
         def is_late(value: Value, at: int) -> bool:
             node = self.makers.get(value)
@@ -69,7 +70,14 @@ class Holding:
                 if held is not None:
                     held.until(now)
                     read.append(held)
-            for value in node.outputs:
+            if node.op == "argument":
+                passed.extend(read)
+            elif node.called is not None:  # it holds what it is passed, and what its turns hold
+                buffers.extend(Buffer(v, self._loops.get(node.called.name, 0), now, now) for v in node.called.returns[:1])
+                for held in passed:
+                    held.until(now)
+                passed.clear()
+            for value in node.outputs if node.op != "argument" else ():
                 if not value.is_tensor:
                     continue
                 if (value, again) in own:

@@ -56,10 +56,11 @@ class Timeline:
         loops: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """`loops` says what is held by those that are called, besides what they are passed."""
-        self.cost, self.function, self._loops = cost, function, loops
+        self.cost, self.function, self.loops = cost, function, loops
         self._end, self.kept = len(function.nodes), kept
         self._own: dict[tuple[Value, Sharding], Buffer] = {}
         self._views: dict[Value, Value] = {}
+        self._passed: list[Buffer] = []
         self._runs = dict(zip(function.nodes, computes(steps), strict=True))
         self._fused = fused(function, self._as_kept)
         self._joined = {v for node in function.nodes if node.joined is not None for v in node.outputs}
@@ -141,9 +142,12 @@ class Timeline:
 
     def _compute(self, node: Node, step: Compute, at: int) -> None:
         if node.called is not None:
-            self.buffers += [Buffer(v, self._loops.get(node.called.name, 0), at, at) for v in node.called.returns[:1]]
+            self.buffers += [Buffer(v, self.loops.get(node.called.name, 0), at, at) for v in node.called.returns[:1]]
+            for held in self._passed:
+                held.until(at)
+            self._passed = []
         if node.op == "argument":  # the loop is passed what is there
-            self._read(node.inputs[0], step.inputs[0], at)
+            self._passed.append(self._read(node.inputs[0], step.inputs[0], at))
             return
         read = [self._read(v, sharding, at) for v, sharding in zip(node.inputs, step.inputs, strict=True) if v.is_tensor]
         for value, made in zip(node.outputs, step.outputs, strict=True):

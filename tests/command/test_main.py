@@ -224,3 +224,27 @@ def test_the_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"spmd {spmd.__version__}\n"
+
+
+def test_json(capsys, tmp_path):
+    """Every command prints one object and nothing else; what it wrote is in it."""
+
+    def told(*arguments):
+        assert main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    first, second, folder, plot = (tmp_path / name for name in ("plan.json", "other.json", "sharded", "plot.svg"))
+    specs = ["--spec", 'w1=P(None, "tp")', "--spec", "w2=P('tp', None)"]
+    assert told("plan", *MLP, "-o", str(first))["wrote"] == [str(first)]
+    assert told("plan", *MLP)["@"] == "Plan"
+    explained = told("explain", *MLP, *specs, "--save", str(second), "--name", "w1")
+    assert explained["mesh"] == {"tp": 2} and explained["weights"] == {"w1": "[-, tp]", "w2": "[tp, -]"}
+    ((sent,), wrote) = explained["functions"]["main"]["collectives"], explained["wrote"]
+    assert (sent["kind"], sent["axis"], sent["bytes"], wrote) == ("all_reduce", "tp", 256, [str(second)])
+    assert explained["functions"]["main"]["memory_bytes"]["peak"] > 0 and explained["explained"]["w1"].startswith("w1")
+    assert told("compare", str(first), str(first))["same"] and not told("compare", str(first), str(second))["same"]
+    assert told("shard", *MLP, "--plan", str(second), "-o", str(folder))["wrote"][1] == str(folder / "plan.json")
+    assert told("explain", str(folder / "plan.json"))["weights"] == explained["weights"]
+    scaled = told("scaling", *MLP[:3], "--workers", "1,2", "--svg", str(plot))
+    assert [point["mesh"] for point in scaled["points"]] == [{"tp": 1}, {"tp": 2}] and scaled["wrote"] == [str(plot)]
+    assert told("verify", *MLP)["proven"] and told("doctor", "--quick")["tvm"]["works"]

@@ -198,6 +198,63 @@ def test_errors_say_what_cannot_be(mod, specs, text):
     assert text in str(error.value)
 
 
+@I.ir_module
+class Turns:
+    """A value that is held while a loop runs, and a value in each of its turns and branches."""
+
+    @R.function
+    def main(x: R.Tensor((64, 1), "float32"), n: R.Tensor((), "int32")) -> R.Tensor((64,), "float32"):
+        cls = Turns
+        held = R.exp(R.multiply(x, R.permute_dims(x)))
+        start = R.sin(held)
+        turned = cls.turn(n, start)
+        return R.sum(R.multiply(turned, held), axis=[1])
+
+    @R.function(private=True)
+    def turn(n: R.Tensor((), "int32"), h: R.Tensor((64, 64), "float32")) -> R.Tensor((64, 64), "float32"):
+        cls = Turns
+        if R.greater(n, R.const(0, "int32")):
+            active = R.tanh(h)
+            twice = R.sin(R.exp(active))
+            result = cls.turn(R.subtract(n, R.const(1, "int32")), R.add(twice, active))
+        else:
+            result = h
+        return result
+
+
+@I.ir_module
+class Chosen:
+    @R.function
+    def main(x: R.Tensor((4, 4), "float32"), which: R.Tensor((), "bool")) -> R.Tensor((4, 4), "float32"):
+        if which:
+            active = R.tanh(x)
+            result = R.add(R.sin(R.exp(active)), active)
+        else:
+            result = x
+        return result
+
+
+def test_values_of_loops_and_branches_are_refused_by_name():
+    for mod, place in (
+        (Turns, r"turn: relax.tanh 'active'.*as 'turn' is a loop"),
+        (Chosen, r"main: relax.tanh 'active'.*in a branch of 'result'"),
+    ):
+        with pytest.raises(ShardingError, match=rf"{place}, and specs\['\*.active'\] asks for it.*outside of loops and branches"):
+            spmd.plan(mod, 2, {"*.active": spmd.remat()})
+
+
+def test_what_is_held_around_a_loop_is_made_again_where_memory_asks_for_it():
+    free = spmd.plan(Turns, 1, profile=SLOW)
+    peak = max(memory.peak for memory in free.memory.values())
+    sharded = spmd.shard(Turns, 1, memory=peak - 1, profile=SLOW)
+    assert "main.held" in sharded.plan.again and all(memory.peak < peak for memory in sharded.plan.memory.values())
+    x = np.linspace(-1, 1, 4096, dtype="float32")[::64, None]
+    with spmd.workers(Turns) as alone, spmd.workers(sharded) as w:
+        np.testing.assert_array_equal(w["main"](x, np.int32(3)), alone["main"](x, np.int32(3)))
+    with pytest.raises(ShardingError, match=r"main, memory of a worker: no plan .*memory=\d+ or more"):
+        spmd.plan(Turns, 1, memory=peak // 8, profile=SLOW)
+
+
 @pytest.mark.hypothesis
 @settings(max_examples=1)
 @given(st.data())

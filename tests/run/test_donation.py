@@ -8,6 +8,7 @@ from tvm.script import relax as R
 import spmd
 from spmd import P, ShardingError, same
 from tests.annotate.test_same import Step
+from tests.pocl import on_pocl
 
 PAIRS = {"main.return[1]": same("w1", donate=True), "main.return[2]": same("w2", donate=True)}
 SPLIT = {"w1": P(None, "tp"), "w2": P("tp", None)}
@@ -58,11 +59,11 @@ def several():
         yield w
 
 
-@pytest.mark.parametrize("specs", [{}, SPLIT], ids=["whole", "split"])
-def test_a_loop_holds_one_copy(specs):
+@pytest.mark.parametrize(("make", "specs"), [(spmd.workers, {}), (spmd.workers, SPLIT), (on_pocl, SPLIT)], ids=["whole", "split", "GPUs"])
+def test_a_loop_holds_one_copy(make, specs):
     rng = np.random.default_rng(0)
     x, *weights = (rng.normal(size=shape).astype("float32") for shape in ((8, 16), (16, 32), (32, 16)))
-    with spmd.workers(spmd.shard(Step, 1)) as alone, spmd.workers(spmd.shard(Step, 2, {**specs, **PAIRS})) as w:
+    with spmd.workers(spmd.shard(Step, 1)) as alone, make(spmd.shard(Step, 2, {**specs, **PAIRS})) as w:
         held = w.load({"w1": weights[0], "w2": weights[1]})
         places = [one.data_ptr() for one in held[0].objects]
         for _ in range(3):

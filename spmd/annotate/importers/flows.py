@@ -26,8 +26,6 @@ class Product:
     """Of a column the rows that its results reach split, of a row those columns."""
     beside: set[str] = field(default_factory=set[str])
     """Weights that its split results meet on the way."""
-    path: set[str] = field(default_factory=set[str])
-    """Its results, and what is made of them, as long as they are split."""
     meets: set[str] = field(default_factory=set[str])
     """What else is split, and goes into an operator together with these."""
     why: str = ""
@@ -81,7 +79,7 @@ class _Function:
                 weight, turned = self.weight_of.get(value, ("", False))
                 if weight and self.axis in self.params[weight].axes() and len(self.params[weight].dims) > 1 and one.op not in _CARRIES:
                     found.append(self._product(at, place, weight, turned))
-        _meeting([product for product in found if product.kind == "column" and not product.gathered])
+        self._part_ways([product for product in found if product.kind == "column" and not product.gathered])
         rows = {product.weight: product for product in found if product.kind == "row"}
         reached = {row for product in found if product.kind == "column" and not product.why for row in product.partners}
         for weight, row in rows.items():
@@ -127,8 +125,29 @@ class _Function:
             product.why = f"{value!r} is {kind.replace('_', ' ')}" if " " in kind else f"{value!r} goes through {kind}"
         elif not product.partners and not product.why:
             product.why = "no layer sums over what it makes"
-        product.path = split
         return product
+
+    def _part_ways(self, columns: Sequence[Product]) -> None:
+        """Say of columns whose results meet what is split here, and by styles is whole."""
+        while True:
+            whole = self._whole_by_styles({product.weight for product in columns if not product.why})
+            lonely = [product for product in columns if not product.why and not product.meets.isdisjoint(whole)]
+            if not lonely:
+                return
+            for product in lonely:
+                product.why = f"it meets {min(product.meets & whole)!r}, which is split, and by styles is not"
+
+    def _whole_by_styles(self, columns: set[str]) -> set[str]:
+        """What is split as it was sent so, or made of a weight that is split, or of such values: but for what these columns give."""
+        found: set[str] = set()
+        for i, one in enumerate(self.operators):
+            weights = {self.weight_of[value][0] for value in one.operands if value in self.weight_of and one.op not in _CARRIES}
+            split = {weight for weight in weights if len(self.params[weight].dims) > 1 and self.axis in self.params[weight].axes()}
+            held = {value for value, sharding in zip(one.operands, one.inputs, strict=True) if self.axis in sharding.axes()}
+            sent = any((value, TAKEN, i) in self.sent for value in held) or any((value, MADE, i) in self.sent for value in one.results)
+            if sent or not split <= columns or not found.isdisjoint(held):
+                found.update(one.results)
+        return found
 
     def _step(self, product: Product, i: int, split: set[str], direct: set[str]) -> set[tuple[str, str]]:
         """Go through one operator that takes what is split; what leaves there, and how."""
@@ -159,17 +178,6 @@ class _Function:
 
     def _leaves(self, value: str, role: str, at: int) -> set[tuple[str, str]]:
         return {(value, kind) for kind in self.sent.get((value, role, at), ()) if kind != "unpack"}
-
-
-def _meeting(columns: Sequence[Product]) -> None:
-    """Say of columns whose results meet what no column split: by styles, that is whole."""
-    while True:
-        split = {value for product in columns if not product.why for value in product.path}
-        lonely = [product for product in columns if not product.why and not product.meets <= split]
-        if not lonely:
-            return
-        for product in lonely:
-            product.why = f"it meets {min(product.meets - split)!r}, which no layer gives split so"
 
 
 def _is_partial(sharding: Sharding, axis: str) -> bool:

@@ -144,7 +144,7 @@ ROWS, COLUMNS, NEITHER = P("tp", None), P(None, "tp"), P(None, None)
 
 
 def test_what_meets_a_sum_that_is_scattered_is_whole(gated):
-    """transformers sums what `up` makes and has all of it, where the plan scatters the sum and multiplies it with a part."""
+    """By styles, the model sums what `up` makes and has all of it, where the plan scatters the sum and multiplies it with a part."""
     specs = {"gate.weight": ROWS, "up.weight": COLUMNS, "down.weight": COLUMNS, "forward.matmul1": COLUMNS}
     found = to_huggingface(spmd.plan(gated, 2, {**specs, "embed.weight": NEITHER}))
     assert found.styles == {
@@ -153,21 +153,24 @@ def test_what_meets_a_sum_that_is_scattered_is_whole(gated):
         "down": "rowwise_split_input",
         "embed": "replicate",
     }
-    assert found.left["gate"] == "colwise_gather_output: here it meets 'forward.matmul1', which no layer gives split so"
+    assert found.left["gate"] == "colwise_gather_output: here it meets 'forward.matmul1', which is split, and by styles is not"
 
 
 class Model:
     """As much of a model of transformers as is looked at."""
 
-    tp_plan = {"gate": "colwise", "experts": "moe_tp_experts"}
-
     def __init__(self):
         table = object()
+        self.tp_plan = {"gate": "colwise", "experts": "moe_tp_experts"}
         self.parameters = {"embed.weight": table, "gate.weight": object(), "up.weight": object(), "head.weight": table}
 
     def named_modules(self):
         layer = {"in_features": 1, "out_features": 1}
-        return [("embed", SimpleNamespace(num_embeddings=1)), ("gate", object()), *((name, SimpleNamespace(**layer)) for name in ("up", "down"))]
+        return [
+            ("embed", SimpleNamespace(num_embeddings=1)),
+            ("gate", object()),
+            *((name, SimpleNamespace(**layer)) for name in ("up", "down")),
+        ]
 
     def named_parameters(self, remove_duplicate):
         assert not remove_duplicate
@@ -188,5 +191,5 @@ def test_a_model_says_what_its_own_plan_would_add_and_which_layers_cannot_be_spl
         "experts": "replicate",
     }
     assert found.left["gate.weight"] == "[tp, -]: transformers cannot split a object; transformers keeps it whole"
-    with pytest.raises(spmd.ShardingError, match="to_huggingface.*it takes a model of transformers, and got"):
+    with pytest.raises(spmd.ShardingError, match=r"to_huggingface.*it takes a model of transformers, and got"):
         to_huggingface(plan, model=7)
