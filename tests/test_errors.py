@@ -220,6 +220,11 @@ ERRORS = {
     "another shape": (lambda: replacing(3, donate=False), "'main.return[3]': it is 6, and 'w' is 4 x 6. Name what the result replaces."),
     "what was given away": (used_again, "Handle.numpy: what it is a handle of was donated to main()"),
     "no cost": (lambda: spmd.shard(Mlp, 2, cost=lambda *_: 3), "cost: it gave int 3, and not a spmd.Cost. Pass a subclass of spmd.Cost"),
+    "no dimensions": (
+        lambda: Sharding(3),
+        "Sharding: it takes a tuple of Split or None, and one of partial axes, and got int 3 and a tuple ().",
+    ),
+    "a proof or none": (lambda: spmd.shard(Mlp, 2, verify="yes"), "shard(), verify: it takes True or False, and got str 'yes'"),
     "a mesh to pad": (lambda: Sharding.replicated(2).is_padded(3), "Sharding.is_padded: it takes a Mesh, and got int 3."),
     "a mesh to normalize": (lambda: Sharding.replicated(2).normalized(3), "Sharding.normalized: it takes a Mesh, and got int 3."),
     "a shape and a mesh": (
