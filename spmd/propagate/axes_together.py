@@ -43,8 +43,10 @@ class _Together:
         self.axes = tuple(a for a, n in mesh.axes.items() if n > 1) or tuple(mesh.axes)[:1]
         """Axes of size 1 split nothing, so nothing is split over them."""
         sets = [s for size in range(1, len(self.axes) + 1) for s in combinations(self.axes, size)]
-        asked = [d.axes for v in graph.values if v.wanted is not None for d in v.wanted.dims if d is not None]
-        self.sets = list(dict.fromkeys([*sets, *asked]))
+        asked = [tuple(d.axes for d in v.wanted.dims if d is not None) for v in graph.values if v.wanted is not None]
+        self.sets = list(dict.fromkeys([*sets, *chain.from_iterable(asked)]))
+        self.beside = [axes for axes in dict.fromkeys(asked) if not set(chain.from_iterable(axes)) <= set(self.axes)]
+        """What constraints split dimensions over beside each other, where these are parts of axes, or axes of size 1."""
         searches = [AxisSearch(graph, mesh, axes) for axes in self.sets]
         self.found = {axes: search.run() for axes, search in zip(self.sets, searches, strict=True)}
         self.canonical: Mapping[Node, Rule] = searches[0].canonical
@@ -166,12 +168,14 @@ class _Together:
                     made[id(strategy)] = strategy
             if len(made) == MOST_STRATEGIES and key in self._incomplete:
                 break
-        for axes in self.sets:
-            if not set(axes) <= set(self.axes):  # parts of axes, or axes of size 1, that a constraint names: alone
-                for strategy in self.found[axes].strategies[node]:
-                    merged = self._merged(rule, [strategy])
-                    if merged is not None:
-                        made.setdefault(id(merged), merged)
+        for sets in self.beside:
+            for chosen in product(*(self.found[axes].strategies[node] for axes in sets)):
+                merged = self._merged(rule, chosen)
+                if merged is not None and id(merged) not in made:
+                    if len(made) >= 2 * MOST_STRATEGIES:
+                        self._incomplete.add(key)
+                        break
+                    made[id(merged)] = merged
         return list(made.values())
 
     def _ways(self, options: _Options, part: Part, parts: Parts) -> list[Strategy]:
