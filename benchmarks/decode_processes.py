@@ -2,10 +2,11 @@
 
     python -m benchmarks.decode_processes [--quick] [--models NAME ...] [--workers N]
 
-The processes meet as MPI's do, in memory that they share, twice a layer. PyTorch, eager and with as many threads, stands beside them where
-it is installed. All stay loaded and take turns; who does not have the turn sleeps. Median rates of one sequence in float32, weights of
-SmolLM2-135M as they are, of `llama-1.1b` (the sizes of TinyLlama) random. `collectives` is the time of a chain of sums of the same bytes
-in the same processes, as many as the plan has for a step, of the time of a step.
+The processes meet as MPI's do, in memory that they share, twice a layer. PyTorch stands beside them where it is installed: eager with as
+many threads, and DTensors on as many processes with gloo, where these divide the heads. All stay loaded and take turns; who does not have
+the turn sleeps. Median rates of one sequence in float32, weights of SmolLM2-135M as they are, of `llama-1.1b` (the sizes of TinyLlama)
+random. `collectives` is the time of a chain of sums of the same bytes in the same processes, as many as the plan has for a step, of the
+time of a step.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ LARGE = LlamaConfig(
     dtype="float32",
 )
 MODELS = ("smollm2-135m", "llama-1.1b")
-KINDS = ("processes", "one process", "PyTorch eager")
+KINDS = ("processes", "one process", "PyTorch eager", "PyTorch DTensor")
+SEVERAL = ("processes", "PyTorch DTensor")
+"""Those that are processes of one thread each."""
 Rates = tuple[float, float]
 
 
@@ -81,21 +84,31 @@ def opened(name: str) -> tuple[LlamaConfig, Mapping[str, np.ndarray]]:
 def serve(kind: str, model: str, workers: int) -> None:
     """One of those that take turns: says that it is ready, then reads numbers of tokens up to a 0, and prints the rates of each."""
     config, weights = opened(model)
-    if kind == "PyTorch eager":
-        torch = importlib.import_module("torch")
-        torch.set_num_threads(workers)
-        peer = importlib.import_module("benchmarks.llm_torch").Llama(config, weights, PROMPT, False)
-
-        def torch_rates(tokens: int) -> Rates:
-            read, written = peer.run(tokens)
-            return PROMPT / read, tokens / written
-
-        _answer(torch_rates, lambda: sys.stdin.readline(), {})
+    told = _everyone if kind in SEVERAL else sys.stdin.readline
+    if kind.startswith("PyTorch"):
+        _answer(torch_rates(kind, config, weights, workers), told, {})
         return
-    program = shard(config, workers if kind == "processes" else 1)
-    said = _sums(program, config, workers) if kind == "processes" else {}
-    with start(program, weights, backend="mpi" if kind == "processes" else "threads", max_seq_len=PROMPT + 64) as engine:
-        _answer(lambda tokens: rates(engine, tokens), _everyone if kind == "processes" else sys.stdin.readline, said)
+    program = shard(config, workers if kind in SEVERAL else 1)
+    said = _sums(program, config, workers) if kind in SEVERAL else {}
+    with start(program, weights, backend="mpi" if kind in SEVERAL else "threads", max_seq_len=PROMPT + 64) as engine:
+        _answer(lambda tokens: rates(engine, tokens), told, said)
+
+
+def torch_rates(kind: str, config: LlamaConfig, weights: Mapping[str, np.ndarray], workers: int) -> Callable[[int], Rates]:
+    """The same rates of PyTorch."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(workers)
+    if kind == "PyTorch eager":
+        peer = importlib.import_module("benchmarks.llm_torch").Llama(config, weights, PROMPT, False)
+    else:
+        rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+        peer = importlib.import_module("benchmarks.llm_dtensor").SplitLlama(config, weights, PROMPT, rank, workers)
+
+    def run(tokens: int) -> Rates:
+        read, written = peer.run(tokens)
+        return PROMPT / read, tokens / written
+
+    return run
 
 
 def _answer(run: Callable[[int], Rates], told: Callable[[], str], said: dict[str, float]) -> None:
@@ -145,8 +158,8 @@ class Turn:
 
     def __init__(self, kind: str, model: str, workers: int) -> None:
         here = ["-m", "benchmarks.decode_processes", "--serve", kind, "--models", model, "--workers", str(workers)]
-        launched = ["-m", "spmd", "run", "-n", str(workers), *here] if kind == "processes" else here
-        threads = {} if kind == "processes" else {"TVM_NUM_THREADS": str(workers)}
+        launched = ["-m", "spmd", "run", "-n", str(workers), *here] if kind in SEVERAL else here
+        threads = {} if kind in SEVERAL else {"TVM_NUM_THREADS": str(workers)}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([sys.executable, *launched], stdin=pipe, stdout=pipe, text=True, env={**os.environ, **threads})
         self.said = self._line()
@@ -176,7 +189,9 @@ class Turn:
 
 def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
     """The lines of a model."""
-    kinds = [kind for kind in KINDS if kind != "PyTorch eager" or importlib.util.find_spec("torch")]
+    kinds = [kind for kind in KINDS if not kind.startswith("PyTorch") or importlib.util.find_spec("torch")]
+    if opened(model)[0].num_key_value_heads % workers:
+        kinds = [kind for kind in kinds if kind != "PyTorch DTensor"]  # which splits heads evenly alone
     rounds, tokens = (2, 8) if quick else (9, 32)
     with ExitStack() as stack:
         turns = {kind: stack.enter_context(Turn(kind, model, workers)) for kind in kinds}
@@ -189,7 +204,7 @@ def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
     return [
         (
             model,
-            f"{workers} {kind}" if kind == "processes" else f"{kind}, {workers} threads",
+            f"{workers} processes" if kind == "processes" else f"{kind}, {workers} {'processes' if kind in SEVERAL else 'threads'}",
             f"{read[kind]:.1f}",
             f"{written[kind]:.1f}",
             f"{written['processes'] / written[kind]:.2f}",
