@@ -50,8 +50,10 @@ class _Searches:
         self.graph, self.mesh = graph, mesh
         self.axes = tuple(a for a, n in mesh.axes.items() if n > 1) or tuple(mesh.axes)[:1]
         """Axes of size 1 split nothing, so nothing is split over them."""
-        self.asked = [d.axes for v in graph.values if v.wanted is not None for d in v.wanted.dims if d is not None]
-        self.sets = list(dict.fromkeys([*_subsets([(axis,) for axis in self.axes]), *self.asked]))
+        given = (tuple(d.axes for d in v.wanted.dims if d is not None) for v in graph.values if v.wanted is not None)
+        self.asked = list(dict.fromkeys(given))
+        """What constraints split the dimensions of a value over."""
+        self.sets = list(dict.fromkeys([*_subsets([(axis,) for axis in self.axes]), *chain.from_iterable(self.asked)]))
         searches = [AxisSearch(graph, mesh, axes) for axes in self.sets]
         self.found = {axes: search.run() for axes, search in zip(self.sets, searches, strict=True)}
         self.canonical: Mapping[Node, Rule] = searches[0].canonical
@@ -60,12 +62,17 @@ class _Searches:
         self.left_out = self._too_fine()
 
     def levels(self) -> dict[Cuts, Groups]:
-        """The ways to take axes that follow one another, and run over one kind of link, as one axis: the fewest groups first."""
+        """The ways to take axes that follow one another, and run over one kind of link, as one axis: the fewest groups first.
+
+        Four axes and more are not taken so: there are too many ways.
+        """
         places = range(1, len(self.axes))
-        cuts = [cut for count in range(len(self.axes)) for cut in combinations(places, count)]
+        cuts = [cut for count in range(len(self.axes)) for cut in combinations(places, count)] if len(self.axes) <= 3 else [tuple(places)]
         found = {cut: tuple(self.axes[a:b] for a, b in pairwise((0, *cut, len(self.axes)))) for cut in cuts}
-        alike = {cut: all(len({self.mesh.link(axis) for axis in group}) == 1 for group in groups) for cut, groups in found.items()}
-        return {cut: groups for cut, groups in found.items() if alike[cut]}
+        return {cut: groups for cut, groups in found.items() if all(map(self._is_of_one_link, groups))}
+
+    def _is_of_one_link(self, axes: Sequence[str]) -> bool:
+        return len({self.mesh.link(axis) for axis in axes}) == 1
 
     def merged(self, rule: Rule, chosen: Iterable[Strategy]) -> Strategy | None:
         """One strategy that does what all of these do."""
@@ -90,7 +97,7 @@ class _Searches:
         """The parts of axes that are not considered: on three axes and more, those that come when there are `MOST_PARTS` of all."""
         if len(self.axes) < 3:
             return frozenset()
-        names = [*self.mesh.axes, *sorted({axis for axes in self.asked for axis in axes}.difference(self.mesh.axes))]
+        names = [*self.mesh.axes, *sorted(set(chain.from_iterable(chain.from_iterable(self.asked))).difference(self.mesh.axes))]
         parts = dict.fromkeys(
             axis
             for axes in self.sets
@@ -113,8 +120,11 @@ class _Together:
 
     def __init__(self, searches: _Searches, groups: Groups, coarser: Sequence[Candidates] = ()) -> None:
         self.graph, self.groups, self._searches, self._coarser = searches.graph, groups, searches, tuple(coarser)
-        self.sets = list(dict.fromkeys([*_subsets(groups), *searches.asked]))
-        self._whole = set(map(frozenset, _subsets(groups)))
+        together = _subsets(groups)
+        self.sets = list(dict.fromkeys([*together, *chain.from_iterable(searches.asked)]))
+        whole = set(map(frozenset, together))
+        self._beside = [sets for sets in searches.asked if not whole.issuperset(map(frozenset, sets))]
+        """What constraints split dimensions over beside each other, where these are parts of groups, or axes of size 1."""
         self.found, self.canonical = searches.found, searches.canonical
         self._strategies: dict[tuple[Any, ...], list[Strategy]] = {}
         self._options: dict[tuple[Any, ...], _Options] = {}
@@ -214,12 +224,14 @@ class _Together:
                     made[id(strategy)] = strategy
             if len(made) == MOST_STRATEGIES and key in self._incomplete:
                 break
-        for axes in self.sets:
-            if frozenset(axes) not in self._whole:  # parts of axes, or axes of size 1, that a constraint names: alone
-                for strategy in self.found[axes].strategies[node]:
-                    merged = self._searches.merged(rule, [strategy])
-                    if merged is not None:
-                        made.setdefault(id(merged), merged)
+        for sets in self._beside:
+            for chosen in product(*(self.found[axes].strategies[node] for axes in sets)):
+                merged = self._searches.merged(rule, chosen)
+                if merged is not None and id(merged) not in made:
+                    if len(made) >= 2 * MOST_STRATEGIES:
+                        self._incomplete.add(key)
+                        break
+                    made[id(merged)] = merged
         return list(made.values())
 
     def _ways(self, options: _Options, part: Part, parts: Parts) -> list[Strategy]:
