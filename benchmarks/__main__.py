@@ -17,6 +17,7 @@ NAMES = (
     "builds",
     "scaling",
     "decode",
+    "decode_processes",
     "llm",
     "cpu_kernels",
     "weights",

@@ -61,18 +61,18 @@ def _dialect(where: str, given: Any) -> str:
     return given
 
 
-_planning = door(
-    mod=checks.module,
-    mesh=Mesh.taken,
-    specs=specs_of,
-    profile=profile_taken,
-    sizes=checks.maybe(checks.sizes),
-    divisible=checks.maybe(checks.divisible),
-    memory=checks.maybe(checks.memory),
-    lift=checks.whole(1),
-    cost=_cost,
-)
-"""What `shard` and `plan` are given."""
+_GIVEN: dict[str, checks.Check] = {
+    "mod": checks.module,
+    "mesh": Mesh.taken,
+    "specs": specs_of,
+    "profile": profile_taken,
+    "sizes": checks.maybe(checks.sizes),
+    "divisible": checks.maybe(checks.divisible),
+    "memory": checks.maybe(checks.memory),
+    "lift": checks.whole(1),
+    "cost": _cost,
+}
+"""What `shard`, `plan` and `price` are given."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ShardedModule:
         return partition(self.plan, weights, rank, constants)
 
 
-@_planning
+@door(**_GIVEN, verify=checks.flag)
 def shard(
     mod: tvm.IRModule,
     mesh: MeshLike,
@@ -135,7 +135,7 @@ def shard(
     return made
 
 
-@_planning
+@door(**_GIVEN)
 def plan(
     mod: tvm.IRModule,
     mesh: MeshLike,
@@ -153,7 +153,7 @@ def plan(
         return _planned(mod, mesh, specs, profile, sizes, divisible, memory, lift, cost)[1]
 
 
-@_planning
+@door(**_GIVEN)
 def price(
     mod: tvm.IRModule,
     mesh: MeshLike,

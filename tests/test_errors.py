@@ -1,6 +1,8 @@
 """Each error by its text, where no test of its own room asks for it: what a user does, and what the error says."""
 
+import json
 import re
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +15,9 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import Mesh, P, Sharding, ShardingError
-from spmd.annotate.importers import from_dist, from_mlc
+from spmd.annotate.importers import from_dist, from_jax, from_mlc
 from spmd.collectives import dialect
+from spmd.collectives.backend import register_backend
 from spmd.lower.forms.context import run_form
 from spmd.placement.sharding import Segment, Split
 from spmd.program.build import build_graph
@@ -127,7 +130,118 @@ def given_what_is_of_another():
         w["second"](pair)
 
 
+def returning(name):
+    """`Mlp` by a plan that returns another value."""
+    *steps, last = PLAN.steps["main"]
+    return spmd.lower(Mlp, replace(PLAN, steps={**PLAN.steps, "main": [*steps, replace(last, operands=(name,))]}))
+
+
+def hinted_otherwise():
+    """A spec on what a hint in the program says otherwise of."""
+    builder, x = relax.BlockBuilder(), relax.Var("x", X)
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(spmd.hint(x, P("tp"))))
+    return spmd.shard(builder.get(), 2, {"main.gv": P(None)})
+
+
+@spmd.rule("tests.sizeless")
+def sizeless(op):
+    """A rule with a factor of no size."""
+    return replace(op.bind("m -> m"), sizes={})
+
+
+def without_sizes():
+    """A call of an operator with such a rule."""
+    builder, x = relax.BlockBuilder(), relax.Var("x", X)
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(relax.call_dps_packed("tests.sizeless", [x], X)))
+    return spmd.shard(builder.get(), 2)
+
+
+@I.ir_module
+class Updated:
+    """Two results that could take the memory of a weight, and two that could not."""
+
+    @R.function
+    def main(x: R.Tensor((4, 6), "float32"), w: R.Tensor((4, 6), "float32")):
+        R.func_attr({"num_input": 1})
+        with R.dataflow():
+            y = R.add(x, w)
+            z = R.add(y, w)
+            half = R.astype(y, "float16")
+            row = R.sum(y, axis=[0])
+            R.output(y, z, half, row)
+        return y, z, half, row
+
+
+def replacing(*results, donate=True):
+    """`Updated` with these results in the place of its weight."""
+    return spmd.shard(Updated, 2, {f"main.return[{i}]": spmd.same("w", donate=donate) for i in results})
+
+
+def used_again():
+    """What was donated, joined afterwards."""
+    with spmd.workers(replacing(0)) as w:
+        (weight,) = w.load([np.ones((4, 6), "float32")])
+        w["main"](np.ones((4, 6), "float32"), weight)
+        weight.numpy()
+
+
+def linked_by_nobody():
+    """A library on a machine without a linker."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("CXX", "no-such-compiler")
+        patch.setenv("PATH", folder)
+        spmd.build(spmd.shard(Mlp, 2), "llvm").export(folder)
+
+
+class Unreduced(tuple):
+    """As jax.sharding.PartitionSpec is where a sum is left open."""
+
+    UNCONSTRAINED, unreduced = None, frozenset({"tp"})
+
+
 ERRORS = {
+    "what is returned": (lambda: returning("main.up"), "(<Sharding [-, -]>,)) follows from its decisions. Plan this module"),
+    "a hint and a spec": (
+        hinted_otherwise,
+        "main.gv: specs['main.gv'] asks for P(None), and spmd.hint asks for P('tp'). Keep one of them.",
+    ),
+    "a factor of no size": (without_sizes, "rule of 'tests.sizeless': it has no size for factor 'm'. Let op.bind() make it"),
+    "no operator": (lambda: spmd.rule("relax.nonsense"), "spmd.rule(): TVM has no operator 'relax.nonsense'. Did you mean 'relax."),
+    "donated twice": (
+        lambda: replacing(0, 1),
+        "on 'main.return[1]': 'w' is donated already, by specs['main.return[0]'] on 'main.return[0]'. One result takes",
+    ),
+    "memory of another type": (
+        lambda: replacing(2),
+        "it is float16, and 'w' is float32: it cannot take that memory. Write same('w')",
+    ),
+    "another shape": (lambda: replacing(3, donate=False), "'main.return[3]': it is 6, and 'w' is 4 x 6. Name what the result replaces."),
+    "what was given away": (used_again, "Handle.numpy: what it is a handle of was donated to main()"),
+    "no cost": (lambda: spmd.shard(Mlp, 2, cost=lambda *_: 3), "cost: it gave int 3, and not a spmd.Cost. Pass a subclass of spmd.Cost"),
+    "no dimensions": (
+        lambda: Sharding(3),
+        "Sharding: it takes a tuple of Split or None, and one of partial axes, and got int 3 and a tuple ().",
+    ),
+    "a proof or none": (lambda: spmd.shard(Mlp, 2, verify="yes"), "shard(), verify: it takes True or False, and got str 'yes'"),
+    "a mesh to pad": (lambda: Sharding.replicated(2).is_padded(3), "Sharding.is_padded: it takes a Mesh, and got int 3."),
+    "a mesh to normalize": (lambda: Sharding.replicated(2).normalized(3), "Sharding.normalized: it takes a Mesh, and got int 3."),
+    "a shape and a mesh": (
+        lambda: Sharding.replicated(2).local_shape((2, 3), 3),
+        "Sharding.local_shape: it takes a shape and a Mesh, and got a tuple (2, 3) and int 3.",
+    ),
+    "sizes to prove": (
+        lambda: spmd.verify(Mlp, spmd.shard(Mlp, 2), sizes=[3]),
+        "verify, sizes: it takes a dictionary from names, and got list",
+    ),
+    "no linker": (linked_by_nobody, "Library.export: it cannot be linked: "),
+    "an attribute": (lambda: register_backend("mine", "nope"), "'nope' names no attribute of a module. Write \"module:attribute\"."),
+    "an open sum": (lambda: from_jax({"w1": Unreduced((None, None))}), "from_jax: 'w1': (None, None) is unreduced. Partial"),
+    "a number": (
+        lambda: spmd.Profile.from_json(json.dumps({**json.loads(spmd.Profile("x", 1e12, 1e9, 1e9, 1e-6).to_json()), "flops": -1})),
+        "Profile.from_json: flops is -1. It is a number above 0.",
+    ),
     "types that disagree": (lambda: from_dist(Typed), "from_dist: 'w' is P('tp') in one function, and P(None) in 'second'"),
     "no pairs": (lambda: from_mlc([1, 2]), "it takes the pairs (name, parameter) that export_tvm gives, and got int 1"),
     "a flag": (lambda: P("tp", gather="no"), "P(), gather: it takes True or False, and got str 'no'"),

@@ -128,6 +128,7 @@ def public():
         "Mesh.parts": (MESH.parts, {0: "tp"}),
         "Mesh.has": (MESH.has, {"name": "tp"}),
         "Mesh.canonical": (MESH.canonical, {"axes": ("tp",)}),
+        "Sharding": (spmd.Sharding, {"dims": (None,), "partial": ()}),
         "Sharding.parse": (spmd.Sharding.parse, {"text": "[tp, -]", "shape": (4, 8)}),
         "Sharding.replicated": (spmd.Sharding.replicated, {"rank": 2}),
         "Sharding.local_shape": (PLAN.params["w1"].local_shape, {"shape": (16, 32), "mesh": Mesh(tp=2)}),

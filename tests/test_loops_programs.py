@@ -1,5 +1,7 @@
 """Loops, which are private functions that call themselves: planned with their body once, and equal to the unsharded module."""
 
+import re
+
 import pytest
 import tvm_ffi
 from tvm.script import ir as I
@@ -135,6 +137,18 @@ def test_loops_give_what_the_module_gives(mod, specs):
 @pytest.mark.parametrize("mod", [Stack, Mutual], ids=["Stack", "Mutual"])
 def test_loops_on_two_axes(mod):
     assert_equivalent(mod, Mesh(dp=2, tp=2), profile=FREE_LINKS)
+
+
+def test_a_weight_of_a_loop_is_split_over_parts_of_an_axis():
+    specs = {"up": P(None, "tp(2)2", "tp(1)2"), "down": P(None, "tp(1)2", "tp(2)2")}
+    assert str(assert_equivalent(Stack, Mesh(tp=4), specs, sizes={"layer": 3}).plan.values["layer.up"]) == "[-, tp(2)2, tp(1)2]"
+
+
+def test_a_loop_that_cannot_take_a_weight_as_it_is_kept():
+    specs = {"layer.up": P(None, None, None), "up": P(None, None, "tp")}
+    message = "main: 'up' and main: 'up': a loop is passed it as it is kept, as [-, -, tp], and has no way to take it so (but as [-, -, -])"
+    with pytest.raises(spmd.ShardingError, match=re.escape(message)):
+        spmd.shard(Stack, 2, specs, sizes={"layer": 3})
 
 
 def test_weights_stacked_by_layer_stay_split():

@@ -285,6 +285,11 @@ class Sharding:
     dims: tuple[Split | None, ...]
     partial: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.dims, tuple) or not isinstance(self.partial, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+            what = f"it takes a tuple of Split or None, and one of partial axes, and got {told(self.dims)} and {told(self.partial)}"
+            raise ShardingError("Sharding", what, "Sharding.parse('[tp, -]', shape) reads one.")
+
     def __hash__(self) -> int:
         return self._hash
 

@@ -19,7 +19,7 @@ from spmd.costs.cost import INFEASIBLE, Cost
 from spmd.errors import ShardingError
 from spmd.placement.sharding import Sharding
 from spmd.placement.spec import Constraint
-from spmd.program.graph import Graph, Node, Value
+from spmd.program.graph import PASSING, Graph, Node, Value
 from spmd.program.storage import loses_writes
 from spmd.rules.strategy import Strategy
 
@@ -117,7 +117,7 @@ class Problem:
                         if self._between(node, i, is_output, kept, sharding) >= INFEASIBLE:
                             where = f"{value.function}: {value.name!r} and {node.function}: {node.name!r}"
                             what = "no placement obeys all that is asked of them" + _why(value, *node.inputs)
-                            raise ShardingError(where, _in_place(node, value, kept, sharding) or what, way_out)
+                            raise ShardingError(where, _as_kept(node, value, kept, sharding) or what, way_out)
                 if loses_writes(node, strategy, self.cost.mesh):
                     raise ShardingError(
                         f"{node.function}: {node.op} {node.name!r}", f"what it writes in place would be lost as {strategy}", way_out
@@ -309,11 +309,13 @@ def _why(*values: Value) -> str:
     return "".join(f"; {a}" for a in asked)
 
 
-def _in_place(node: Node, value: Value, kept: Sharding, sharding: Sharding) -> str:
+def _as_kept(node: Node, value: Value, kept: Sharding, sharding: Sharding) -> str:
     """What is wrong where a value would have to be converted that stays where it is; empty where it may be converted."""
     operands = [*node.inputs, *node.outputs]
     if not any(stays and v is value for stays, v in zip(node.stays, operands, strict=False)):
         return ""
+    if node.op in PASSING:
+        return f"a loop is passed it as it is kept, as {kept}, and has no way to take it so (but as {sharding})"
     does = "writes it in place" if node.writes else "gives a view of it, which is written in place,"
     return f"{node.op} {does} as {sharding}, and it is kept as {kept}: what is written to a copy would be lost"
 

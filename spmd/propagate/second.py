@@ -23,7 +23,7 @@ MOST, FEWEST = 12, 2
 """The most ways to hold a value, of which FEWEST may be in two placements however many there are, and those of coarser meshes besides:
 tables grow with their product over the operands of an operator."""
 _LITTLE = 0.1
-"""The part of the time of a conversion that the way back must take for it to be considered."""
+"""The part of the time of a conversion that the way back must take for it to be considered first."""
 _ELSEWHERE = PASSING | {"join"}
 """Operators after which a value is in another function, or in another branch."""
 
@@ -31,10 +31,12 @@ _ELSEWHERE = PASSING | {"join"}
 def second_places(graph: Graph, candidates: Candidates, cost: Cost) -> dict[Value, Second]:
     """For each value that several operators of one function take, in one branch: in what two placements it may be worth holding.
 
-    What a coarser mesh would consider is considered, too, so that a plan never gets worse where a mesh is refined.
+    What a coarser mesh would consider is considered, too, so that a plan does not get worse where a mesh is refined; on three axes only
+    what is worth it.
     """
     makers = _makers(graph)
-    considered = [_considered(graph, one, cost, makers) for one in (candidates, *candidates.coarser)]
+    fill = len(candidates.coarser) < 2
+    considered = [_considered(graph, one, cost, makers, fill) for one in (candidates, *candidates.coarser)]
     known: dict[tuple[int, ...], Second] = {}
     same: dict[Second, Second] = {}
     found: dict[Value, Second] = {}
@@ -49,7 +51,9 @@ def second_places(graph: Graph, candidates: Candidates, cost: Cost) -> dict[Valu
     return found
 
 
-def _considered(graph: Graph, candidates: Candidates, cost: Cost, makers: Mapping[Value, Sequence[Node]]) -> dict[Value, _Pairs]:
+def _considered(
+    graph: Graph, candidates: Candidates, cost: Cost, makers: Mapping[Value, Sequence[Node]], fill: bool
+) -> dict[Value, _Pairs]:
     """The two placements that values may be in at once by some candidates."""
     found: dict[Value, _Pairs] = {}
     known: dict[tuple[object, ...], _Pairs] = {}
@@ -63,7 +67,7 @@ def _considered(graph: Graph, candidates: Candidates, cost: Cost, makers: Mappin
         kept = candidates.shardings[value]
         key = (cost.shape(value), value.dtype, id(kept), value.may_gather, tuple(sorted(map(id, readers))))
         if key not in known:
-            known[key] = _worth_it(value, kept, readers, cost)
+            known[key] = _worth_it(value, kept, readers, cost, fill)
         if known[key]:
             found[value] = known[key]
     return found
@@ -109,8 +113,10 @@ def _makers(graph: Graph) -> Mapping[Value, Sequence[Node]]:
     return found
 
 
-def _worth_it(value: Value, kept: Sequence[Sharding], readers: Sequence[Sequence[Sharding]], cost: Cost) -> _Pairs:
-    """A second placement is worth holding where two take it; of many, those that are reached the fastest."""
+def _worth_it(value: Value, kept: Sequence[Sharding], readers: Sequence[Sequence[Sharding]], cost: Cost, fill: bool) -> _Pairs:
+    """A second placement is worth holding where two take it; of many, those that are reached the fastest. Where
+    there is room, it is filled with others: seldom used by the optimum, but by what explanations compare it with.
+    """
     times = Counter(sharding for taken in readers for sharding in taken)
     often = [sharding for sharding, count in times.items() if count > 1]
     if not often:
@@ -121,10 +127,12 @@ def _worth_it(value: Value, kept: Sequence[Sharding], readers: Sequence[Sequence
     # Where one way is next to nothing, as a slice is, the value may as well be kept at the other end, if it may be kept there.
     pinned = np.array([sharding not in kept for sharding in often])
     worth = (there > _LITTLE * np.where(back < INFEASIBLE, back, 0.0)) & (pinned | (back > _LITTLE * there))
-    worth &= (there < INFEASIBLE) & np.array([[one != other for other in often] for one in kept])
-    order = np.argsort(np.where(worth, there, np.inf), axis=None, kind="stable")[: np.count_nonzero(worth)]
-    pairs = [divmod(int(at), len(often)) for at in order]
-    return [(kept[i], often[j]) for i, j in pairs[: max(MOST - len(kept), FEWEST)]]
+    order = [divmod(int(at), len(often)) for at in np.lexsort((there.ravel(), ~worth.ravel()))]
+    pairs = [(i, j) for i, j in order if kept[i] != often[j] and there[i, j] < INFEASIBLE]
+    most = MOST - len(kept)
+    if not fill or most < FEWEST:
+        pairs = [(i, j) for i, j in pairs if worth[i, j]]
+    return [(kept[i], often[j]) for i, j in pairs[: max(most, FEWEST)]]
 
 
 def with_taken(times: Table, taken: Sequence[Sharding], second: Second) -> Table:

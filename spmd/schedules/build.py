@@ -10,6 +10,7 @@ from tvm import relax, tirx
 from tvm.target import Target
 
 from .conditions import OpaqueConditions
+from .cpu.unwritten import ReadWritten
 from .donation import WriteDonated
 from .empty import AllocateEmpty
 from .gpu import FuseAddNorm, quick_imports
@@ -80,7 +81,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         if step.info.name == "FuseTIR":
             passes += [SingleTerms(), TypeIndices(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
-        passes += [Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
+        passes += [ReadWritten(), Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
     else:
         passes.append(ReadBeforeMerge())
     passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together

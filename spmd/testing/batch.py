@@ -91,7 +91,9 @@ def failures(cases: Sequence[Case], seed: int = 0, backend: str = "threads", spe
 
 
 def kind_of(problem: str) -> str:
-    """The kind of a failure: the error's type, or what differs, without the names in it."""
+    """The kind of a failure: the error's type, or what differs, without the names in it; of what is refused, why it is."""
+    if problem.startswith(ShardingError.__name__):
+        return re.sub(r"'[^']*'|\[.*?\]|\w*\d\w*", "", problem.splitlines()[0])
     return re.sub(r"'[^']*'|\[.*?\]", "", problem.split(":")[0])
 
 

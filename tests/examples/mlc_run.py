@@ -26,8 +26,7 @@ from tests.collectives.disco_suite import started
 from tests.examples.architectures import config_of, random_weights
 from tests.examples.test_architectures import SCALED, WIDE
 
-CPU = "llvm"
-"""Optimized: without, TVM's attention to cached tokens of one sequence beside a new one is no number."""
+CPU = {"kind": "llvm", "opt-level": 0}
 PROMPT, OTHER, ANSWER = [3, 14, 15, 9, 26], [5, 35, 8], [7, 9, 3, 23]
 
 

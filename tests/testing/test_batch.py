@@ -122,6 +122,8 @@ def test_kinds_forget_names():
     assert kind_of("result[3][0]: the largest difference is 2") == kind_of("result: 3 elements differ")
     assert kind_of("function 'f1': [] ran unplanned") == kind_of("function 'f22': [1] ran unplanned")
     assert kind_of("ShardingError: a") != kind_of("WorkerError: a")
+    assert kind_of("ShardingError: f1: 'x' is lost") == kind_of("ShardingError: f22_3: 'f22_y' is lost")
+    assert kind_of("ShardingError: f1: 'x' is lost") != kind_of("ShardingError: specs['x']: it matches no weight")
 
 
 def test_the_smallest_that_has_an_operator():

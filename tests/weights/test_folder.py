@@ -73,6 +73,10 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of another cut": (of_another_cut, rf"weight 'b': .*{FILE} is of another cut, and stands where worker 1 has its own"),
     "missing": (lambda f: (f / FILE).unlink(), rf"weight 'b': {FILE}, a file of worker 1, is missing in .*out\. Cut the weights again"),
     "no sums": (edited(FILE, lambda d: d.replace(b"spmd.sha256", b"spmd.sha512")), rf"{FILE}, spmd\.sha256: it is no JSON"),
+    "a sum that is missing": (
+        edited(FILE, lambda d: d.replace(b'\\"b\\"', b'\\"x\\"')),
+        rf"weight 'b': .*{FILE} has no checksum of it\. Cut the weights again",
+    ),
     "no header": (lambda f: (f / "weights.json").unlink(), r"out: there is no weights\.json in it\. Give a folder that"),
     "no JSON": (edited("weights.json", lambda d: d[:-9]), r"weights\.json: it is no JSON"),
     "twice": (edited("weights.json", lambda d: b'{"cut": "", "cut": ""}'), r"weights\.json: it is no JSON \('cut' comes twice\)"),

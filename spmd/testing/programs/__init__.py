@@ -102,12 +102,8 @@ def _entries(dice: Random, shape: tuple[int | str, ...], mesh: Mesh, divisible: 
 
 
 def _of_store(entries: list[Any], shape: tuple[int | str, ...]) -> list[Any]:
-    """What may be asked of what is written in place: its rows are written at any place, a dimension of one has no loop to be cut, and no
-    kernel has two dimensions that are split over parts of one axis.
-    """
-    found = [None, *(None if size == 1 else entry for entry, size in zip(entries[1:], shape[1:], strict=True))]
-    in_parts = [i for i, entry in enumerate(found) if "(" in str(entry)]
-    return [None if i in in_parts[1:] else entry for i, entry in enumerate(found)]
+    """What may be asked of what is written in place: its rows are written at any place, and a dimension of one has no loop to be cut."""
+    return [None, *(None if size == 1 else entry for entry, size in zip(entries[1:], shape[1:], strict=True))]
 
 
 def _parts(dice: Random, axis: str, size: int) -> list[str]:

@@ -55,6 +55,8 @@ def ordered(m: Maker, x: Any) -> Any:
     axis, falling = m.axis(x), bool(m.integer(0, 1))
     if m.integer(0, 1):
         return op.sort(x, axis, falling)
+    if is_float(x) and hash(x) not in m.exact:  # infinities may have cancelled each other, and no order is defined where NaN is
+        x = m.bb.emit(op.where(m.bb.emit(op.isnan(x)), m.number(0, dtype_of(x)), x))
     return op.topk(x, m.integer(1, shape_of(x)[axis]), axis, "values", falling)
 
 

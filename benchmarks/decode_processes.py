@@ -1,0 +1,235 @@
+"""Tokens a second of a language model on processes of one thread each, and on one process with as many threads.
+
+    python -m benchmarks.decode_processes [--quick] [--models NAME ...] [--workers N]
+
+The processes meet as MPI's do, in memory that they share, twice a layer. PyTorch stands beside them where it is installed: eager with as
+many threads, and DTensors on as many processes with gloo, where these divide the heads. All stay loaded and take turns; who does not have
+the turn sleeps. Median rates of one sequence in float32, weights of SmolLM2-135M as they are, of `llama-1.1b` (the sizes of TinyLlama)
+random. `collectives` is the time of a chain of sums of the same bytes in the same processes, as many as the plan has for a step, of the
+time of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import spmd
+from benchmarks import collectives
+from benchmarks.decode import PROMPT, rates
+from examples.llm.config import LlamaConfig
+from examples.llm.engine import METHODS, shard, start
+from examples.llm.fetch import fetch
+from examples.llm.model import build_module
+from examples.llm.report import table
+from examples.llm.source import open_model
+
+LARGE = LlamaConfig(
+    model_type="llama",
+    hidden_size=2048,
+    intermediate_size=5632,
+    num_hidden_layers=22,
+    num_attention_heads=32,
+    num_key_value_heads=4,
+    head_dim=64,
+    vocab_size=32000,
+    max_position_embeddings=2048,
+    dtype="float32",
+)
+MODELS = ("smollm2-135m", "llama-1.1b")
+KINDS = ("processes", "one process", "PyTorch eager", "PyTorch DTensor")
+SEVERAL = ("processes", "PyTorch DTensor")
+"""Those that are processes of one thread each."""
+Rates = tuple[float, float]
+
+
+class Random(Mapping[str, np.ndarray]):
+    """Weights of a model that has none, each made when it is asked for."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        self._shapes = build_module(config, methods=METHODS)[1]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        shape, dtype = self._shapes[name]
+        seed = np.frombuffer(name.encode(), np.uint8)
+        return (np.random.default_rng(seed).standard_normal(shape, "float32") * 0.05).astype(dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def opened(name: str) -> tuple[LlamaConfig, Mapping[str, np.ndarray]]:
+    """A model by name: its sizes and its weights in float32."""
+    if name == "smollm2-135m":
+        source = open_model(fetch())
+        return source.config, source.weights()
+    return LARGE, Random(LARGE)
+
+
+def serve(kind: str, model: str, workers: int) -> None:
+    """One of those that take turns: says that it is ready, then reads numbers of tokens up to a 0, and prints the rates of each."""
+    config, weights = opened(model)
+    told = _everyone if kind in SEVERAL else sys.stdin.readline
+    if kind.startswith("PyTorch"):
+        _answer(torch_rates(kind, config, weights, workers), told, {})
+        return
+    program = shard(config, workers if kind in SEVERAL else 1)
+    said = _sums(program, config, workers) if kind in SEVERAL else {}
+    with start(program, weights, backend="mpi" if kind in SEVERAL else "threads", max_seq_len=PROMPT + 64) as engine:
+        _answer(lambda tokens: rates(engine, tokens), told, said)
+
+
+def torch_rates(kind: str, config: LlamaConfig, weights: Mapping[str, np.ndarray], workers: int) -> Callable[[int], Rates]:
+    """The same rates of PyTorch."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(workers)
+    if kind == "PyTorch eager":
+        peer = importlib.import_module("benchmarks.llm_torch").Llama(config, weights, PROMPT, False)
+    else:
+        rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+        peer = importlib.import_module("benchmarks.llm_dtensor").SplitLlama(config, weights, PROMPT, rank, workers)
+
+    def run(tokens: int) -> Rates:
+        read, written = peer.run(tokens)
+        return PROMPT / read, tokens / written
+
+    return run
+
+
+def _answer(run: Callable[[int], Rates], told: Callable[[], str], said: dict[str, float]) -> None:
+    run(2)
+    first = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0")) == 0
+    if first:
+        print(json.dumps(said), flush=True)
+    while tokens := int(told() or 0):
+        found = run(tokens)
+        if first:
+            print(json.dumps(found), flush=True)
+
+
+def _everyone() -> str:
+    """A line that the first process reads, in all of them, which sleep until it is there."""
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    if comm.rank == 0:
+        line = sys.stdin.readline()
+        for other in range(1, comm.size):
+            comm.send(line, other)
+        return line
+    while not comm.Iprobe(source=0):
+        time.sleep(1e-3)
+    return comm.recv(source=0)
+
+
+def _sums(program: Any, config: LlamaConfig, workers: int) -> dict[str, float]:
+    """The seconds of the collectives of one step, in a chain."""
+    from mpi4py import MPI
+
+    count = sum(one.function == "decode" for one in program.plan.collectives)
+    size = 4 * config.hidden_size
+    with spmd.workers(collectives.program(workers, size), backend="mpi") as running:
+        best = dict.fromkeys(("short", "long"), float("inf"))
+        for _ in range(200):
+            for name in best:
+                taken = MPI.COMM_WORLD.allreduce(collectives.chain(running, name, size)(), MPI.MAX)
+                best[name] = min(best[name], taken)
+    each = (best["long"] - best["short"]) / (2 * collectives.count_of(size))
+    return {"collectives": count * each}
+
+
+class Turn:
+    """A launched command that waits for its turn."""
+
+    def __init__(self, kind: str, model: str, workers: int) -> None:
+        here = ["-m", "benchmarks.decode_processes", "--serve", kind, "--models", model, "--workers", str(workers)]
+        launched = ["-m", "spmd", "run", "-n", str(workers), *here] if kind in SEVERAL else here
+        threads = {} if kind in SEVERAL else {"TVM_NUM_THREADS": str(workers)}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([sys.executable, *launched], stdin=pipe, stdout=pipe, text=True, env={**os.environ, **threads})
+        self.said = self._line()
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        print(0, file=self.process.stdin, flush=True)  # a launcher does not pass on that its input ended
+        self.process.wait()
+
+    def rates(self, tokens: int) -> Rates:
+        """Tokens a second of the prompt, and of so many steps after it."""
+        assert self.process.stdin is not None
+        print(tokens, file=self.process.stdin, flush=True)
+        read, written = self._line()
+        return read, written
+
+    def _line(self) -> Any:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(("{", "[")):
+                return json.loads(line)
+        raise RuntimeError(f"{self.process.args} ended")
+
+
+def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
+    """The lines of a model."""
+    kinds = [kind for kind in KINDS if not kind.startswith("PyTorch") or importlib.util.find_spec("torch")]
+    if opened(model)[0].num_key_value_heads % workers:
+        kinds = [kind for kind in kinds if kind != "PyTorch DTensor"]  # which splits heads evenly alone
+    rounds, tokens = (2, 8) if quick else (9, 32)
+    with ExitStack() as stack:
+        turns = {kind: stack.enter_context(Turn(kind, model, workers)) for kind in kinds}
+        taken: dict[str, list[Rates]] = {kind: [] for kind in kinds}
+        for _ in range(rounds):
+            for kind, turn in turns.items():
+                taken[kind].append(turn.rates(tokens))
+        sums = turns["processes"].said["collectives"]
+    read, written = ({kind: median(pair[i] for pair in pairs) for kind, pairs in taken.items()} for i in (0, 1))
+    return [
+        (
+            model,
+            f"{workers} processes" if kind == "processes" else f"{kind}, {workers} {'processes' if kind in SEVERAL else 'threads'}",
+            f"{read[kind]:.1f}",
+            f"{written[kind]:.1f}",
+            f"{written['processes'] / written[kind]:.2f}",
+            f"{100 * sums * written[kind]:.1f}%" if kind == "processes" else "",
+        )
+        for kind in kinds
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, 2 rounds instead of 9")
+    parser.add_argument("--models", nargs="+", choices=MODELS)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    models = options.models or (MODELS[:1] if options.quick else MODELS)
+    if options.serve:
+        serve(options.serve, models[0], options.workers)
+        return
+    rows = [row for model in models for row in measured(model, options.workers, options.quick)]
+    print(f"{os.cpu_count()} cores\n")
+    print(table(("model", "who", "prefill tokens/s", "decode tokens/s", "processes / this", "collectives"), rows))
+
+
+if __name__ == "__main__":
+    main()
