@@ -8,6 +8,7 @@ and travel back through reshapes and products to the weight.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,6 +34,8 @@ class Candidates:
     """The strategies of each operator; the same things in the same order are one list, so that equal lists are mostly one object."""
     cut_short: list[str] = field(default_factory=list[str])
     """Names of values that had more candidates than are considered."""
+    coarser: Sequence[Candidates] = ()
+    """Those of each mesh that has some axes of this one as one axis: all of them are among these."""
 
 
 class _Use(NamedTuple):

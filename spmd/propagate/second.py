@@ -17,20 +17,47 @@ from .solver import Table
 
 Second = tuple[tuple[int, Sharding], ...]
 """The number of the sharding in which a value is kept, and another one that it is converted to once."""
+_Pairs = Sequence[tuple[Sharding, Sharding]]
+"""The same with both shardings themselves."""
 MOST, FEWEST = 12, 2
-"""The most ways to hold a value, of which FEWEST may be in two placements however many there are: tables grow with their product over the
-operands of an operator."""
+"""The most ways to hold a value, of which FEWEST may be in two placements however many there are, and those of coarser meshes besides:
+tables grow with their product over the operands of an operator."""
 _LITTLE = 0.1
-"""The part of the time of a conversion that the way back must take for a value to be one that is considered first."""
+"""The part of the time of a conversion that the way back must take for it to be considered first."""
 _ELSEWHERE = PASSING | {"join"}
 """Operators after which a value is in another function, or in another branch."""
 
 
 def second_places(graph: Graph, candidates: Candidates, cost: Cost) -> dict[Value, Second]:
-    """For each value that several operators of one function take, in one branch: in what two placements it may be worth holding."""
+    """For each value that several operators of one function take, in one branch: in what two placements it may be worth holding.
+
+    What a coarser mesh would consider is considered, too, so that a plan does not get worse where a mesh is refined; on three axes only
+    what is worth it.
+    """
+    makers = _makers(graph)
+    fill = len(candidates.coarser) < 2
+    considered = [_considered(graph, one, cost, makers, fill) for one in (candidates, *candidates.coarser)]
+    known: dict[tuple[int, ...], Second] = {}
+    same: dict[Second, Second] = {}
     found: dict[Value, Second] = {}
-    known: dict[tuple[object, ...], Second] = {}
-    taken, makers = _Taken(graph, candidates), _makers(graph)
+    for value in dict.fromkeys(value for pairs in considered for value in pairs):
+        own = candidates.shardings[value]
+        key = (id(own), *[id(pairs.get(value)) for pairs in considered])
+        if key not in known:
+            at = {sharding: i for i, sharding in enumerate(own)}
+            second = tuple(dict.fromkeys((at[kept], other) for pairs in considered for kept, other in pairs.get(value, ()) if kept in at))
+            known[key] = same.setdefault(second, second)
+        found[value] = known[key]
+    return found
+
+
+def _considered(
+    graph: Graph, candidates: Candidates, cost: Cost, makers: Mapping[Value, Sequence[Node]], fill: bool
+) -> dict[Value, _Pairs]:
+    """The two placements that values may be in at once by some candidates."""
+    found: dict[Value, _Pairs] = {}
+    known: dict[tuple[object, ...], _Pairs] = {}
+    taken = _Taken(graph, candidates)
     for value, readers in taken.of.items():
         made = makers.get(value, [])
         if len(readers) < 2 or len(taken.places[value] | {(n.function, n.branch) for n in made}) > 1:
@@ -40,7 +67,7 @@ def second_places(graph: Graph, candidates: Candidates, cost: Cost) -> dict[Valu
         kept = candidates.shardings[value]
         key = (cost.shape(value), value.dtype, id(kept), value.may_gather, tuple(sorted(map(id, readers))))
         if key not in known:
-            known[key] = _worth_it(value, kept, readers, cost)
+            known[key] = _worth_it(value, kept, readers, cost, fill)
         if known[key]:
             found[value] = known[key]
     return found
@@ -86,12 +113,14 @@ def _makers(graph: Graph) -> Mapping[Value, Sequence[Node]]:
     return found
 
 
-def _worth_it(value: Value, kept: Sequence[Sharding], readers: Sequence[Sequence[Sharding]], cost: Cost) -> Second:
-    """A second placement is worth holding where two take it."""
+def _worth_it(value: Value, kept: Sequence[Sharding], readers: Sequence[Sequence[Sharding]], cost: Cost, fill: bool) -> _Pairs:
+    """A second placement is worth holding where two take it; of many, those that are reached the fastest. Where
+    there is room, it is filled with others: seldom used by the optimum, but by what explanations compare it with.
+    """
     times = Counter(sharding for taken in readers for sharding in taken)
     often = [sharding for sharding, count in times.items() if count > 1]
     if not often:
-        return ()
+        return []
     shape, item = cost.shape(value), cost.item_bytes(value)
     there = cost.conversions(shape, item, kept, often, value.may_gather)
     back = cost.conversions(shape, item, often, kept, value.may_gather).T
@@ -101,9 +130,9 @@ def _worth_it(value: Value, kept: Sequence[Sharding], readers: Sequence[Sequence
     order = [divmod(int(at), len(often)) for at in np.lexsort((there.ravel(), ~worth.ravel()))]
     pairs = [(i, j) for i, j in order if kept[i] != often[j] and there[i, j] < INFEASIBLE]
     most = MOST - len(kept)
-    if most < FEWEST:
-        pairs, most = [(i, j) for i, j in pairs if worth[i, j]], FEWEST
-    return tuple((i, often[j]) for i, j in pairs[:most])
+    if not fill or most < FEWEST:
+        pairs = [(i, j) for i, j in pairs if worth[i, j]]
+    return [(kept[i], often[j]) for i, j in pairs[: max(most, FEWEST)]]
 
 
 def with_taken(times: Table, taken: Sequence[Sharding], second: Second) -> Table:

@@ -8,12 +8,15 @@ from tvm.script import relax as R
 
 import spmd
 from spmd import Mesh, P, ShardingError
+from spmd.costs.cost import Cost
 from spmd.propagate import axes_together
 from spmd.propagate.axes_together import find_candidates
+from spmd.propagate.second import second_places
 from spmd.testing import assert_equivalent
 from tests.presets.llama import llama
 from tests.propagate.test_candidates import Products
 from tests.propagate.test_never_worse import annotated, cost
+from tests.propagate.test_optimum import SLOW_WORKERS
 
 
 @I.ir_module
@@ -40,6 +43,37 @@ def test_parts_of_axes_are_left_out_on_three_and_named(monkeypatch):
     monkeypatch.setattr(axes_together, "MOST_PARTS", 4)
     used, fewer = parts(Mesh(a=2, b=2, c=4))
     assert used == {"c(1)2", "c(2)2"} and len(fewer) < len(cut_short)
+
+
+@pytest.mark.parametrize(("mesh", "fewer"), [(Mesh(dp=2, tp=4), 1), (Mesh(dp=2, tp=2, cp=2), 3)], ids=str)
+def test_a_mesh_has_all_that_those_have_which_it_refines(mesh, fewer, monkeypatch):
+    """However few candidates are considered: strategies, placements, and pairs of placements that values may be in at once."""
+    monkeypatch.setattr(axes_together, "MOST_STRATEGIES", 16)
+    monkeypatch.setattr(axes_together, "MOST_SHARDINGS", 8)
+    graph, cost = annotated(llama("forward")[0], mesh), Cost(mesh, SLOW_WORKERS)
+    found = find_candidates(graph, mesh)
+    assert len(found.coarser) == fewer and found.cut_short
+
+    def pairs(candidates):
+        """Value and the two placements."""
+        seconds = second_places(graph, candidates, cost)
+        return {(value, candidates.shardings[value][i], other) for value, second in seconds.items() for i, other in second}
+
+    assert pairs(found)
+    for coarse in found.coarser:
+        for node, strategies in coarse.strategies.items():
+            assert set(strategies) <= set(found.strategies[node])
+            for i, value in enumerate(node.outputs):
+                assert {s.outputs[i] for s in strategies if s.outputs[i] in coarse.shardings[value]} <= set(found.shardings[value])
+        if fewer == 1:
+            assert pairs(coarse) <= pairs(found)
+
+
+def test_axes_of_unlike_links_are_not_taken_as_one():
+    """A mesh of one axis runs over one link, so that it is not refined by these."""
+    graph = annotated(Products, Mesh(dp=2, tp=2))
+    assert len(find_candidates(graph, Mesh(dp=2, tp=2)).coarser) == 1
+    assert not find_candidates(graph, Mesh(dp=2, tp=2, hosts=2)).coarser
 
 
 def test_four_axes_are_planned_where_tensors_are_flat():

@@ -3,6 +3,7 @@ memory, and nothing at all in place of ready-made specs.
 """
 
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given, settings
@@ -38,11 +39,27 @@ def cost(module, mesh, specs=None):
     return decide(annotated(module, mesh, specs), Cost(mesh, SLOW_WORKERS, SIZES)).solution.cost
 
 
-@settings(max_examples=40)
-@given(st.data())
-def test_a_refined_mesh(data):
-    module = data.draw(programs(functions=2, operators=4))
-    assert cost(module, Mesh(dp=2, tp=2)) <= cost(module, Mesh(tp=4)) * CLOSE
+@pytest.mark.parametrize(
+    ("meshes", "share"),
+    [
+        ((Mesh(tp=4), Mesh(dp=2, tp=2)), 1),
+        ((Mesh(tp=6), Mesh(dp=2, tp=3)), 4),
+        ((Mesh(tp=8), Mesh(dp=2, tp=4), Mesh(dp=2, tp=2, cp=2)), 20),
+        ((Mesh(dp=4, tp=2), Mesh(dp=2, tp=2, cp=2)), 20),
+    ],
+    ids=str,
+)
+def test_a_refined_mesh(meshes, share):
+    """Each mesh has more axes than the one before it, which are one axis there."""
+
+    @settings(max_examples=max(40, settings.default.max_examples // 4) // share)
+    @given(st.data())
+    def never_worse(data):
+        module = data.draw(programs(functions=2, operators=4))
+        costs = [cost(module, mesh) for mesh in meshes]
+        assert all(finer <= coarser * CLOSE for coarser, finer in pairwise(costs)), costs
+
+    never_worse()
 
 
 @settings(max_examples=20)
