@@ -9,7 +9,7 @@ from tvm.script import relax as R
 import spmd
 from spmd import Mesh, P, ShardingError
 from spmd.costs.cost import Cost
-from spmd.propagate import axes_together
+from spmd.propagate import axis_sets
 from spmd.propagate.axes_together import find_candidates
 from spmd.propagate.second import second_places
 from spmd.testing import assert_equivalent
@@ -40,7 +40,7 @@ def test_parts_of_axes_are_left_out_on_three_and_named(monkeypatch):
     assert parts(Mesh(a=2, c=4)) == ({"c(1)2", "c(2)2"}, [])
     used, cut_short = parts(Mesh(a=2, b=2, c=4))
     assert used == set()
-    monkeypatch.setattr(axes_together, "MOST_PARTS", 4)
+    monkeypatch.setattr(axis_sets, "MOST_PARTS", 4)
     used, fewer = parts(Mesh(a=2, b=2, c=4))
     assert used == {"c(1)2", "c(2)2"} and len(fewer) < len(cut_short)
 
