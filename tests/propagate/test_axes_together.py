@@ -9,7 +9,7 @@ from tvm.script import relax as R
 import spmd
 from spmd import Mesh, P, ShardingError
 from spmd.costs.cost import Cost
-from spmd.propagate import axis_sets
+from spmd.propagate import axes_together, axis_sets
 from spmd.propagate.axes_together import find_candidates
 from spmd.propagate.second import second_places
 from spmd.testing import assert_equivalent

@@ -1,11 +1,14 @@
 """What works here: each line is a finding, and what does not work says what mends it."""
 
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tvm
 
 from spmd.__main__ import main
+from spmd.collectives.native import nccl
 from spmd.collectives.native.nccl import NCCL, RCCL
 from spmd.errors import ShardingError
 from spmd.run import doctor
@@ -30,6 +33,15 @@ def test_what_is_missing_says_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> 
     found = {finding.name: finding for finding in examine()}
     assert str(found["mpi"]) == "mpi       no     mpi4py does not load. pip install 'spmd[mpi]'"
     assert not found["linker"].works and found["linker"].way_out == "Install g++."
+
+
+def test_what_passes_for_a_device_of_any_number_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backend pocl has TVM take the host's memory for that of OpenCL devices, whatever their number."""
+    monkeypatch.setattr(tvm, "get_global_func", lambda *_args, **_named: print)
+    monkeypatch.setattr(tvm, "device", lambda _kind, _number: SimpleNamespace(exist=True))
+    assert nccl.present("opencl") == 0
+    monkeypatch.setattr(tvm, "device", lambda _kind, number: SimpleNamespace(exist=number < 2))
+    assert nccl.present("cuda") == 2
 
 
 @pytest.mark.mpi
