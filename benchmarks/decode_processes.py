@@ -192,7 +192,7 @@ def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
     kinds = [kind for kind in KINDS if not kind.startswith("PyTorch") or importlib.util.find_spec("torch")]
     if opened(model)[0].num_key_value_heads % workers:
         kinds = [kind for kind in kinds if kind != "PyTorch DTensor"]  # which splits heads evenly alone
-    rounds, tokens = (2, 8) if quick else (9, 32)
+    rounds, tokens = (2, 8) if quick else (5, 16)
     with ExitStack() as stack:
         turns = {kind: stack.enter_context(Turn(kind, model, workers)) for kind in kinds}
         taken: dict[str, list[Rates]] = {kind: [] for kind in kinds}
@@ -217,7 +217,7 @@ def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, 2 rounds instead of 9")
+    parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, 2 rounds instead of 5")
     parser.add_argument("--models", nargs="+", choices=MODELS)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)

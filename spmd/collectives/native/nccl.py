@@ -108,7 +108,7 @@ def devices(vendor: Vendor, where: str) -> ctypes.CDLL:
 
 
 def present(kind: str) -> int:
-    """How many devices of a kind TVM sees. Where one of any number is said to be there, as of the host's memory by backend pocl, none is."""
+    """How many devices of a kind TVM sees. Where one of any number seems to be, as by backend pocl, none is."""
     if tvm.get_global_func(f"device_api.{kind}", allow_missing=True) is None or tvm.device(kind, _MOST).exist:
         return 0
     return next(i for i in range(_MOST + 1) if not tvm.device(kind, i).exist)
