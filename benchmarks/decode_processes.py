@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from statistics import median
 from typing import Any
 
@@ -169,13 +169,15 @@ class Turn:
 
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
-        print(0, file=self.process.stdin, flush=True)  # a launcher does not pass on that its input ended
+        with suppress(BrokenPipeError):  # of one that failed
+            print(0, file=self.process.stdin, flush=True)  # a launcher does not pass on that its input ended
         self.process.wait()
 
     def rates(self, tokens: int) -> Rates:
         """Tokens a second of the prompt, and of so many steps after it."""
         assert self.process.stdin is not None
-        print(tokens, file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):
+            print(tokens, file=self.process.stdin, flush=True)
         read, written = self._line()
         return read, written
 
@@ -226,9 +228,10 @@ def main() -> None:
     if options.serve:
         serve(options.serve, models[0], options.workers)
         return
-    rows = [row for model in models for row in measured(model, options.workers, options.quick)]
     print(f"{os.cpu_count()} cores\n")
-    print(table(("model", "who", "prefill tokens/s", "decode tokens/s", "processes / this", "collectives"), rows))
+    for model in models:
+        rows = measured(model, options.workers, options.quick)
+        print(table(("model", "who", "prefill tokens/s", "decode tokens/s", "processes / this", "collectives"), rows) + "\n", flush=True)
 
 
 if __name__ == "__main__":
