@@ -73,35 +73,36 @@ class Random(Mapping[str, np.ndarray]):
         return len(self._shapes)
 
 
-def opened(name: str) -> tuple[LlamaConfig, Mapping[str, np.ndarray]]:
-    """A model by name: its sizes and its weights in float32."""
-    if name == "smollm2-135m":
-        source = open_model(fetch())
-        return source.config, source.weights()
-    return LARGE, Random(LARGE)
+def config_of(name: str) -> LlamaConfig:
+    """The sizes of a model by name."""
+    return open_model(fetch()).config if name == "smollm2-135m" else LARGE
+
+
+def weights_of(name: str) -> Mapping[str, np.ndarray]:
+    """Its weights in float32."""
+    return open_model(fetch()).weights() if name == "smollm2-135m" else Random(LARGE)
 
 
 def serve(kind: str, model: str, workers: int) -> None:
     """One of those that take turns: says that it is ready, then reads numbers of tokens up to a 0, and prints the rates of each."""
-    config, weights = opened(model)
-    told = _everyone if kind in SEVERAL else sys.stdin.readline
+    config, weights = config_of(model), weights_of(model)
+    rank, told = (_rank(), _everyone) if kind in SEVERAL else (0, sys.stdin.readline)
     if kind.startswith("PyTorch"):
-        _answer(torch_rates(kind, config, weights, workers), told, {})
+        _answer(torch_rates(kind, config, weights, rank, workers), told, {}, rank)
         return
     program = shard(config, workers if kind in SEVERAL else 1)
     said = _sums(program, config, workers) if kind in SEVERAL else {}
     with start(program, weights, backend="mpi" if kind in SEVERAL else "threads", max_seq_len=PROMPT + 64) as engine:
-        _answer(lambda tokens: rates(engine, tokens), told, said)
+        _answer(lambda tokens: rates(engine, tokens), told, said, rank)
 
 
-def torch_rates(kind: str, config: LlamaConfig, weights: Mapping[str, np.ndarray], workers: int) -> Callable[[int], Rates]:
+def torch_rates(kind: str, config: LlamaConfig, weights: Mapping[str, np.ndarray], rank: int, workers: int) -> Callable[[int], Rates]:
     """The same rates of PyTorch."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(workers)
     if kind == "PyTorch eager":
         peer = importlib.import_module("benchmarks.llm_torch").Llama(config, weights, PROMPT, False)
     else:
-        rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
         peer = importlib.import_module("benchmarks.llm_dtensor").SplitLlama(config, weights, PROMPT, rank, workers)
 
     def run(tokens: int) -> Rates:
@@ -111,15 +112,20 @@ def torch_rates(kind: str, config: LlamaConfig, weights: Mapping[str, np.ndarray
     return run
 
 
-def _answer(run: Callable[[int], Rates], told: Callable[[], str], said: dict[str, float]) -> None:
+def _answer(run: Callable[[int], Rates], told: Callable[[], str], said: dict[str, float], rank: int) -> None:
     run(2)
-    first = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0")) == 0
-    if first:
+    if rank == 0:
         print(json.dumps(said), flush=True)
     while tokens := int(told() or 0):
         found = run(tokens)
-        if first:
+        if rank == 0:
             print(json.dumps(found), flush=True)
+
+
+def _rank() -> int:
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank
 
 
 def _everyone() -> str:
@@ -192,7 +198,7 @@ class Turn:
 def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
     """The lines of a model."""
     kinds = [kind for kind in KINDS if not kind.startswith("PyTorch") or importlib.util.find_spec("torch")]
-    if opened(model)[0].num_key_value_heads % workers:
+    if config_of(model).num_key_value_heads % workers:
         kinds = [kind for kind in kinds if kind != "PyTorch DTensor"]  # which splits heads evenly alone
     rounds, tokens = (2, 8) if quick else (5, 16)
     with ExitStack() as stack:

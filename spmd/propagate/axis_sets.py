@@ -20,8 +20,6 @@ the shardings between which a value moves grow as their factorial."""
 
 Groups = tuple[tuple[str, ...], ...]
 """The axes of a mesh, those that are taken as one axis together."""
-
-
 Cuts = tuple[int, ...]
 """The places between axes at which a group ends and the next one begins."""
 
