@@ -13,7 +13,7 @@ from .conditions import OpaqueConditions
 from .cpu.unwritten import ReadWritten
 from .donation import WriteDonated
 from .empty import AllocateEmpty
-from .gpu import FuseAddNorm, quick_imports
+from .gpu import BoundRegisters, FuseAddNorm, quick_imports
 from .indices import TypeIndices
 from .kv_cache import CreateCaches
 from .memory import PlanMemory
@@ -83,7 +83,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     if is_cpu(target):
         passes += [ReadWritten(), Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
     else:
-        passes.append(ReadBeforeMerge())
+        passes += [ReadBeforeMerge()] + [BoundRegisters()] * (target.kind.name == "cuda")
     passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together
     passes += [*map(_tried, stages.dataflow_lower_passes(target)), Optional(WriteDonated())]
     return [*passes, *map(_tried, stages.finalize_passes(target))]

@@ -35,6 +35,7 @@ def test_cuda(cuda: builds.Built) -> None:
     for name in METHODS:
         inside, all_of_them = cuda.seen.in_graphs(name)
         assert inside / all_of_them >= 13 / 16, name
+    assert "__launch_bounds__(256, 4) fused_weight_matmul" in cuda.source and "__launch_bounds__(256) " not in cuda.source
     assert '"fused_weight_matmul' not in cuda.source and "fused_weight_matmul_kernel_2" in cuda.source
 
 
