@@ -21,6 +21,7 @@ from .merges import ReadBeforeMerge
 from .mirror import MirrorIndices
 from .optional import FuseGroups, Optional
 from .producers import FuseProducers
+from .rounding import KeepRounding
 from .scans import BarrierScans
 from .scheduling import CPUSchedules, GPUSchedules
 from .single import SingleTerms
@@ -74,7 +75,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseAddNorm())]
     for step in stages.legalize_passes(target):
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out
-            passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseProducers())]
+            passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseProducers()), KeepRounding()]
         passes.append(GPUSchedules(step.rules) if step.info.name == "ApplyDefaultSchedule" else _tried(step))
         if step.info.name == "FoldConstant":
             passes.append(AllocateEmpty())

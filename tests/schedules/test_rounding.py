@@ -1,0 +1,62 @@
+"""Casts to types of few digits that are cast back: what they round off is gone, wherever kernels are put together."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from tvm import relax
+
+from tests.schedules.kernels import module, run, scheduled
+
+op = relax.op
+TYPES = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
+def there_and_back(builder, args, kind):
+    return builder.emit(op.astype(builder.emit(op.astype(args[0], kind)), "float32"))
+
+
+def scaled(builder, args, kind):
+    """As weights and activations are quantized to 8 bits."""
+    scale = relax.const(3.0, "float32")
+    small = builder.emit(op.astype(builder.emit(op.divide(args[0], scale)), kind))
+    return builder.emit(op.multiply(builder.emit(op.astype(small, "float32")), scale))
+
+
+def summed(builder, args, kind):
+    return builder.emit(op.sum(there_and_back(builder, args, kind), [1]))
+
+
+def after_a_sum(builder, args, kind):
+    total = builder.emit(op.sum(args[0], [1]))
+    return there_and_back(builder, [builder.emit(op.add(total, relax.const(1.0, "float32")))], kind)
+
+
+def rounded(x, kind):
+    return x.astype(getattr(ml_dtypes, kind, kind)).astype("float32")
+
+
+BY_NUMPY = {
+    there_and_back: rounded,
+    scaled: lambda x, kind: rounded(x / np.float32(3), kind) * np.float32(3),
+    summed: lambda x, kind: rounded(x, kind).sum(1),
+    after_a_sum: lambda x, kind: rounded(x.sum(1) + np.float32(1), kind),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("function", BY_NUMPY, ids=lambda f: f.__name__)
+def test_what_is_cast_back_is_rounded(function, kind):
+    x = np.arange(-32, 32).reshape(8, 8).astype("float32") / 4 + np.float32(1 / 16 + 1 / 512)
+    mod = module([(x.shape, "float32")], lambda builder, args: function(builder, args, kind))
+    np.testing.assert_allclose(run(mod, [x]), BY_NUMPY[function](x, kind), rtol=1e-6, atol=1e-6)
+
+
+def test_arithmetic_in_bfloat16_is_fused():
+    def arithmetic(builder, args):
+        small = builder.emit(op.astype(args[0], "bfloat16"))
+        return builder.emit(op.multiply(builder.emit(op.add(small, small)), small))
+
+    mod = module([((8, 8), "float32")], arithmetic)
+    assert len(scheduled(mod)) == 1
