@@ -75,6 +75,8 @@ class Fit:
         self.moments: list[dict[Value, float]] = []
         self._searches: dict[float, Search] = {}
         self._flat: dict[int, tuple[Table, Table]] = {}
+        self._last = fastest.solution.choice
+        """The last solution: the next one is near it."""
         self.best: _Tried | None = None
         self.leanest = usage
         self._bounded = 0.0
@@ -82,6 +84,8 @@ class Fit:
 
     def run(self) -> Decision | None:
         """The fastest plan found that fits, with what it may lack to the optimum; None where none is found within the limit."""
+        if self.fastest.seconds >= self.limit:
+            return None
         self._add_moment(self.fastest.usage)
         lean = self._lean()
         bound = self._bounded = np.inf if lean is None else self._branch(self._best_price(lean))
@@ -118,7 +122,7 @@ class Fit:
 
     def _lean(self) -> _Tried | None:
         """A plan that fits, found by how little its values hold; or, where conversions make that too much, the first that fits as the
-        price of bytes rises, or the one at the last price. None where what must be held is too much.
+        price of bytes rises, or the one at the last price. None where what must be held is too much, or takes more than the limit.
         """
         while True:
             lean = self._solve(None)
@@ -130,9 +134,12 @@ class Fit:
                 break
         price = max(self.fastest.seconds, 1e-9) / max(self.fastest.usage.peak, 1) / 64
         for _ in range(_MOST_PRICES):
-            lean, price = self._at(price), price * 4
-            if self.best is not None:
+            lean = self._at(price)
+            if self._bound(lean, price) >= self.limit:
+                return None
+            if self.best is not None or lean.seconds >= self.limit:
                 break
+            price *= 4
         return lean
 
     def _least(self) -> float:
@@ -237,7 +244,8 @@ class Fit:
         key = -1.0 if price is None else price
         if key not in self._searches:
             self._searches[key] = Search(problem.sizes, self._tables(problem, price))
-        solution = self._searches[key].run(fixed)
+        solution = self._searches[key].run(fixed, self._last)
+        self._last = solution.choice
         seconds = _time(problem, solution)
         held = sum(
             self._weight(v) * self._bytes(problem, v)[solution.choice.get(i, 0)] for i, v in enumerate(problem.values) if self._weight(v)

@@ -18,6 +18,10 @@ MOST_WORK = 1 << 32
 """Entries of tables that are gone through, in all branches."""
 NEAR = 1e-3
 """The gap, as a part of the cost, at which half of that is enough: the other half seldom betters what is so near."""
+_GUESSES = (1 / 512, 1 / 64, 1 / 8)
+"""Where the gap is wide, the optimum is looked for within these parts of it above the bound, one after the other."""
+_GUESSING = 4
+"""How often the work of the first branch a guess may take."""
 _PASSES = 8
 """The passes of messages between two looks at what they show."""
 _BETTER = 1 / 64
@@ -44,6 +48,10 @@ class Found:
     width: int
 
 
+_Branch = tuple[int, int, Domains]
+"""What no choice in a branch goes below, a number that tells branches apart, and the values that are left in it."""
+
+
 class Joint:
     """Minimizes the sum of tables of integers over variables with values ``range(sizes[v])``.
 
@@ -56,6 +64,7 @@ class Joint:
         self.cost = 1 << 62
         self.width = 0
         self.work = 0
+        self._guess, self._until = 1 << 62, MOST_WORK
         self._domains: dict[bytes, NDArray[np.intp]] = {}
 
     def start(self, choice: Mapping[int, int]) -> None:
@@ -72,19 +81,46 @@ class Joint:
         `domains` are the values that a better choice than the one to start with can have, and `bound` is what none goes below.
         """
         given = {v: self.one(values) for v, values in (domains or {}).items()}
-        waiting: list[tuple[int, int, Domains]] = [(bound, 0, given)] if all(map(len, given.values())) else []
-        count = 0
-        while waiting and waiting[0][0] < min(self.enough, self.infinite) and not self._is_done(waiting[0][0]):
+        waiting: list[_Branch] = [(bound, 0, given)] if all(map(len, given.values())) else []
+        waiting = self._guessed(self._search(waiting, 1))
+        waiting = self._search(waiting)
+        return Found(self.choice, self.cost, min(waiting[0][0], self.cost) if waiting else self.cost, self.width)
+
+    def _search(self, waiting: list[_Branch], most: int | None = None) -> list[_Branch]:
+        """Go on with these branches, `most` of them; gives those that are left."""
+        waiting = list(waiting)
+        count = len(waiting)
+        while waiting and waiting[0][0] < min(self.enough, self.infinite) and not self._is_done(waiting[0][0]) and most != 0:
             bound, _, left = heapq.heappop(waiting)
+            most = None if most is None else most - 1
             for below, child in self._branch(bound, left):
                 count += 1
                 heapq.heappush(waiting, (below, count, child))
-        return Found(self.choice, self.cost, min(waiting[0][0], self.cost) if waiting else self.cost, self.width)
+        return waiting
+
+    def _guessed(self, waiting: list[_Branch]) -> list[_Branch]:
+        """Look for the optimum where it would be were the bound nearly met: there, most values of all variables are removed at once. What is
+        found is the optimum, and what is not is above the guess.
+        """
+        work = self.work
+        for part in _GUESSES:
+            if not waiting or self.cost - waiting[0][0] <= self.cost * NEAR:
+                break
+            bound = waiting[0][0]
+            self._guess, self._until = bound + int((self.cost - bound) * part), self.work + _GUESSING * work
+            left = self._search(waiting)
+            found, done = self.cost <= self._guess, not left or left[0][0] >= self.enough
+            if found:
+                waiting = left
+            elif done:
+                waiting = [(max(below, self._guess), count, domains) for below, count, domains in waiting]
+            self._guess, self._until = 1 << 62, MOST_WORK
+        return waiting
 
     @property
     def enough(self) -> int:
-        """The cost that a choice must go below to be looked for: less by more than rounding than the best."""
-        return self.cost - self.cost * _CLOSE // 1_000_000_000_000
+        """The cost that a choice must go below to be looked for: less by more than rounding than the best, and than what is guessed."""
+        return min(self.cost - self.cost * _CLOSE // 1_000_000_000_000, self._guess)
 
     def better(self, choice: dict[int, int], cost: int) -> None:
         """Remember a choice where it is the best so far."""
@@ -128,7 +164,7 @@ class Joint:
 
     def _is_done(self, bound: int) -> bool:
         """Whether the work is done, with what no choice goes below."""
-        return self.work >= (MOST_WORK // 2 if self.cost - bound <= self.cost * NEAR else MOST_WORK)
+        return self.work >= min(MOST_WORK // 2 if self.cost - bound <= self.cost * NEAR else MOST_WORK, self._until)
 
     def one(self, values: NDArray[np.intp]) -> NDArray[np.intp]:
         """Equal domains are one object."""

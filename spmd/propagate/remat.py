@@ -81,25 +81,28 @@ def _both(
 ) -> tuple[Graph, Decision, dict[str, str]]:
     """The fastest plan that fits by its placement, as it is or with all made again that makes the plan hold less."""
     assert cost.memory is not None
-    first = Fit(graph, cost, cost.memory, fastest, usage)
-    alone = first.run()
     found = options.leanest()
-    if not found:
-        if alone is None:
-            raise first.error()
+    made: tuple[Graph, Decision, dict[str, str]] | None = None
+    searches: list[Fit] = []
+    limit = np.inf
+    if found:
+        again = {**found, **asked}
+        other = remade(again)
+        decision = decide(other, cost)
+        held = Usage(decision.problem, decision.solution.choice)
+        searches.append(Fit(other, cost, cost.memory, decision, held))
+        least = decision if held.peak <= cost.memory else searches[0].run()
+        if least is not None:
+            held = Usage(least.problem, least.solution.choice)
+            made = other, _noted(least, fastest, usage.peak, held.peak, len(found)), again
+            limit = np.nextafter(least.solution.cost, np.inf)
+    searches.append(Fit(graph, cost, cost.memory, fastest, usage, limit))
+    alone = searches[-1].run()
+    if alone is not None:
         return graph, alone, dict(asked)
-    again = {**found, **asked}
-    other = remade(again)
-    decision = decide(other, cost)
-    held = Usage(decision.problem, decision.solution.choice)
-    second = Fit(other, cost, cost.memory, decision, held, np.inf if alone is None else alone.solution.cost)
-    made = decision if held.peak <= cost.memory else second.run()
-    if made is not None and (alone is None or made.solution.cost < alone.solution.cost):
-        held = Usage(made.problem, made.solution.choice)
-        return other, _noted(made, fastest, usage.peak, held.peak, len(found)), again
-    if alone is None:
-        raise min(first, second, key=lambda search: search.leanest.peak).error(proven=False)
-    return graph, alone, dict(asked)
+    if made is None:
+        raise min(searches, key=lambda search: search.leanest.peak).error(proven=not found)
+    return made
 
 
 def _noted(decision: Decision, fastest: Decision, before: int, now: int, count: int) -> Decision:

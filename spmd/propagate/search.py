@@ -54,8 +54,8 @@ class Search:
         self._sums: Sums = {}
         self._cache: dict[tuple[int, tuple[tuple[int, int], ...]], Elimination] = {}
 
-    def run(self, fixed: Mapping[int, int] | None = None) -> Solution:
-        """The best solution found, with its bound; `fixed` variables keep the given value."""
+    def run(self, fixed: Mapping[int, int] | None = None, near: Mapping[int, int] | None = None) -> Solution:
+        """The best solution found, with its bound; `fixed` variables keep the given value. What is solved together begins with `near`."""
         fixed = dict(fixed or {})
         alone = [self._alone(group, fixed) for group in range(len(self.groups))]
         width = max((solved.width for solved in alone), default=0)
@@ -63,7 +63,8 @@ class Search:
         if voted is None:
             for tables in (alone, self._cache, self._sums):  # large, and of no more use: what is not solved alone is solved together
                 tables.clear()
-            return self._joint(fixed, dict.fromkeys(self._order, 0), 0, {}, width)
+            start = {v: (near or {}).get(v, 0) for v in self._order}
+            return self._joint(fixed, {**start, **fixed}, 0, {}, width)
         choice, cost = voted
         bound = sum(solved.cost for solved in alone)
         if cost - bound <= bound * _CLOSE:
