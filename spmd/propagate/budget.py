@@ -31,6 +31,8 @@ _BRANCHING, _EACH = 4_000_000, 256
 """Branches times entries of all tables, and what a table takes besides, in entries: what is small is solved to the end."""
 _HOPELESS = 1000
 """Branches after which no plan is looked for any more where none has fitted: what kernels fuse has no price, and a proof may take long."""
+_FEW = 64
+"""Branches that are too few to find what fits where no price did, when something else is known that does."""
 _LOOKED_AT = 8000
 """Operators of all plans that are looked at to find the leanest; of small programs, every branch."""
 _CLOSE = 1e-9
@@ -133,13 +135,13 @@ class Fit:
             if len(self.moments) >= MOST_MOMENTS or not self._add_moment(lean.usage):
                 break
         price = max(self.fastest.seconds, 1e-9) / max(self.fastest.usage.peak, 1) / 64
-        for _ in range(_MOST_PRICES):
+        for _ in range(_MOST_PRICES // 2):
             lean = self._at(price)
             if self._bound(lean, price) >= self.limit:
                 return None
             if self.best is not None or lean.seconds >= self.limit:
                 break
-            price *= 4
+            price *= 16
         return lean
 
     def _least(self) -> float:
@@ -187,6 +189,8 @@ class Fit:
         problem, bound = self.fastest.decision.problem, self._bound(self.fastest, 0.0)
         waiting: list[tuple[float, int, dict[int, int]]] = [(bound, 0, {})]
         limit = max(_BRANCHING // max(sum(table.size + _EACH for group in problem.groups.values() for _, table in group), 1), 1)
+        if limit < _FEW and self.best is None and self.limit < np.inf:
+            return bound
         count = 0
         while waiting:
             waiting.sort(key=lambda branch: branch[:2])
@@ -197,7 +201,8 @@ class Fit:
                 break
             waiting.pop(0)
             count += 1
-            free, priced = self._at(0.0, fixed), self._at(price, fixed)
+            free = self._at(0.0, fixed)
+            priced = self._at(price, fixed) if price else free
             if free.seconds >= INFEASIBLE:
                 continue
             bound = max(bound, self._bound(free, 0.0), self._bound(priced, price))

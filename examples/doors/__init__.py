@@ -1,0 +1,1 @@
+"""Models from elsewhere on two workers: one script each for Hugging Face, ONNX and PyTorch."""
