@@ -64,6 +64,7 @@ class Joint:
         self.cost = 1 << 62
         self.width = 0
         self.work = 0
+        self._branches = 0
         self._guess, self._until = 1 << 62, MOST_WORK
         self._domains: dict[bytes, NDArray[np.intp]] = {}
 
@@ -89,13 +90,12 @@ class Joint:
     def _search(self, waiting: list[_Branch], most: int | None = None) -> list[_Branch]:
         """Go on with these branches, `most` of them; gives those that are left."""
         waiting = list(waiting)
-        count = len(waiting)
         while waiting and waiting[0][0] < min(self.enough, self.infinite) and not self._is_done(waiting[0][0]) and most != 0:
             bound, _, left = heapq.heappop(waiting)
             most = None if most is None else most - 1
             for below, child in self._branch(bound, left):
-                count += 1
-                heapq.heappush(waiting, (below, count, child))
+                self._branches += 1
+                heapq.heappush(waiting, (below, self._branches, child))
         return waiting
 
     def _guessed(self, waiting: list[_Branch]) -> list[_Branch]:
