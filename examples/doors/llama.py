@@ -9,7 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import spmd
 
-model = LlamaForCausalLM(LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)).eval()
+model = LlamaForCausalLM(
+    LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
+).eval()
 ids = torch.arange(16).reshape(2, 8)
 
 imported = spmd.from_torch(model, (ids,))

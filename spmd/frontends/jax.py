@@ -1,42 +1,70 @@
-"""Functions of JAX, through StableHLO and TVM's importer of it."""
+"""Functions of JAX, from the operators that JAX traces."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
+
+from tvm import relax
 
 from spmd.checks import package
 from spmd.errors import ShardingError
 
 from .imported import ImportedModel
+from .jax_operators import KNOWN, Reader, Unknown, check
 
 
 def from_jax(function: Callable[..., Any], *args: Any) -> ImportedModel:
     """A function of JAX as a module for `shard`, traced with `args`, arrays or `jax.ShapeDtypeStruct`; every argument is an input.
 
-    TVM's importer knows few operators, one result, and not every JAX.
-    Raises `ShardingError` where it fails, with its error.
+    Arguments that are trees give an input a leaf, by its path: ``params.layers.0.w``. So do results, in the order of `jax.tree.leaves`.
+    Raises `ShardingError` for an operator that is not known, with the names of those that are.
     """
     jax = package("jax", "from_jax", "JAX is not installed", "jax")
-    from tvm.relax.frontend.stablehlo import from_stablehlo
-
     if not callable(function):
         raise ShardingError("from_jax", f"it takes a function, and got a {type(function).__name__}", "Write spmd.from_jax(f, x).")
-    way_out = "Export it from JAX to a format of another front door, such as ONNX."
     try:
-        lowered = jax.jit(function).lower(*args)
+        traced = jax.make_jaxpr(function)(*args)
     except Exception as error:
         what = f"JAX cannot trace it: {type(error).__name__}: {error}"
-        raise ShardingError("from_jax", what, "Give example arguments, as for jax.jit(f).lower(...).") from error
-    results = len(jax.tree.leaves(lowered.out_info))
-    if results != 1:
-        raise ShardingError("from_jax", f"it has {results} results, and TVM's importer takes functions of one", way_out)
+        raise ShardingError("from_jax", what, "Give example arguments, as for jax.make_jaxpr(f)(...).") from error
+    builder = relax.BlockBuilder()
+    reader = Reader(builder)
+    inputs = [
+        relax.Var(name, relax.TensorType(var.aval.shape, str(var.aval.dtype)))
+        for name, var in zip(_names(jax, function, args), traced.jaxpr.invars, strict=True)
+    ]
     try:
-        mod = from_stablehlo(lowered.compiler_ir("stablehlo"))
-    except Exception as error:
-        what = f"TVM's importer of StableHLO fails with JAX {version('jax')}: {type(error).__name__}: {error}"
-        raise ShardingError("from_jax", what, way_out) from error
-    main = mod["main"]
-    mod.update_func(mod.get_global_var("main"), main.with_attr("num_input", len(main.params)))
+        check(traced.jaxpr)
+        with builder.function("main", inputs):
+            with builder.dataflow():
+                ends = [builder.emit_output(value) for value in reader.closed(traced, inputs)]
+            builder.emit_func_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
+    except Unknown as error:
+        way_out = (
+            f"These operators of JAX are known: {', '.join(KNOWN)}. Export what has others to a format of another front door, such as ONNX."
+        )
+        raise ShardingError("from_jax", f"{error} (JAX {version('jax')})", way_out) from error
+    mod = builder.get()
+    mod.update_func(mod.get_global_var("main"), mod["main"].with_attr("num_input", len(inputs)))
     return ImportedModel(mod, {})
+
+
+def _names(jax: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:
+    """The path of each leaf of the arguments: the name of the parameter, then keys and numbers."""
+    try:
+        bound = list(inspect.signature(function).bind(*args).arguments)
+    except (TypeError, ValueError):
+        bound = []
+    first = bound if len(bound) == len(args) else [f"arg{i}" for i in range(len(args))]
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(args)[0]]
+    return [".".join([first[path[0].idx], *map(_key, path[1:])]) for path in paths]
+
+
+def _key(key: Any) -> str:
+    for what in ("key", "idx", "name"):
+        if hasattr(key, what):
+            return str(getattr(key, what))
+    return str(key)

@@ -99,8 +99,9 @@ class Joint:
         return waiting
 
     def _guessed(self, waiting: list[_Branch]) -> list[_Branch]:
-        """Look for the optimum where it would be were the bound nearly met: there, most values of all variables are removed at once. What is
-        found is the optimum, and what is not is above the guess.
+        """Look for the optimum where it would be were the bound nearly met: there, most values of all variables are removed at once.
+
+        What is found there is the optimum; where nothing is, nothing goes below the guess.
         """
         work = self.work
         for part in _GUESSES:

@@ -1,36 +1,78 @@
-"""Functions of JAX: as far as TVM's importer goes with the JAX that is installed."""
+"""Functions of JAX: their numbers on one worker and on two, the names of their inputs, and what is refused."""
 
 import numpy as np
 import pytest
 
 import spmd
+from spmd import P
 
 jax = pytest.importorskip("jax")
+jnp = pytest.importorskip("jax.numpy")
+RNG = np.random.default_rng(0)
 
 
-def imported_or_error(function, *args):
-    try:
-        return spmd.from_jax(function, *args)
-    except spmd.ShardingError as error:
-        return str(error)
+def array(*shape):
+    return RNG.standard_normal(shape).astype("float32")
 
 
-def test_a_function_or_the_error_of_the_importer():
-    x, w = np.ones((4, 8), "float32"), np.ones((8, 8), "float32")
-    found = imported_or_error(lambda x, w: x @ w, x, w)
-    if isinstance(found, str):
-        assert found.startswith(f"from_jax: TVM's importer of StableHLO fails with JAX {jax.__version__}: ")
-        return
-    with spmd.workers(spmd.shard(found.mod, 2)) as workers:
-        np.testing.assert_allclose(np.asarray(workers["main"](x, w)), x @ w)
+def block(params, ids):
+    """Embedding, causal attention with heads, a gated layer, norms."""
+    x = params["embed"][ids]
+    h = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-5)
+    q, k, v = (jnp.einsum("btd,dhe->bthe", h, params[name]) for name in "qkv")
+    scores = jnp.einsum("bqhe,bkhe->bhqk", q, k) / 8**0.5
+    scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
+    x = x + jnp.einsum("bhqk,bkhe,hed->bqd", jax.nn.softmax(scores, -1), v, params["o"])
+    return x + jax.nn.silu(x @ params["up"]) @ params["down"], jax.nn.gelu(jax.nn.relu(x)).sum()
+
+
+PARAMS = {"embed": array(16, 32), **{name: array(32, 4, 8) / 4 for name in "qkv"}, "o": array(4, 8, 32) / 4}
+PARAMS |= {"up": array(32, 64) / 4, "down": array(64, 32) / 8}
+IDS = RNG.integers(0, 16, (2, 6)).astype("int32")
+FUNCTIONS = {
+    "product": (lambda x, w: x @ w, (array(4, 8), array(8, 8))),
+    "product, turned": (lambda x, w: x @ w.T, (array(4, 8), array(6, 8))),
+    "contracted first": (lambda x, w: jnp.tensordot(x, w, ((0,), (0,))), (array(8, 4), array(8, 6))),
+    "two contracted": (lambda x, w: jnp.tensordot(x, w, 2), (array(3, 4, 8), array(4, 8, 5))),
+    "a row for each": (lambda x, b: x + b[:, None], (array(8, 8), array(8))),
+    "powers and bounds": (lambda x: jnp.clip(x**3, -1, 1) + 1 / x**-2, (array(4, 8),)),
+    "parts": (lambda x: jnp.concatenate([x[:, 1:3], x[::2, :2].repeat(2, 0)], 1), (array(4, 8),)),
+    "gradient": (jax.grad(lambda w, x: (jax.nn.relu(x @ w) ** 2).sum()), (array(8, 8), array(4, 8))),
+    "block": (block, (PARAMS, IDS)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_numbers_are_those_of_jax(name, workers):
+    function, args = FUNCTIONS[name]
+    imported = spmd.from_jax(function, *args)
+    with spmd.workers(spmd.shard(imported.mod, workers)) as running:
+        found = running["main"](*jax.tree.leaves(args))
+    expected = jax.tree.leaves(function(*args) if name != "block" else function(jax.tree.map(jnp.asarray, args[0]), args[1]))
+    for ours, theirs in zip(found if len(expected) > 1 else [found], expected, strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-5, atol=2e-5)
+
+
+def test_inputs_have_the_paths_of_their_leaves_and_specs_split_them():
+    imported = spmd.from_jax(block, PARAMS, IDS)
+    sharded = spmd.shard(imported.mod, 2, {"main.params.up": P(None, "tp"), "main.params.down": P("tp", None)})
+    assert {"main.params.embed", "main.params.up", "main.ids"} <= set(sharded.plan.inputs)
+    assert str(sharded.plan.inputs["main.params.up"]) == "[-, tp]"
+    with spmd.workers(sharded) as running:
+        found, _ = running["main"](*jax.tree.leaves((PARAMS, IDS)))
+    np.testing.assert_allclose(np.asarray(found), np.asarray(block(jax.tree.map(jnp.asarray, PARAMS), IDS)[0]), atol=2e-5)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: spmd.from_jax(3), "from_jax: it takes a function, and got a int"),
-        (lambda: spmd.from_jax(lambda x: (x, x), np.ones(2)), "it has 2 results"),
         (lambda: spmd.from_jax(lambda x: x.no_such_method(), np.ones(2)), "JAX cannot trace it: AttributeError"),
+        (lambda: spmd.from_jax(lambda x: jnp.sort(x), array(4)), "the operator 'sort' is not known .*known: abs, add"),
+        (lambda: spmd.from_jax(lambda x: x // 2, np.ones(2, "int32")), "not known"),
+        (lambda: spmd.from_jax(lambda x: x[np.array([0, 1]), np.array([1, 0])], array(4, 4)), "'gather' is known of rows"),
+        (lambda: spmd.from_jax(lambda x: jnp.take(x, np.array([7]), axis=0), array(4, 4)), "'gather' is known of rows"),
     ],
 )
 def test_what_is_refused(call, message):
