@@ -55,7 +55,11 @@ def main() -> None:
         least = sent(spmd.plan(mod, mesh, PRESETS[name](mod), profile=LINKS))
         rows.append((name, str(mesh), f"{difference:.1e}", told(sent(sharded.plan)), told(least), f"{by_hand(name, weights, layers):,}"))
     print(table(("plan", "mesh", "largest difference", "bytes a step", "where links count", "by hand"), rows), flush=True)
-    print(table(("plan", "mesh", "a worker holds", "predicted", "made again", "largest difference"), memory(mod, state, alone)))
+    for run in LEAN:
+        print(
+            table(("plan", "mesh", "a worker holds", "predicted", "made again", "largest difference"), memory(mod, state, alone, run)),
+            flush=True,
+        )
 
 
 def sent(plan: spmd.Plan) -> Counter[str]:
@@ -79,37 +83,37 @@ def by_hand(name: str, weights: int, layers: int) -> int:
     return tensors + {"data_parallel": own, "fsdp": own // 2 + own, "megatron": 0}[parts[0]]
 
 
-def memory(mod: Any, state: Mapping[str, Any], alone: Sequence[float], runs: Sequence[tuple[str, Mesh]] = LEAN) -> list[tuple[str, ...]]:
+def memory(mod: Any, state: Mapping[str, Any], alone: Sequence[float], run: tuple[str, Mesh]) -> list[tuple[str, ...]]:
     """A row for each way to hold less: weights and moments donated, and memory for a part of what is held then."""
     rows: list[tuple[str, ...]] = []
-    for name, mesh in runs:
-        specs = PRESETS[name](mod) if name else {}
-        plain, donated = ({**specs, **spmd.presets.state(mod, donate=donate)} for donate in (False, True))
-        whole = 0
-        for what, given, share in (
-            ("as it is", plain, 0.0),
-            ("donated", donated, 0.0),
-            *((f"donated, {s:.0%} of that", donated, s) for s in SHARES),
-        ):
-            try:
-                sharded = spmd.shard(mod, mesh, given, profile=PROFILE, memory=int(whole * share) if share else None)
-            except spmd.ShardingError as error:
-                leanest = re.search(r"memory=(\d+) or more", str(error))
-                least = f"none found below {int(leanest[1]):,} bytes" if leanest else str(error)
-                rows.append((f"{name} {what}".strip(), str(mesh), least, "", "", ""))
-                continue
-            plan, held = sharded.plan, sharded.plan.memory["step"].peak
-            whole = whole if share else held
-            found = list(islice(losses(sharded, state), len(alone)))
-            difference = max(abs(a - b) for a, b in zip(alone, found, strict=True))
-            row = (
-                f"{name} {what}".strip(),
-                str(mesh),
-                f"{held:,} bytes",
-                f"{plan.predicted['step'] * 1e3:.2f} ms",
-                f"{len(plan.again)} values",
-            )
-            rows.append((*row, f"{difference:.1e}"))
+    name, mesh = run
+    specs = PRESETS[name](mod) if name else {}
+    plain, donated = ({**specs, **spmd.presets.state(mod, donate=donate)} for donate in (False, True))
+    whole = 0
+    for what, given, share in (
+        ("as it is", plain, 0.0),
+        ("donated", donated, 0.0),
+        *((f"donated, {s:.0%} of that", donated, s) for s in SHARES),
+    ):
+        try:
+            sharded = spmd.shard(mod, mesh, given, profile=PROFILE, memory=int(whole * share) if share else None)
+        except spmd.ShardingError as error:
+            leanest = re.search(r"memory=(\d+) or more", str(error))
+            least = f"none found below {int(leanest[1]):,} bytes" if leanest else str(error)
+            rows.append((f"{name} {what}".strip(), str(mesh), least, "", "", ""))
+            continue
+        plan, held = sharded.plan, sharded.plan.memory["step"].peak
+        whole = whole if share else held
+        found = list(islice(losses(sharded, state), len(alone)))
+        difference = max(abs(a - b) for a, b in zip(alone, found, strict=True))
+        row = (
+            f"{name} {what}".strip(),
+            str(mesh),
+            f"{held:,} bytes",
+            f"{plan.predicted['step'] * 1e3:.2f} ms",
+            f"{len(plan.again)} values",
+        )
+        rows.append((*row, f"{difference:.1e}"))
     return rows
 
 

@@ -16,6 +16,8 @@ FUNCTION, COMPUTE, COLLECTIVE, RUNTIME = "function", "compute", "collective", "r
 _EXPOSED = "exposed communication"
 _TRACKS = (FUNCTION, COMPUTE, COLLECTIVE, _EXPOSED, RUNTIME)
 """The rows of a worker, from above."""
+_FIRST = 1
+"""The number of the first row: thread 0 of any process is the idle one to Perfetto, which shows nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Timeline:
             yield {"ph": "M", "pid": process, "name": "process_name", "args": {"name": name}}
             yield {"ph": "M", "pid": process, "name": "process_sort_index", "args": {"sort_index": process}}
             shown = [*spans, *self.exposed(rank)]
-            for track, kind in enumerate(_TRACKS):
+            for track, kind in enumerate(_TRACKS, _FIRST):
                 if any(s.kind == kind for s in shown):
                     yield {"ph": "M", "pid": process, "tid": track, "name": "thread_name", "args": {"name": kind}}
             for s in shown:
@@ -113,7 +115,7 @@ class Timeline:
                 yield {
                     "ph": "X",
                     "pid": process,
-                    "tid": _TRACKS.index(s.kind),
+                    "tid": _FIRST + _TRACKS.index(s.kind),
                     "name": s.name,
                     "cat": s.kind,
                     **times,

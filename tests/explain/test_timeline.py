@@ -9,7 +9,7 @@ import spmd
 from spmd import P
 from spmd.plan.timeline import COLLECTIVE, COMPUTE, FUNCTION, RUNTIME
 from tests.lower.test_branch import Partial
-from tests.plan.test_timeline import checked
+from tests.plan.test_timeline import checked, nests
 from tests.programs import Mlp, Two
 from tests.test_loops_programs import Stack
 
@@ -27,6 +27,7 @@ PLANS = [
 def test_the_total_is_the_predicted_time(mod, specs, mesh):
     plan = spmd.plan(mod, mesh, specs)
     events = checked(plan.timeline().to_json())
+    assert nests(events)
     for name, seconds in plan.predicted.items():
         line = plan.timeline(name)
         assert line.total() == seconds and line.total(name) == plan.timeline().total(name)
@@ -76,6 +77,7 @@ def test_a_traced_run():
         assert [(s.name) for s in parts if s.kind == COLLECTIVE] == ["all_reduce tp down"]
         assert len([s for s in parts if s.kind == COMPUTE]) in (2, 3) and any(s.kind == RUNTIME for s in parts)
     both = checked((sharded.plan.timeline() + line).to_json())
+    assert nests(both)
     names = [e["args"]["name"] for e in both if e["name"] == "process_name"]
     assert sorted(names) == ["worker 0, predicted", "worker 0, traced", "worker 1, predicted", "worker 1, traced"]
 

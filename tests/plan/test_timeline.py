@@ -1,6 +1,7 @@
 """Time lines as data and as JSON."""
 
 import json
+import math
 
 import pytest
 
@@ -43,12 +44,38 @@ def checked(text):
     for event in events:
         assert isinstance(event["pid"], int) and event["pid"] > 0 and isinstance(event["args"], dict)
         if event["ph"] == "X":
-            assert event["ts"] >= 0 and event["dur"] >= 0 and event["name"] and event["cat"] and isinstance(event["tid"], int)
+            assert set(event) == {"ph", "pid", "tid", "name", "cat", "ts", "dur", "args"} and event["name"] and event["cat"]
+            assert all(isinstance(event[key], int | float) and 0 <= event[key] < math.inf for key in ("ts", "dur"))
         else:
             assert event["ph"] == "M" and event["name"] in ("process_name", "process_sort_index", "thread_name")
+            assert set(event["args"]) == {"sort_index" if event["name"] == "process_sort_index" else "name"}
+        assert isinstance(event.get("tid", 1), int) and event.get("tid", 1) > 0, "thread 0 is not shown"
     named = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert all(named[e["pid"], e["tid"]] == e["cat"] for e in events if e["ph"] == "X"), "every row has the name of what it holds"
     return events
+
+
+def nests(events):
+    """Whether of any two events of a row one is in the other, or over before it, to a nanosecond: a viewer draws no others."""
+    rows: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for e in events:
+        if e["ph"] == "X":
+            rows.setdefault((e["pid"], e["tid"]), []).append((e["ts"], e["ts"] + e["dur"]))
+    for row in rows.values():
+        around: list[float] = []
+        for start, end in sorted(row, key=lambda times: (times[0], -times[1])):
+            while around and around[-1] <= start + 1e-3:
+                around.pop()
+            if around and end > around[-1] + 1e-3:
+                return False
+            around.append(end)
+    return True
+
+
+def test_what_overlaps_does_not_nest():
+    assert not nests(checked(LINE.to_json()))
+    apart = {0: [Span(COMPUTE, "a", 0.0, 2.0), Span(COMPUTE, "b", 2.0, 1.0), Span(COMPUTE, "in a", 0.5, 1.0)]}
+    assert nests(checked(Timeline("traced", apart).to_json()))
 
 
 def test_the_json_is_a_trace_that_perfetto_reads():
