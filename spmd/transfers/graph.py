@@ -21,6 +21,13 @@ Measured = Mapping[tuple[int, int], int]
 """What a worker holds of a dimension by a tiling of it that only the planning sizes tell."""
 TilingNumbers = tuple[int, ...]
 """The number of the tiling of each dimension, -1 where it is whole."""
+Either = tuple[frozenset[int], ...]
+"""The tilings of each dimension in the two shardings of a pair."""
+
+
+def either_of(source: TilingNumbers, target: TilingNumbers) -> Either:
+    """The tilings of the two shardings of a pair: on paths between them, dimensions are split by no others."""
+    return tuple([frozenset(pair) - {-1} for pair in zip(source, target, strict=True)])
 
 
 class Graph:
@@ -46,7 +53,7 @@ class Graph:
         numbers = [self.tilings(state) for state in range(len(self.states))]
         self._tilings: Ints = np.array(numbers, np.int64).reshape(len(numbers), len(kind.tilings))
         self._shares: Ints = np.array(shares, np.int64).reshape(len(shares), len(kind.tilings), 2)
-        self._tiled: dict[tuple[TilingNumbers, TilingNumbers], Ints] = {}
+        self._tiled: dict[Either, Ints] = {}
         self._gathers = np.array([move.kind == "all_gather" for _, move, _ in moves], bool)
 
     def move(self, number: int) -> Edge:
@@ -89,18 +96,33 @@ class Graph:
         """Those of each dimension, -1 where it is whole."""
         return tuple([held.tiling if held else -1 for held in self.states[state].dims])
 
-    def tiled(self, source: TilingNumbers, target: TilingNumbers) -> Ints:
-        """The states on paths between shardings of these tilings, by one of which each dimension is split, in order."""
-        key = (source, target) if source < target else (target, source)
-        if key not in self._tiled:
-            ends = np.array([source, target], np.int64)
-            self._tiled[key] = np.flatnonzero(((self._tilings == -1) | (self._tilings == ends[0]) | (self._tilings == ends[1])).all(axis=1))
-        return self._tiled[key]
+    @cached_property
+    def kinds(self) -> Ints:
+        """A number for the tilings of each state, equal for equal ones."""
+        numbers: dict[TilingNumbers, int] = {}
+        return np.array([numbers.setdefault(self.tilings(state), len(numbers)) for state in range(len(self.states))], np.int64)
 
-    def between(self, source: TilingNumbers, target: TilingNumbers, gather: bool) -> Ints:
+    def tiled(self, either: Either) -> Ints:
+        """The states in which each dimension is whole, or split by one of these tilings, in order."""
+        if either not in self._tiled:
+            allowed = np.ones(len(self.states), bool)
+            for dim, numbers in enumerate(either):
+                allowed &= np.isin(self._tilings[:, dim], [-1, *numbers])
+            self._tiled[either] = np.flatnonzero(allowed)
+        return self._tiled[either]
+
+    def opposite(self, either: Either, end: TilingNumbers) -> Ints:
+        """The states that are tiled by `either` together with an end tiled so, by their places among `tiled` states."""
+        found = np.ones(len(self.tiled(either)), bool)
+        for dim, (numbers, tiling) in enumerate(zip(either, end, strict=True)):
+            of = [other for other in (-1, *numbers) if frozenset((other, tiling)) - {-1} == numbers]
+            found &= np.isin(self._tilings[self.tiled(either), dim], of)
+        return np.flatnonzero(found)
+
+    def between(self, either: Either, gather: bool) -> Ints:
         """The moves between `tiled` states. Without `gather`, none gathers."""
         allowed = np.zeros(len(self.states), bool)
-        allowed[self.tiled(source, target)] = True
+        allowed[self.tiled(either)] = True
         return np.flatnonzero(allowed[self.before] & allowed[self.after] & (gather | ~self._gathers))
 
     @cached_property

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 
-from .graph import Floats, Graph, Ints, TilingNumbers
+from .graph import Either, Floats, Graph, Ints, either_of
 from .states import Edge
 
 _LONGEST = 12
 """Moves of the longest path: more than any needs."""
 _ALIKE = 1e-9
 """The relative difference of times that is rounding; of such paths the one of the fewest moves is taken."""
-_Either = tuple[frozenset[int], ...]
-"""The tilings of each dimension in the two shardings of a pair."""
 
 
 class Paths:
@@ -23,8 +20,10 @@ class Paths:
 
     def __init__(self, graph: Graph, times: Floats, gather: bool = True) -> None:
         self.graph, self.times, self._gather = graph, times, gather
-        self._known: dict[_Either, dict[int, Floats]] = {}
-        """The times to a state from all that are tiled like one end or the other."""
+        self._times: Floats = np.empty((0, len(graph.states)))
+        """The least times to an end (rows) from each state, NaN where nobody asked."""
+        self._row: Ints = np.full(len(graph.states), -1)
+        """The row of each end, -1 where nobody asked."""
         states = [np.arange(len(graph.states)), *(after for after, moves in graph.renamings if np.array_equal(times, times[moves]))]
         self._renamed = np.stack(states)
         """Each state after each renaming of axes that changes no time: first the state itself."""
@@ -33,37 +32,39 @@ class Paths:
 
     def seconds(self, sources: Sequence[int], targets: Sequence[int]) -> Floats:
         """The least time from each of `sources` (rows) to each of `targets` (columns), infinite where there is no way."""
-        found = np.empty((len(sources), len(targets)))
-        rows, columns = self._by_tilings(sources), self._by_tilings(targets)
         ends = np.array(targets, np.int64)
         like = self._like[ends]  # after a renaming that takes each end to the first of those like it
-        firsts, starts = self._renamed[like, ends], self._renamed[like][:, np.array(sources, np.int64)]
-        for (source, some), (target, others) in product(rows.items(), columns.items()):
-            found[np.ix_(some, others)] = self._block(source, target, starts[np.ix_(others, some)], firsts[others].tolist()).T
-        return found
+        ends, starts = self._renamed[like, ends], self._renamed[like][:, np.array(sources, np.int64)]
+        new = np.unique(ends[self._row[ends] < 0])
+        self._row[new] = len(self._times) + np.arange(len(new))
+        self._times = np.concatenate([self._times, np.full((len(new), len(self._row)), np.nan)])
+        found = self._times[self._row[ends][:, None], starts]
+        if np.isnan(found).any():
+            j, i = np.nonzero(np.isnan(found))
+            self._search(ends[j], starts[j, i])
+            found = self._times[self._row[ends][:, None], starts]
+        return found.T
 
-    def _by_tilings(self, states: Sequence[int]) -> dict[TilingNumbers, list[int]]:
-        found: dict[TilingNumbers, list[int]] = {}
-        for place, state in enumerate(states):
-            found.setdefault(self.graph.tilings(state), []).append(place)
-        return found
-
-    def _block(self, source: TilingNumbers, target: TilingNumbers, starts: Ints, ends: Sequence[int]) -> Floats:
-        """The times to each of `ends` from its own row of `starts`, all of these tilings."""
-        either = tuple([frozenset(pair) - {-1} for pair in zip(source, target, strict=True)])
-        known = self._known.setdefault(either, {})
-        states = self.graph.tiled(source, target)
-        missing = [end for end in dict.fromkeys(ends) if end not in known]
-        if missing:
-            moves = self.graph.between(source, target, self._gather)
-            found = _Moves(self.graph, self.times, moves, states).levels(missing)[-1]
-            known.update((end, found[:, i].copy()) for i, end in enumerate(missing))
-        return np.take_along_axis(np.stack([known[end] for end in ends]), np.searchsorted(states, starts), axis=1)
+    def _search(self, ends: Ints, starts: Ints) -> None:
+        """Find the times to each of `ends` from its own one of `starts`, and from all that are tiled so."""
+        graph = self.graph
+        _, firsts = np.unique(ends * len(graph.states) + graph.kinds[starts], return_index=True)
+        pairs: dict[Either, list[int]] = {}
+        for end, start in zip(ends[firsts].tolist(), starts[firsts].tolist(), strict=True):
+            pairs.setdefault(either_of(graph.tilings(start), graph.tilings(end)), []).append(end)
+        for either, to in pairs.items():
+            to = list(dict.fromkeys(to))
+            states = graph.tiled(either)
+            times = _Moves(graph, self.times, graph.between(either, self._gather), states).levels(to)[-1]
+            opposite = {tiling: graph.opposite(either, tiling) for tiling in dict.fromkeys(map(graph.tilings, to))}
+            for i, end in enumerate(to):
+                own = opposite[graph.tilings(end)]
+                self._times[self._row[end], states[own]] = times[own, i]
 
     def path(self, source: int, target: int) -> list[Edge] | None:
         """The moves of the fastest path, or None where there is no way."""
         graph = self.graph
-        moves = graph.between(graph.tilings(source), graph.tilings(target), self._gather)
+        moves = graph.between(either_of(graph.tilings(source), graph.tilings(target)), self._gather)
         levels = [level[:, 0] for level in _Moves(graph, self.times, moves, np.arange(len(graph.states))).levels([target])]
         if np.isinf(levels[-1][source]):
             return None
