@@ -64,6 +64,8 @@ class Joint:
         self.cost = 1 << 62
         self.width = 0
         self.work = 0
+        self.short = 0
+        """The first of `_SHORT` that is tried: one above that which was not too many the last time."""
         self._branches = 0
         self._guess, self._until = 1 << 62, MOST_WORK
         self._domains: dict[bytes, NDArray[np.intp]] = {}
@@ -90,7 +92,7 @@ class Joint:
     def _search(self, waiting: list[_Branch], most: int | None = None) -> list[_Branch]:
         """Go on with these branches, `most` of them; gives those that are left."""
         waiting = list(waiting)
-        while waiting and waiting[0][0] < min(self.enough, self.infinite) and not self._is_done(waiting[0][0]) and most != 0:
+        while waiting and waiting[0][0] < min(self.enough, self.infinite) and not self.is_done(waiting[0][0]) and most != 0:
             bound, _, left = heapq.heappop(waiting)
             most = None if most is None else most - 1
             for below, child in self._branch(bound, left):
@@ -143,7 +145,7 @@ class Joint:
             bound, domains = max(bound, core.bound), {**domains, **{v: self.one(core.values(v)) for v in core.left}}
             if bound >= self.enough:
                 return []
-            if self._is_done(bound):
+            if self.is_done(bound):
                 return [(bound, domains)]
             is_stuck = limits is _AFTER and sum(core.dual.sizes.values()) > _FEWER * sum(sizes[v] for v in solved.core)
             if is_stuck and any(len(regret) > 1 for regret in core.regrets.values()):
@@ -163,7 +165,7 @@ class Joint:
         best = self.choice[v] if self.choice[v] in values else int(values[regrets[v].argmin()])
         return [(bound, {**domains, v: self.one(some)}) for some in (values[values == best], values[values != best])]
 
-    def _is_done(self, bound: int) -> bool:
+    def is_done(self, bound: int) -> bool:
         """Whether the work is done, with what no choice goes below."""
         return self.work >= min(MOST_WORK // 2 if self.cost - bound <= self.cost * NEAR else MOST_WORK, self._until)
 
@@ -204,14 +206,17 @@ class _Core:
                 near.append(_whole(dual.rounded(), self.left))
             least, self.regrets = dual.look()
             bound, cost = int(self.solved.cost) + least, joint.cost
-            self._round(near)
+            if not self.bound or 2 * (joint.enough - bound) > joint.enough - self.bound:
+                self._round(near)  # else the bound comes to the solution that is known
             joint.work, dual.work = joint.work + dual.work, 0
-            gap, progress = joint.enough - bound, max(bound - self.bound, 0) + cost - joint.cost
+            gap, rise = joint.enough - bound, max(bound - self.bound, 0)
             self.bound = max(self.bound, bound)
             if self.bound >= joint.enough or not self._remove(gap):
                 self.bound = max(self.bound, joint.enough)
                 return
-            if 8 * sum(dual.sizes.values()) < before or progress < _BETTER * gap or joint.work >= MOST_WORK:
+            if 8 * sum(dual.sizes.values()) < before or rise + cost - joint.cost < _BETTER * gap or joint.work >= MOST_WORK:
+                return
+            if rise < _BETTER * gap and joint.is_done(self.bound):
                 return
 
     def _remove(self, gap: int) -> bool:
@@ -228,7 +233,7 @@ class _Core:
     def _round(self, near: Sequence[Mapping[int, int]]) -> None:
         """Look for a solution around choices of the core: among these, the best that is known, and the best values of each variable."""
         joint, left = self.joint, self.solved.left
-        for most in _SHORT:
+        for most in _SHORT[joint.short :]:
             short: dict[int, NDArray[np.intp]] = {}
             for v, regret in self.regrets.items():
                 best = np.argsort(regret, kind="stable")[:most]
@@ -239,6 +244,7 @@ class _Core:
             if not tried.core:
                 choice = self.solved.choice(_whole(tried.choice(), short))
                 joint.better(_whole(choice, self.domains), int(tried.cost) + int(self.solved.cost))
+                joint.short = max(_SHORT.index(most) - 1, 0)
                 return
 
     def _known(self, v: int) -> int:
