@@ -20,7 +20,7 @@ MOST_VALUES = 12
 
 
 @dataclass(frozen=True)
-class Sent:
+class Traffic:
     """Collectives of one kind over one axis in one function: how many, and the bytes that each worker brings to them."""
 
     count: int
@@ -38,7 +38,7 @@ class Difference:
     outputs: Changed
     values: Changed
     """Values that are no inputs."""
-    collectives: dict[tuple[str, str, str], tuple[Sent, Sent]]
+    collectives: dict[tuple[str, str, str], tuple[Traffic, Traffic]]
     """(function, kind, axis) -> what is sent."""
     predicted: dict[str, tuple[float | None, float | None]]
     """Function -> seconds, None where a plan does not have the function."""
@@ -70,7 +70,7 @@ class Difference:
 def difference(here: Plan, there: Plan) -> Difference:
     """How `there` differs from `here`."""
     sent = [_sent(plan) for plan in (here, there)]
-    none = Sent(0, 0)
+    none = Traffic(0, 0)
     inside = [{name: s for name, s in plan.values.items() if name not in plan.inputs} for plan in (here, there)]
     predicted = {name: (here.predicted.get(name), there.predicted.get(name)) for name in {**here.predicted, **there.predicted}}
     return Difference(
@@ -89,13 +89,13 @@ def _changed(here: Mapping[str, Sharding], there: Mapping[str, Sharding]) -> Cha
     return {name: (here.get(name), there.get(name)) for name in {**here, **there} if here.get(name) != there.get(name)}
 
 
-def _sent(plan: Plan) -> dict[tuple[str, str, str], Sent]:
+def _sent(plan: Plan) -> dict[tuple[str, str, str], Traffic]:
     counts: Counter[tuple[str, str, str]] = Counter()
     held: Counter[tuple[str, str, str]] = Counter()
     for c in plan.collectives:
         counts[c.function, c.kind, c.axis] += 1
         held[c.function, c.kind, c.axis] += c.bytes
-    return {key: Sent(n, held[key]) for key, n in counts.items()}
+    return {key: Traffic(n, held[key]) for key, n in counts.items()}
 
 
 def _folded(changed: Changed) -> list[str]:

@@ -16,7 +16,7 @@ from spmd.transfers.conversion import Move
 from spmd.transfers.local import is_packed, is_unpacked
 
 from .kept import WAY_OUT
-from .reshard import Sent, emit_collective, keep_own, local_dims, mask_padding, pack, unpack
+from .reshard import Payload, emit_collective, keep_own, local_dims, mask_padding, pack, unpack
 from .scope import Scope
 
 
@@ -63,7 +63,7 @@ class Moves:
 
     def _send(self, transfers: Sequence[Transfer]) -> None:
         values = [self._values[step.value] for step in transfers]
-        sent = [Sent(self._taken(v, step.move, step.move.kind), step.move, v.name) for v, step in zip(values, transfers, strict=True)]
+        sent = [Payload(self._taken(v, step.move, step.move.kind), step.move, v.name) for v, step in zip(values, transfers, strict=True)]
         for value, step, made in zip(values, transfers, emit_collective(self._scope.emit, sent, self._scope.mesh), strict=True):
             if is_unpacked(step.move, self._scope.mesh):
                 self._between[value, step.move] = made

@@ -21,7 +21,7 @@ from .reorder import Emit, folded, local_dim, local_dims, reshaped, shard_order,
 
 
 @dataclass(frozen=True)
-class Sent:
+class Payload:
     """What a collective moves: a tensor as it is sent, the move that it makes, and its name for traces."""
 
     x: Any
@@ -50,7 +50,7 @@ def keep_own(emit: Emit, x: Any, move: Move, dims: Sequence[Any], mesh: Mesh) ->
     return _own_part(emit, x, into, here, size, move.axis, mesh.axis_size(move.axis))
 
 
-def emit_collective(emit: Emit, sent: Sequence[Sent], mesh: Mesh) -> list[Any]:
+def emit_collective(emit: Emit, sent: Sequence[Payload], mesh: Mesh) -> list[Any]:
     """What a worker has after a collective, of each of the tensors that go in one call, packed as they must be.
 
     Raises `ShardingError` where these are no moves of one kind.

@@ -1,7 +1,7 @@
 """Candidates for meshes of several axes: what is worth considering over each axis alone, and over several taken as one, combined.
 
-A strategy gives each axis a *part*: a factor (or factors that go together) that it splits, partial sums that it lets through, or
-nothing. Axes with the same part split the same factor, as one.
+A strategy gives each axis a *duty*: a factor (or factors that go together) that it splits, partial sums that it lets through, or
+nothing. Axes with the same duty split the same factor, as one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ MOST_STRATEGIES = 256
 MOST_SHARDINGS = 96
 """The most strategies of an operator, and shardings of a value, that are considered on a mesh of several axes."""
 
-Part = tuple[Any, ...]
+Duty = tuple[Any, ...]
 """``(factor, sizes of its segments, whether they are repeated, their length)`` for each factor, ``("partial", *inputs)``, or nothing."""
-Parts = tuple[Part, ...]
+Duties = tuple[Duty, ...]
 """One for each axis."""
-_Options = dict[Part, dict[tuple[str, ...], list[Strategy]]]
-"""The ways to do each part by these axes: they differ in their units."""
+_Options = dict[Duty, dict[tuple[str, ...], list[Strategy]]]
+"""The ways to do each duty by these axes: they differ in their units."""
 
 
 class _Together:
@@ -118,7 +118,7 @@ class _Together:
             for axes in self.sets:
                 for strategy in self.found[axes].strategies[node]:
                     if self._searches.left_out.isdisjoint(axes_of(strategy)):
-                        options.setdefault(_part(strategy), {}).setdefault(axes, []).append(strategy)
+                        options.setdefault(_duty(strategy), {}).setdefault(axes, []).append(strategy)
                     else:
                         self._incomplete.add(found)
             self._options[found] = options
@@ -128,9 +128,9 @@ class _Together:
         rule, options = self.canonical[node], self._split_by(node, key)
         choices = [[(), *(p for p, by in options.items() if p and any(set(group) <= set(axes) for axes in by))] for group in self.groups]
         made: dict[int, Strategy] = {}
-        # Those with few parts come first: a mesh that has the axes of this one as one axis is among them.
-        for parts in sorted(product(*choices), key=lambda parts: len({p for p in parts if p})):
-            ways = [self._ways(options, part, parts) for part in dict.fromkeys(p for p in parts if p)]
+        # Those with few duties come first: a mesh that has the axes of this one as one axis is among them.
+        for duties in sorted(product(*choices), key=lambda duties: len({d for d in duties if d})):
+            ways = [self._ways(options, duty, duties) for duty in dict.fromkeys(d for d in duties if d)]
             for strategy in (self._searches.merged(rule, chosen) for chosen in product(*ways)):
                 if strategy is not None and id(strategy) not in made:
                     if len(made) == MOST_STRATEGIES:
@@ -149,13 +149,13 @@ class _Together:
                     made[id(merged)] = merged
         return list(made.values())
 
-    def _ways(self, options: _Options, part: Part, parts: Parts) -> list[Strategy]:
-        """The strategies over all axes that have this part, and no others."""
-        axes = frozenset(axis for group, p in zip(self.groups, parts, strict=True) if p == part for axis in group)
-        return [s for order, found in options.get(part, {}).items() if frozenset(order) == axes for s in found]
+    def _ways(self, options: _Options, duty: Duty, duties: Duties) -> list[Strategy]:
+        """The strategies over all axes that have this duty, and no others."""
+        axes = frozenset(axis for group, p in zip(self.groups, duties, strict=True) if p == duty for axis in group)
+        return [s for order, found in options.get(duty, {}).items() if frozenset(order) == axes for s in found]
 
 
-def _part(strategy: Strategy) -> Part:
+def _duty(strategy: Strategy) -> Duty:
     if strategy.partial_through:
         return ("partial", *strategy.partial_through)
     return tuple((f, tuple(s.size for s in split.segments), split.repeated, split.length) for f, split in strategy.splits)

@@ -4,7 +4,7 @@ import pytest
 
 import spmd
 from spmd import P
-from spmd.explain.difference import Sent
+from spmd.explain.difference import Traffic
 from tests.programs import Mlp, Two
 
 
@@ -29,7 +29,7 @@ def test_what_differs(whole, split):
     assert {n: tuple(map(str, pair)) for n, pair in found.params.items()} == {"w1": ("[-, -]", "[-, tp]"), "w2": ("[-, -]", "[tp, -]")}
     assert found.inputs == {} and found.outputs == {} and found.mesh is None and found.profile is None
     assert set(found.values) == {"main.up", "main.active"}
-    assert found.collectives == {("main", "all_reduce", "tp"): (Sent(0, 0), Sent(1, 256))}
+    assert found.collectives == {("main", "all_reduce", "tp"): (Traffic(0, 0), Traffic(1, 256))}
     assert found.predicted == {"main": (whole.predicted["main"], split.predicted["main"])}
     text = str(found).splitlines()
     assert text[:8] == [

@@ -7,7 +7,7 @@ from tvm import relax
 
 from spmd import Mesh, P
 from spmd.costs.cost import Cost
-from spmd.lower.reshard import Sent, emit_collective, keep_own, local_dims, mask_padding, pack, unpack
+from spmd.lower.reshard import Payload, emit_collective, keep_own, local_dims, mask_padding, pack, unpack
 from spmd.placement import layout
 from spmd.placement.sharding import Sharding
 from spmd.plan.decisions import Leaf, Signature
@@ -70,7 +70,7 @@ def after(emit, x, move, dims, mesh):
     x = pack(emit, x, move, dims, mesh) if is_packed(move, mesh) else x
     if move.kind == "slice":
         return keep_own(emit, x, move, dims, mesh)
-    (x,) = emit_collective(emit, [Sent(x, move, "x")], mesh)
+    (x,) = emit_collective(emit, [Payload(x, move, "x")], mesh)
     return unpack(emit, x, move, dims, mesh) if is_unpacked(move, mesh) else x
 
 
