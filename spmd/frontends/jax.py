@@ -32,10 +32,7 @@ def from_jax(function: Callable[..., Any], *args: Any) -> ImportedModel:
         raise ShardingError("from_jax", what, "Give example arguments, as for jax.make_jaxpr(f)(...).") from error
     builder = relax.BlockBuilder()
     reader = Reader(builder)
-    inputs = [
-        relax.Var(name, relax.TensorType(var.aval.shape, str(var.aval.dtype)))
-        for name, var in zip(_names(jax, function, args), traced.jaxpr.invars, strict=True)
-    ]
+    inputs = [_input(name, var.aval) for name, var in zip(_names(jax, function, args), traced.jaxpr.invars, strict=True)]
     try:
         check(traced.jaxpr)
         with builder.function("main", inputs):
@@ -50,6 +47,14 @@ def from_jax(function: Callable[..., Any], *args: Any) -> ImportedModel:
     mod = builder.get()
     mod.update_func(mod.get_global_var("main"), mod["main"].with_attr("num_input", len(inputs)))
     return ImportedModel(mod, {})
+
+
+def _input(name: str, aval: Any) -> relax.Var:
+    try:
+        return relax.Var(name, relax.TensorType(aval.shape, str(aval.dtype)))
+    except ValueError as error:
+        what = f"its argument {name!r} is of type {aval.dtype}, which TVM does not have"
+        raise ShardingError("from_jax", what, "Give arrays of numbers; draw random ones before.") from error
 
 
 def _names(jax: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:

@@ -68,6 +68,7 @@ def test_inputs_have_the_paths_of_their_leaves_and_specs_split_them():
     ("call", "message"),
     [
         (lambda: spmd.from_jax(3), "from_jax: it takes a function, and got a int"),
+        (lambda: spmd.from_jax(jax.random.uniform, jax.random.key(0)), r"its argument 'key' is of type key<fry>, which TVM does not have"),
         (lambda: spmd.from_jax(lambda x: x.no_such_method(), np.ones(2)), "JAX cannot trace it: AttributeError"),
         (lambda: spmd.from_jax(lambda x: jnp.sort(x), array(4)), "the operator 'sort' is not known .*known: abs, add"),
         (lambda: spmd.from_jax(lambda x: x // 2, np.ones(2, "int32")), "not known"),
