@@ -107,17 +107,22 @@ class Graph:
         if either not in self._tiled:
             allowed = np.ones(len(self.states), bool)
             for dim, numbers in enumerate(either):
-                allowed &= np.isin(self._tilings[:, dim], [-1, *numbers])
+                allowed &= self._is_tiled(dim, [-1, *numbers])
             self._tiled[either] = np.flatnonzero(allowed)
         return self._tiled[either]
 
     def opposite(self, either: Either, end: TilingNumbers) -> Ints:
         """The states that are tiled by `either` together with an end tiled so, by their places among `tiled` states."""
-        found = np.ones(len(self.tiled(either)), bool)
+        found = np.ones(len(self.states), bool)
         for dim, (numbers, tiling) in enumerate(zip(either, end, strict=True)):
-            of = [other for other in (-1, *numbers) if frozenset((other, tiling)) - {-1} == numbers]
-            found &= np.isin(self._tilings[self.tiled(either), dim], of)
-        return np.flatnonzero(found)
+            found &= self._is_tiled(dim, [other for other in (-1, *numbers) if frozenset((other, tiling)) - {-1} == numbers])
+        return np.flatnonzero(found[self.tiled(either)])
+
+    def _is_tiled(self, dim: int, numbers: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether a dimension of each state has one of these tilings."""
+        wanted = np.zeros(len(self.kind.tilings[dim]) + 1, bool)
+        wanted[numbers] = True  # -1, where it is whole, is the last one
+        return wanted[self._tilings[:, dim]]
 
     def between(self, either: Either, gather: bool) -> Ints:
         """The moves between `tiled` states. Without `gather`, none gathers."""

@@ -34,7 +34,7 @@ class Paths:
         """The least time from each of `sources` (rows) to each of `targets` (columns), infinite where there is no way."""
         ends = np.array(targets, np.int64)
         like = self._like[ends]  # after a renaming that takes each end to the first of those like it
-        ends, starts = self._renamed[like, ends], self._renamed[like][:, np.array(sources, np.int64)]
+        ends, starts = self._renamed[like, ends], self._renamed[like[:, None], np.array(sources, np.int64)]
         new = np.unique(ends[self._row[ends] < 0])
         self._row[new] = len(self._times) + np.arange(len(new))
         self._times = np.concatenate([self._times, np.full((len(new), len(self._row)), np.nan)])
