@@ -74,7 +74,11 @@ class Family:
         sizes = tuple([atom.size for atom in self.atoms])
         pairs = conflicts(self.atoms), continued(self.atoms)
         kind = Kind(sizes, alike, tuple(sorted(self._reductions.items())), slow if len(slow) < len(sizes) else frozenset(), *pairs, states)
-        if ends is None and len([n for n in mesh.axes.values() if n > 1]) > 3 and _count(kind) > MOST_STATES:
+        if (
+            ends is None
+            and len([n for n in mesh.axes.values() if n > 1]) > 3
+            and count_states(len(sizes), list(map(len, alike)), bool(self._reductions)) > MOST_STATES
+        ):
             raise too_many_axes(mesh)
         self.graph = _graph(kind)
 
@@ -124,14 +128,13 @@ def too_many_axes(mesh: Mesh) -> ShardingError:
     return ShardingError(f"{mesh}", f"there are too many ways to split a tensor over {len(mesh.axes)} axes to search them all", way_out)
 
 
-def _count(kind: Kind) -> int:
-    """The states of a kind at most: each dimension is whole, or split by a tiling over some atoms in an order, and each atom that is left
-    reduces or does not. That is a coefficient of a product of exponential generating functions.
+def count_states(atoms: int, tilings: Sequence[int], is_partial: bool) -> int:
+    """The states of a kind at most, by the number of tilings of each dimension: each is whole, or split by a tiling over some atoms in an
+    order, and each atom that is left reduces or does not. That is a coefficient of a product of exponential generating functions.
     """
-    atoms = len(kind.sizes)
-    found = [1 / factorial(used) * (2 if kind.reductions else 1) ** used for used in range(atoms + 1)]
-    for tilings in kind.tilings:
-        found = [found[used] + len(tilings) * sum(found[:used]) for used in range(atoms + 1)]
+    found = [1 / factorial(used) * (2 if is_partial else 1) ** used for used in range(atoms + 1)]
+    for count in tilings:
+        found = [found[used] + count * sum(found[:used]) for used in range(atoms + 1)]
     return round(found[atoms] * factorial(atoms))
 
 

@@ -13,7 +13,7 @@ from spmd.placement.sharding import Sharding, Split
 
 from .atoms import MOST, atoms_of
 from .conversion import Move, moves_through
-from .family import Family, Tilings, View, tilings_of, too_many_axes, view_of
+from .family import Family, Tilings, View, count_states, tilings_of, too_many_axes, view_of
 from .graph import Floats
 from .paths import Paths
 
@@ -25,8 +25,8 @@ Partial = tuple[tuple[str, str], ...]
 """Axes over which a value is partial, and how it is reduced."""
 _MOST_PAIRS = 1 << 8
 """Pairs of shardings that are converted at once on a mesh of more than `MOST` axes, where they are searched one by one."""
-_MANY = 64
-"""Ways to tile a tensor in one search; where there are more, shardings are searched with those that are tiled like them."""
+_MANY = 1 << 12
+"""Shardings of a tensor in one graph; where there are more, shardings are searched with those that are tiled like them."""
 
 
 class _Expected:
@@ -44,11 +44,11 @@ class _Expected:
         for view in self._views:
             self._partial.update(view.partial)
 
-    def tilings(self, own: Tilings) -> Tilings:
-        """All that are expected where `own` are among them and they are not too many, else `own`."""
+    def tilings(self, own: Tilings, atoms: int) -> Tilings:
+        """All that are expected where `own` are among them and over so many atoms they make no graph too large, else `own`."""
         expected = self._tilings
         among = len(own) == len(expected) and all(set(one) <= set(all_) for one, all_ in zip(own, expected, strict=True))
-        return expected if among and _count(expected) <= _MANY else own
+        return expected if among and not _is_large(expected, atoms) else own
 
     def partial(self, own: Sequence[Partial]) -> Partial:
         """All axes over which a value is partial, with those that are expected; none where one is to be reduced in two ways."""
@@ -58,9 +58,9 @@ class _Expected:
         return tuple(sorted((self._partial if self._partial.items() >= found.items() else found).items()))
 
 
-def _count(tilings: Tilings) -> int:
-    """The number of ways in which a tensor can be tiled."""
-    return prod([len(of_dim) for of_dim in tilings if of_dim])
+def _is_large(tilings: Tilings, atoms: int) -> bool:
+    """Whether all shardings by these tilings over so many atoms are too many for one graph."""
+    return count_states(atoms, list(map(len, tilings)), is_partial=True) > _MANY
 
 
 class Transfers:
@@ -97,8 +97,9 @@ class Transfers:
             raise too_many_axes(self.mesh)
         views = [view_of(s, self.mesh) for s in sources], [view_of(s, self.mesh) for s in targets]
         expected = self._expected.get(shape, _Expected())
-        tilings = expected.tilings(tilings_of((*views[0], *views[1])))
-        many = _count(tilings) > _MANY
+        atoms = len(atoms_of(self._all.union(*[view.names for view in (*views[0], *views[1])]), self.mesh))
+        tilings = expected.tilings(tilings_of((*views[0], *views[1])), atoms)
+        many = _is_large(tilings, atoms)
         partial = expected.partial([view.partial for view in views[0]])
         together = partial, None if many else tilings
         rows: dict[object, list[int]] = {}
