@@ -13,7 +13,7 @@ from spmd.placement.sharding import Sharding, Split
 
 from .atoms import MOST, atoms_of
 from .conversion import Move, moves_through
-from .family import Family, Tilings, View, count_states, tilings_of, too_many_axes, view_of
+from .family import MOST_STATES, Family, Tilings, View, count_states, tilings_of, too_many_axes, view_of
 from .graph import Floats
 from .paths import Paths
 
@@ -26,7 +26,7 @@ Partial = tuple[tuple[str, str], ...]
 _MOST_PAIRS = 1 << 8
 """Pairs of shardings that are converted at once on a mesh of more than `MOST` axes, where they are searched one by one."""
 _MANY = 1 << 12
-"""Shardings of a tensor in one graph; where there are more, shardings are searched with those that are tiled like them."""
+"""Shardings of a tensor in one graph; where there are more, on three axes at most, those are searched together that are tiled alike."""
 
 
 class _Expected:
@@ -44,11 +44,11 @@ class _Expected:
         for view in self._views:
             self._partial.update(view.partial)
 
-    def tilings(self, own: Tilings, atoms: int) -> Tilings:
-        """All that are expected where `own` are among them and over so many atoms they make no graph too large, else `own`."""
+    def tilings(self, own: Tilings, is_large: Callable[[Tilings], bool]) -> Tilings:
+        """All that are expected where `own` are among them and they do not make too large a graph, else `own`."""
         expected = self._tilings
         among = len(own) == len(expected) and all(set(one) <= set(all_) for one, all_ in zip(own, expected, strict=True))
-        return expected if among and not _is_large(expected, atoms) else own
+        return expected if among and not is_large(expected) else own
 
     def partial(self, own: Sequence[Partial]) -> Partial:
         """All axes over which a value is partial, with those that are expected; none where one is to be reduced in two ways."""
@@ -56,11 +56,6 @@ class _Expected:
         if any(found[name] != kind for pairs in own for name, kind in pairs):
             return ()
         return tuple(sorted((self._partial if self._partial.items() >= found.items() else found).items()))
-
-
-def _is_large(tilings: Tilings, atoms: int) -> bool:
-    """Whether all shardings by these tilings over so many atoms are too many for one graph."""
-    return count_states(atoms, list(map(len, tilings)), is_partial=True) > _MANY
 
 
 class Transfers:
@@ -72,7 +67,7 @@ class Transfers:
     def __init__(self, mesh: Mesh, time: Time, held_size: HeldSize) -> None:
         self.mesh, self.time, self._held_size = mesh, time, held_size
         axes = frozenset(name for name, size in mesh.axes.items() if size > 1)
-        self._is_wide = len(axes) > MOST
+        self._is_wide, self._is_split = len(axes) > MOST, len(axes) <= 3
         self._all = frozenset[str]() if self._is_wide else axes
         """The axes that every search may use, whether the value is split over them or not."""
         self._expected: dict[tuple[int, ...], _Expected] = {}
@@ -98,9 +93,15 @@ class Transfers:
         views = [view_of(s, self.mesh) for s in sources], [view_of(s, self.mesh) for s in targets]
         expected = self._expected.get(shape, _Expected())
         atoms = len(atoms_of(self._all.union(*[view.names for view in (*views[0], *views[1])]), self.mesh))
-        tilings = expected.tilings(tilings_of((*views[0], *views[1])), atoms)
-        many = _is_large(tilings, atoms)
         partial = expected.partial([view.partial for view in views[0]])
+
+        def is_large(tilings: Tilings) -> bool:
+            return count_states(atoms, list(map(len, tilings)), bool(partial)) > (_MANY if self._is_split else MOST_STATES)
+
+        tilings = expected.tilings(tilings_of((*views[0], *views[1])), lambda all_: self._is_split and is_large(all_))
+        many = is_large(tilings)
+        if many and not self._is_split and not self._is_wide:
+            raise too_many_axes(self.mesh)
         together = partial, None if many else tilings
         rows: dict[object, list[int]] = {}
         columns: dict[object, list[int]] = {}
