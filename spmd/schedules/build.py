@@ -16,6 +16,7 @@ from .empty import AllocateEmpty
 from .gpu import BoundRegisters, FuseAddNorm, quick_imports
 from .indices import TypeIndices
 from .kv_cache import CreateCaches
+from .lets import InlineLets
 from .memory import PlanMemory
 from .merges import ReadBeforeMerge
 from .mirror import MirrorIndices
@@ -85,7 +86,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         passes += [ReadWritten(), Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
     else:
         passes += [ReadBeforeMerge()] + [BoundRegisters()] * (target.kind.name == "cuda")
-    passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together
+    passes += [MirrorIndices(), OpaqueConditions(), InlineLets()]  # and after they put them together
     passes += [*map(_tried, stages.dataflow_lower_passes(target)), Optional(WriteDonated())]
     return [*passes, *map(_tried, stages.finalize_passes(target))]
 
