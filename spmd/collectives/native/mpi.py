@@ -81,6 +81,8 @@ class Process:
         given_up.cancel()
         self.status = np.zeros(64, np.uint8)  # what MPI_Sendrecv writes
         self._made: dict[tuple[tuple[int, ...], ...], Group] = {}
+        processors = set[int]().union(*self.host.allgather(os.sched_getaffinity(0)))  # each process may be bound to one
+        self._alone = self.host.size <= len(processors)
 
     def _board(self) -> dict[int, Row]:
         """The rows of the processes of this host, by their ranks in all."""
@@ -107,7 +109,7 @@ class Process:
         if isinstance(memory, OSError):
             return None
         address = np.frombuffer(memory, np.uint8).ctypes.data
-        window = Window(memory, address, len(group), group.index(self.rank), self.host.size <= len(os.sched_getaffinity(0)))
+        window = Window(memory, address, len(group), group.index(self.rank), self._alone)
 
         def disagreed(place: int) -> None:
             raise CollectiveError(self.guard.disagreement(dict(zip(group, window.brought(place), strict=True))))
