@@ -1,6 +1,6 @@
 #!/bin/bash
-# On a machine with one NVIDIA GPU: what works there, and the shared suite of backends with two workers on that GPU, both ways that NCCL has.
-# Several workers on one GPU show that numbers are right. They say nothing of speed.
+# On a machine with one NVIDIA GPU: what works there, decode of one worker's part of a Llama, and the shared suite of backends with two
+# workers on that GPU, both ways that NCCL has. Several workers on one GPU show that numbers are right. They say nothing of speed.
 set -u -o pipefail
 
 usage() {
@@ -11,7 +11,7 @@ benchmarks/gpu/run.sh --pack FILE
 Runs from a copy of this repository, whose dependencies are installed: pip install -e '.[nccl,test]', and nvcc on the path.
   --python PATH  the interpreter (default: .venv/bin/python, else python3)
   --out DIR      where the logs go (default: gpu-log)
-  --every N      run one of so many cases of the suite (default: 4)
+  --every N      run one of so many cases of the suite (default: 8)
   --dry-run      print the commands and what is missing for them, run nothing
   --pack FILE    write what has to be carried to that machine, a .tar.xz of the sources, and say how large it is
 All parts together take 8 minutes at most; each has a limit of its own, and the others run where one fails. The exit code is that of the last that failed.
@@ -19,7 +19,7 @@ TEXT
 }
 
 cd "$(dirname "$0")/../.." || exit 1
-python= out=gpu-log every=4 dry= pack=
+python= out=gpu-log every=8 dry= pack=
 while (($#)); do
 	case $1 in
 	--python | --out | --every | --pack)
@@ -71,9 +71,10 @@ export PYTHONPATH=$PWD
 # Few blocks for each worker: where the GPU has no room for all of them at once, they wait for one another for ever.
 few=(NCCL_DEBUG=WARN NCCL_NVLS_ENABLE=0 NCCL_MAX_CTAS=2)
 run=("$python" -m spmd run -n 2 -m benchmarks.gpu.suite --every "$every")
-part machine 20 nvidia-smi
-part doctor 100 "$python" -m spmd doctor
+part machine 10 nvidia-smi
+part doctor 50 "$python" -m spmd doctor
+part decode 170 "$python" -m benchmarks.gpu.decode
 # NCCL 2.30 and later let several ranks have one GPU; before, ranks that say they are on different hosts did, over sockets.
-part shared 160 env "${few[@]}" NCCL_MULTI_RANK_GPU_ENABLE=1 "${run[@]}"
-part hosts 160 env "${few[@]}" NCCL_SOCKET_IFNAME=lo "${run[@]}" --own-host
+part shared 100 env "${few[@]}" NCCL_MULTI_RANK_GPU_ENABLE=1 "${run[@]}"
+part hosts 100 env "${few[@]}" NCCL_SOCKET_IFNAME=lo "${run[@]}" --own-host
 exit "$code"

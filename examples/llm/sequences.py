@@ -24,14 +24,22 @@ class Sequences:
     """A model on workers, and the tokens of each sequence in its cache, by number.
 
     workers: of `spmd.workers(...)`; weights: {name: global array}; tokens: what the cache holds, of all sequences together; batch: the most
-    sequences of one call; window: how far layers look back that do not see all, 0 where all do; forks: whether sequences may share pages.
+    sequences of one call; window: how far layers look back that do not see all, 0 where all do; forks: whether sequences may share pages;
+    most: the bound of `batch_size` that the program was built with.
     """
 
     def __init__(
-        self, workers: Any, weights: Mapping[str, np.ndarray], tokens: int, batch: int = 1, window: int = 0, forks: bool = True
+        self,
+        workers: Any,
+        weights: Mapping[str, np.ndarray],
+        tokens: int,
+        batch: int = 1,
+        window: int = 0,
+        forks: bool = True,
+        most: int = MAX_BATCH,
     ) -> None:
-        if not 1 <= batch <= MAX_BATCH:
-            raise ModelError("batch", f"{batch} sequences at a time", f"Give a number from 1 to {MAX_BATCH}.")
+        if not 1 <= batch <= most:
+            raise ModelError("batch", f"{batch} sequences at a time", f"Give a number from 1 to {most}.")
         if tokens < 1:
             raise ModelError("the cache", f"{tokens} tokens are too few", "Give a number of at least 1.")
         self.workers, self.tokens, self.batch, self.window = workers, tokens, batch, window
