@@ -24,6 +24,7 @@ import numpy as np
 import tvm
 
 import spmd
+from benchmarks.random_weights import RandomWeights
 from examples.llm.build import quantized, told
 from examples.llm.build_program import TABLE, hinted
 from examples.llm.config import LlamaConfig
@@ -34,8 +35,6 @@ from examples.llm.sequences import PREFILL_CHUNK, Sequences
 
 METHODS = ("embed", "prefill", "decode", "batch_decode", "create_paged_kv_cache")
 PROMPT, STEPS, WARM = 128, 24, 3
-NUMBERS = 1_000_003
-"""Random numbers that weights are made of: a prime, so that no two rows are the same."""
 COPIED = 1 << 30
 CLOSE = 0.03
 """Difference of a logit, of the largest: 16-bit sums in another order."""
@@ -46,27 +45,6 @@ def part_of(config: LlamaConfig, shards: int, layers: int) -> LlamaConfig:
     split = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
     sizes = {name: getattr(config, name) // shards for name in split}
     return dataclasses.replace(config, **sizes, num_hidden_layers=layers)
-
-
-class Random(Mapping[str, np.ndarray]):
-    """Weights of a model that has none, each made when it is asked for, so that what a layer gives is about as large as what it takes."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        self._shapes = build_module(config, methods=METHODS)[1]
-        self._numbers = np.random.default_rng(0).standard_normal(NUMBERS, "float32")
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        shape, dtype = self._shapes[name]
-        if len(shape) == 1:
-            return np.ones(shape, dtype)
-        first = sum(name.encode()) * 7919 % NUMBERS
-        return (np.resize(np.roll(self._numbers, first), shape) / math.sqrt(shape[-1])).astype(dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
 
 
 def program(config: LlamaConfig, target: Any, formats: Formats, batch: int) -> tvm.IRModule:
@@ -138,7 +116,7 @@ def run(options: argparse.Namespace) -> bool:
     for form in options.forms:
         whole, formats = quantized(options.model, form)
         config = part_of(whole, options.shards, options.layers)
-        plain = Random(config)
+        plain = RandomWeights(config, METHODS)
         weights = dict(packed_weights(plain.items(), formats)) if formats else dict(plain)
         size = sum(array.nbytes for name, array in weights.items() if config.tie_word_embeddings or not name.startswith(TABLE))
         token = 4 * config.num_key_value_heads * config.head_dim * options.layers  # bytes of 16-bit keys and values
