@@ -186,12 +186,8 @@ class Shared:
             yield first, T.bind(T.min(most, count - first)), self._turn()
 
     def _turn(self) -> Expr:
-        """Which of the two places of each this chunk goes to. Beside the count stands from now on what it is a chunk of."""
-        met = self._met()
-        turn = T.bind(T.bitwise_and(T.shift_right(met[self._line(self._me)], T.int64(1)), T.int64(1)))
-        for said, number in ((_SITE, self._brought.site), (_COUNT, self._brought.count), (_MARK, T.cast(self._brought.mark, "int64"))):
-            T.buffer_store(met, number, [self._said(self._me, turn, said)])
-        return turn
+        """Which of the two places of each this chunk goes to."""
+        return T.bind(T.bitwise_and(T.shift_right(self._met()[self._line(self._me)], T.int64(1)), T.int64(1)))
 
     def _place(self, worker: int, turn: Expr, element: Expr = None, one: Moved | None = None) -> Expr:
         """An address in the place of a worker: its beginning, or that of an element."""
@@ -221,6 +217,9 @@ class Shared:
     def _meet(self, counted: int, turn: Expr | None = None) -> None:
         """Count on, and wait until all have counted as far; in the first meeting of a turn, fail unless all came to the same."""
         met, own = self._met(), memory(at(self._window.own.ctypes.data), _LINE // 8)
+        if turn is not None:  # said just before it counts: the others look at this line all the time, and each time take it away
+            for said, number in ((_SITE, self._brought.site), (_COUNT, self._brought.count), (_MARK, T.cast(self._brought.mark, "int64"))):
+                T.buffer_store(met, number, [self._said(self._me, turn, said)])
         self._count(met, counted)
         mine = T.bind(met[self._line(self._me)])
         for q in self._others():
