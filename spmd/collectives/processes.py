@@ -214,17 +214,20 @@ class ProcessEndpoint(Endpoint):
         self._together(1, self._process.trace.rows()[:0])
         self._texts(why)
 
-    def trace(self) -> tuple[Record, ...]:
+    def recorded(self) -> Callable[[], tuple[Record, ...]]:
         """See `Endpoint`."""
-        slots = self._backend.slots
-        rows = self._process.trace.rows().tolist()
-        calls: list[Call] = []
-        for site, place, rank, *sizes in rows:
-            if place == 0:
-                calls.append((slots.of(site), slots.sites[site], []))
-            if calls:  # the oldest that is kept may be in the middle of a bundle
-                calls[-1][2].append(sizes[:rank])
-        return records(calls)
+        slots, rows = self._backend.slots, self._process.trace.rows().copy()
+
+        def read() -> tuple[Record, ...]:
+            calls: list[Call] = []
+            for site, place, rank, *sizes in rows.tolist():
+                if place == 0:
+                    calls.append((slots.of(site), slots.sites[site], []))
+                if calls:  # the oldest that is kept may be in the middle of a bundle
+                    calls[-1][2].append(sizes[:rank])
+            return records(calls)
+
+        return read
 
     def _differences(self, axis: str, group: Sequence[int]) -> list[str]:
         """The first collectives over an axis in which the workers of a group differ, in words. All workers do this together."""

@@ -61,7 +61,7 @@ class Workers:
         self._pool = Pool(self.backend)
         self._machines = start_machines(self._pool, library.executable, library.slots, [library.fingerprint])
         self._constants = self._placed(library.constants)
-        self._traces: dict[int, tuple[Record, ...]] = {}
+        self._recorded: dict[int, Callable[[], tuple[Record, ...]]] = {}
 
     def __getitem__(self, function: str) -> WorkerFunction:
         """The function of this name, on all workers."""
@@ -96,7 +96,7 @@ class Workers:
             return machine[function](*mine[rank]) if watch is None else watch.run(rank, machine, lambda: machine[function](*mine[rank]))
 
         results = self._pool.run(f"{function!r}", run, facts)
-        self._traces = {rank: self._pool.communicator(rank).trace() for rank in self.backend.ranks}
+        self._recorded = {rank: self._pool.communicator(rank).recorded() for rank in self.backend.ranks}
         made = arguments.returned(signature.outputs, results, binder, keep)
         if donation is not None:
             donation.share(made)
@@ -156,7 +156,8 @@ class Workers:
 
     def trace(self, rank: int | None = None) -> tuple[Record, ...]:
         """The collectives of the last function that ran, on worker `rank`, by default the first of this process."""
-        return self._traces.get(self.backend.ranks[0] if rank is None else checks.whole(0)("trace, rank", rank), ())
+        recorded = self._recorded.get(self.backend.ranks[0] if rank is None else checks.whole(0)("trace, rank", rank))
+        return recorded() if recorded else ()
 
     def close(self) -> None:
         """Stop the workers. Handles are of no use after it."""

@@ -147,7 +147,7 @@ def run(mesh: Mesh, backend: str, every: int = 1, target: str = "llvm") -> int:
     """Run every case on a backend, or one of so many; how many there were. Raises AssertionError for a wrong number or a wrong trace, or
     where a worker does not know its place.
     """
-    cases = list(asked(mesh))[::every]
+    cases, traces = list(asked(mesh))[::every], []
     with spmd.workers(program(mesh, cases), backend, target, timeout=60.0) as w:
         for axis, column in zip(_axes(mesh), w["positions"](), strict=True):
             assert list(column) == [mesh.index(rank, (axis,)) for rank in range(mesh.size)]
@@ -163,6 +163,8 @@ def run(mesh: Mesh, backend: str, every: int = 1, target: str = "llvm") -> int:
             trace = w.trace()
             sent = [(r.kind, r.axis, r.bytes, r.dtype, r.value, r.call) for r in trace]
             assert sent == [(case.op, case.axis, x[0].nbytes, case.dtype, f"{VALUE}{i}", 0) for i, x in enumerate(given)], case
+            traces.append((next(iter(w._recorded.values())), trace))
+    assert all(recorded() == trace for recorded, trace in traces), "a trace that is listed later is that of its own run"
     return len(cases)
 
 

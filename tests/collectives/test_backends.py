@@ -139,6 +139,16 @@ def test_trace(start: Callable[..., Pool]) -> None:
         assert [pool.communicator(r).trace() for r in range(2)] == [(record,)] * 2
 
 
+def test_a_trace_that_is_listed_later(start: Callable[..., Pool]) -> None:
+    """When the next run has begun, and has done something else, it is still that of the run that it was taken after."""
+    pool = start(Mesh(tp=2))
+    taken = []
+    for op, own in (("reduce_scatter", ("sum", 0)), ("all_gather", (0,))):
+        check(pool, "tp", op, data(Mesh(tp=2), (4, 3), "float32"), own)
+        taken.append(pool.communicator(1).recorded())
+    assert [[record.kind for record in recorded()] for recorded in taken] == [["reduce_scatter"], ["all_gather"]]
+
+
 def carry_bundle(op: str, xs: list[np.ndarray], shapes: list[tuple[int, ...]], axis: str, *rest: object) -> list[np.ndarray]:
     """One collective of several tensors."""
     outs = [tvm.runtime.empty(shape, x.dtype.name) for shape, x in zip(shapes, xs, strict=True)]
