@@ -53,10 +53,11 @@ def test_on_mpich() -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_on_processes(workers: int) -> None:
     """With random programs after it, whose plans, numbers and traffic are compared as on threads."""
-    ended = mpirun(workers, "-m", "tests.collectives.mpi_suite", "mpi", 1, 8, forked=workers == 4)
+    ended = mpirun(workers, "-m", "tests.collectives.mpi_suite", "mpi", 1, 8, timeout=900.0, forked=workers == 4)
     assert ended.code == 0, ended.err
     meshes = [str(mesh) for mesh in MESHES if mesh.size == workers]
     assert sorted(set(re.findall(r"^(Mesh.*): \d+ collectives$", ended.out, re.M))) == sorted(meshes)
