@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import tvm
@@ -11,6 +12,8 @@ from tvm.ir import TensorLoad
 
 from .scheduling import is_scheduled
 
+_IN_FLOAT32 = ("bfloat16", "float8", "float6", "float4")
+"""Types that TVM computes in float32."""
 _IF = tvm.ir.Op.get("prim.if_then_else")
 _PATTERN, _OPAQUE = "op_pattern", 8
 """The attribute by which TVM fuses kernels, and its value for one that stays alone."""
@@ -101,5 +104,11 @@ def _casts(kernel: tirx.PrimFunc) -> tuple[bool, list[int]]:
 def _is_narrower(value: Any, other: Any) -> bool:
     """Whether a value is of a type that TVM computes in float32, and the other of one with more digits."""
     kind, wide = str(value.ty.dtype), str(other.ty.dtype)
-    narrow = kind == "bfloat16" or kind.startswith(("float8", "float6", "float4"))
-    return narrow and (wide in ("float32", "float64") or (wide == "float16" and kind != "bfloat16"))
+    return kind.startswith(_IN_FLOAT32) and _digits(kind) < _digits(wide)
+
+
+def _digits(kind: str) -> int:
+    """The bits of a mantissa, with the first, which is not stored; 0 of what is no float."""
+    if found := re.search(r"m(\d)", kind):
+        return int(found[1]) + 1
+    return {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53, "float8_e8m0fnu": 1}.get(kind, 0)

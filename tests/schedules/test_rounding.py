@@ -68,6 +68,13 @@ def test_what_is_cast_back_is_rounded(function, kind):
     np.testing.assert_allclose(run(mod, [x]), BY_NUMPY[function](x, kind), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("wide", "kind"), [("float16", "bfloat16"), ("bfloat16", "float8_e4m3fn"), ("float64", "bfloat16")])
+def test_other_types_are_rounded_too(wide, kind):
+    x = (np.arange(-32, 32).reshape(8, 8) / 4 + 1 / 16 + 1 / 512).astype(getattr(ml_dtypes, wide, wide))
+    mod = module([(x.shape, wide)], lambda builder, args: builder.emit(op.astype(builder.emit(op.astype(args[0], kind)), wide)))
+    np.testing.assert_array_equal(run(mod, [x]), x.astype(getattr(ml_dtypes, kind)).astype(x.dtype))
+
+
 def test_arithmetic_in_bfloat16_is_fused():
     def arithmetic(builder, args):
         small = builder.emit(op.astype(args[0], "bfloat16"))
