@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, does: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
-        said = {"help": text, "description": f"{text[0].upper()}{text[1:]}.", "epilog": of_command(name)}
-        made = commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, **said)
+        said, form = f"{text[0].upper()}{text[1:]}.", argparse.RawDescriptionHelpFormatter
+        made = commands.add_parser(name, help=text, description=said, epilog=of_command(name), formatter_class=form)
         made.set_defaults(does=does)
         if name != "run":
             made.add_argument("--json", action="store_true", help="print one object of JSON instead of text")
