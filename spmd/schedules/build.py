@@ -10,7 +10,6 @@ from tvm import relax, tirx
 from tvm.target import Target
 
 from .conditions import OpaqueConditions
-from .cpu.floats8 import CastFloats8
 from .cpu.unwritten import ReadWritten
 from .donation import WriteDonated
 from .empty import AllocateEmpty
@@ -84,7 +83,6 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
             passes += [SingleTerms(), TypeIndices(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
         passes += [ReadWritten(), Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
-        passes += [CastFloats8()]
     else:
         passes += [ReadBeforeMerge()] + [BoundRegisters()] * (target.kind.name == "cuda")
     passes += [MirrorIndices(), OpaqueConditions()]  # and after they put them together

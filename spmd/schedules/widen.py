@@ -1,4 +1,4 @@
-"""Arithmetic in half precision and in 8 bits done in float32: faster on CPUs, which would convert around every step, and more exact."""
+"""Half-precision arithmetic done in float32: faster on CPUs, which would convert around every step, and more exact."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 
 from .cpu.analysis import is_reduction_block
-from .cpu.floats8 import FORMATS
 from .cpu.product import right_read
 from .scheduling import is_scheduled
 
@@ -23,7 +22,7 @@ _FUNCTIONS = frozenset(f"tirx.{n}" for n in ["exp", "exp2", "log", "sqrt", "rsqr
 
 @tirx.transform.prim_func_pass(opt_level=0, name="spmd.WidenHalf")
 class WidenHalf:
-    """Each stored float16, bfloat16 or 8-bit value is computed in float32 and rounded once; sums accumulate in float32.
+    """Each stored float16 or bfloat16 value is computed in float32 and rounded once; sums accumulate in float32.
 
     Explicit casts still round. Functions marked `tirx.is_scheduled` stay as they are.
     """
@@ -51,7 +50,7 @@ def widen(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 def is_half(dtype: object) -> bool:
     """Whether arithmetic in `dtype` is to be widened."""
-    return str(dtype) in ("float16", "bfloat16", *FORMATS)
+    return str(dtype) in ("float16", "bfloat16")
 
 
 def _has_half_stores(body: tirx.Stmt) -> bool:

@@ -12,7 +12,6 @@ from tvm.target import Target
 
 from spmd.run.library import Bound, Library, load, resolved_target
 from spmd.schedules.build import TURN
-from spmd.schedules.cpu.floats8 import CastFloats8
 
 UNOPTIMIZED = {"kind": "llvm", "opt-level": 0}
 """The target of programs that run once: LLVM's optimizer would take longer than they do."""
@@ -43,8 +42,7 @@ def linked(library: Library) -> Library:
 def _pipeline(target: Target) -> tvm.transform.Pass:
     stages: Any = relax.backend.cpu_generic.pipeline
     listed = (stages.library_dispatch_passes, stages.legalize_passes, stages.dataflow_lower_passes, stages.finalize_passes)
-    # The casts of TVM to 8 bits are wrong.
-    kept = [step for passes in listed for step in passes(target) if step.info.name not in _LEFT_OUT] + [CastFloats8()]
+    kept = [step for passes in listed for step in passes(target) if step.info.name not in _LEFT_OUT]
 
     @tvm.transform.module_pass(opt_level=0, name="spmd.testing.plain")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
