@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ShardingError(ValueError):
@@ -16,6 +17,10 @@ class ShardingError(ValueError):
     def __init__(self, where: str, what: str, way_out: str = "") -> None:
         self.where, self.what, self.way_out = where, what, way_out
         super().__init__(f"{where}: {what}." + (f" {way_out}" if way_out else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Processes send it to one another."""
+        return ShardingError, (self.where, self.what.removesuffix("."), self.way_out)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

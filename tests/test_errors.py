@@ -1,6 +1,7 @@
 """Each error by its text, where no test of its own room asks for it: what a user does, and what the error says."""
 
 import json
+import pickle
 import re
 import tempfile
 from dataclasses import replace
@@ -201,6 +202,14 @@ class Unreduced(tuple):
     UNCONSTRAINED, unreduced = None, frozenset({"tp"})
 
 
+def unsigned():
+    """A program whose operator TVM has no code for."""
+    builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType([4], "uint8"))
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(relax.op.negative(x)))
+    return builder.finalize()
+
+
 ERRORS = {
     "what is returned": (lambda: returning("main.up"), "(<Sharding [-, -]>,)) follows from its decisions. Plan this module"),
     "a hint and a spec": (
@@ -271,6 +280,11 @@ ERRORS = {
         "function 'main': it has 3 operators, and the oracle takes functions of one. Take it apart",
     ),
     "a handle of another": (given_what_is_of_another, "its handle was made for something else"),
+    "what TVM cannot compile": (
+        lambda: spmd.workers(unsigned()),
+        "workers(): TVM cannot compile the program for llvm: InternalError: Check failed: (value >= 0) is false",
+    ),
+    "what TVM cannot build": (lambda: spmd.build(unsigned()), "build(): TVM cannot compile the program for llvm: InternalError: "),
     "a target": (lambda: spmd.workers(spmd.shard(Mlp, 2), target="no such"), "workers(), target: "),
 }
 
@@ -280,6 +294,13 @@ def test_what_it_says(name):
     mistake, text = ERRORS[name]
     with pytest.raises(ShardingError, match=re.escape(text)):
         mistake()
+
+
+def test_it_is_the_same_in_another_process():
+    wrong = ShardingError("here", "it is wrong")
+    for error in (wrong, ShardingError("here", "it is wrong", "Mend it."), dialect._Restored(f"{wrong}")):
+        sent = pickle.loads(pickle.dumps(error))
+        assert str(sent) == str(error) and sent.where == "here"
 
 
 def test_a_file_that_is_no_text(tmp_path):

@@ -9,15 +9,17 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from spmd.testing import Case, assert_all_equivalent
-from spmd.testing.programs import DIVISIBLE, SIZES, loops, meshes, programs, specs
+from spmd.testing.programs import DIVISIBLE, NARROW, SIZES, loops, meshes, programs, specs
 
 ONE_SLICE = 250
 LIFT = 16
 """The tensors of these programs are small."""
 
 
-def drawn(number, count, on=None, of=None):
-    """`count` programs of one or two functions, always the same for the same number; `on`: a strategy of their meshes, `of`: of others."""
+def drawn(number, count, on=None, of=None, narrow=NARROW):
+    """`count` programs of one or two functions, always the same for the same number; `on`: a strategy of their meshes, `of`: of others;
+    `narrow`: types that they are rounded to.
+    """
     cases = []
 
     @seed(number)
@@ -25,7 +27,7 @@ def drawn(number, count, on=None, of=None):
     @given(st.data())
     def draw(data):
         large = data.draw(st.sampled_from(range(10))) == 0
-        plain = programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_")
+        plain = programs(functions=2 if large else 1, operators=30 if large else 12, prefix=f"f{len(cases)}_", narrow=narrow)
         mod = data.draw(of(prefix=f"f{len(cases)}_") if of else plain)
         mesh = data.draw(on or meshes(6))
         cases.append(Case(mod, mesh, data.draw(specs(mod, mesh, DIVISIBLE, LIFT)), SIZES, DIVISIBLE, LIFT))

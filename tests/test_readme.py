@@ -1,5 +1,5 @@
-"""Every Python block of the README and of the tours in docs/ (tour.md, extending.md, training.md) runs, one after another, and prints what
-the text block after it says; so do the examples in docs/ that are written as at a prompt.
+"""Every Python block of the README and of the tours in docs/ (tour.md, extending.md, training.md, frontends.md) runs, one after another,
+and prints what the text block after it says; so do the examples in docs/ that are written as at a prompt.
 """
 
 import doctest
@@ -19,10 +19,12 @@ PREDICTED = re.compile(r"[\d.]+ us\b")
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 3), *((DOCS / name, least) for name, least in (("tour.md", 4), ("extending.md", 5), ("training.md", 4)))],
+    [(README, 3), *((DOCS / f"{name}.md", least) for name, least in (("tour", 4), ("extending", 5), ("training", 4), ("frontends", 1)))],
     ids=lambda p: getattr(p, "name", ""),
 )
 def test_python_blocks_print_what_the_text_says(page, least):
+    if page.stem == "frontends":
+        pytest.importorskip("torch")
     names: dict[str, object] = {"__name__": page.stem}
     text = page.read_text(encoding="utf-8")
     blocks = [(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(text)]

@@ -23,17 +23,12 @@ from spmd.verify import verify
 from spmd.weights import command as weights
 
 from . import as_json
+from .examples import of_all, of_command
 from .modules import module_of
 from .options import add_module, add_planning, module_and_wishes, planned, tp_plan
 from .traced import traced
 
-_EXAMPLES = """examples:
-  python -m spmd explain model.py --mesh tp=4 --profile h100 --html plan.html
-  python -m spmd plan model.onnx --mesh dp=2,tp=2 --divisible batch=2 -o plan.json
-  python -m spmd shard model.onnx --plan plan.json -o sharded/
-  python -m spmd compare plan.json other.json
-  python -m spmd scaling model.onnx --profile h100 --workers 1,2,4,8 --svg scaling.svg
-  python -m spmd run -n 2 script.py
+_EPILOG = f"""{of_all()}
 
 With --json, a command prints one object, and nothing else on stdout.
 0 is returned where all went well, 1 after an error, which is one line on stderr, 2 for options that are none, 130 after Ctrl-C."""
@@ -44,14 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m spmd",
         description="Plans of Relax modules, and programs that run on several processes.",
-        epilog=_EXAMPLES,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"spmd {version('spmd')}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, does: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        said, form = f"{text[0].upper()}{text[1:]}.", argparse.RawDescriptionHelpFormatter
+        made = commands.add_parser(name, help=text, description=said, epilog=of_command(name), formatter_class=form)
         made.set_defaults(does=does)
         if name != "run":
             made.add_argument("--json", action="store_true", help="print one object of JSON instead of text")

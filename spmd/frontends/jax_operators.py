@@ -29,9 +29,13 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
 _LOGICAL: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "and": (Op.logical_and, Op.bitwise_and),
     "or": (Op.logical_or, Op.bitwise_or),
+    "xor": (Op.logical_xor, Op.bitwise_xor),
     "not": (Op.logical_not, Op.bitwise_not),
 }
 _REDUCED: dict[str, Callable[..., Any]] = {"reduce_sum": Op.sum, "reduce_max": Op.max, "reduce_min": Op.min}
+_OF_BOOLEANS: dict[str, Callable[..., Any]] = {"reduce_or": Op.max, "reduce_and": Op.min}
+_OF_NUMBERS = ("max", "min", "lt", "le", "gt", "ge", *_REDUCED, *_OF_BOOLEANS)
+"""What TVM has for numbers only: booleans are 0 and 1 there."""
 _SAME = ("stop_gradient", "copy", "copy_p")
 _CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "checkpoint", "closed_call", "remat")
 _MOST_FACTORS = 8
@@ -95,12 +99,18 @@ class Reader:
         params, shape = equation.params, [int(dim) for dim in equation.outvars[0].aval.shape]
         dtypes = [str(var.aval.dtype) for var in equation.invars]
         shapes = [[int(dim) for dim in var.aval.shape] for var in equation.invars]
-        if name in _ELEMENTWISE:
-            return _ELEMENTWISE[name](*given)
+        if name in _OF_BOOLEANS and dtypes[0] != "bool":
+            raise Unknown(f"{name!r} is known of booleans")
+        if name in _OF_NUMBERS and dtypes[0] == "bool":
+            found = self._builder.emit(_plain(name, params, [self._builder.emit(Op.astype(x, "int8")) for x in given]))
+            return Op.astype(found, "bool")
+        if name in ("neg", "sign") and dtypes[0].startswith("uint"):
+            zero, one = (relax.const(np.full((), value, dtypes[0])) for value in (0, 1))
+            return Op.subtract(zero, given[0]) if name == "neg" else Op.minimum(given[0], one)
+        if name in _ELEMENTWISE or name in _REDUCED:
+            return _plain(name, params, given)
         if name in _LOGICAL:
             return _LOGICAL[name][dtypes[0] != "bool"](*given)
-        if name in _REDUCED:
-            return _REDUCED[name](given[0], axis=list(params["axes"]))
         return getattr(self, f"_{name}")(params, given, shapes, dtypes, shape)
 
     def _div(self, params: Any, given: _Values, shapes: list[list[int]], dtypes: list[str], shape: list[int]) -> Any:
@@ -193,9 +203,15 @@ class Reader:
         return Op.take(given[0], self._builder.emit(Op.reshape(given[1], shapes[1][:-1])), axis=0)
 
 
+def _plain(name: str, params: Any, given: _Values) -> Any:
+    """What has one operator of Relax for it."""
+    reduced = {**_REDUCED, **_OF_BOOLEANS}.get(name)
+    return reduced(given[0], axis=list(params["axes"])) if reduced else _ELEMENTWISE[name](*given)
+
+
 KNOWN = tuple(
     sorted(
-        {*_ELEMENTWISE, *_LOGICAL, *_REDUCED, *_SAME, *_CALLS}
+        {*_ELEMENTWISE, *_LOGICAL, *_REDUCED, *_OF_BOOLEANS, *_SAME, *_CALLS}
         | {"div", "integer_pow", "convert_element_type", "select_n", "clamp", "reshape", "squeeze", "transpose", "broadcast_in_dim"}
         | {"concatenate", "slice", "iota", "dot_general", "gather"}
     )

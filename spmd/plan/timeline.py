@@ -88,7 +88,8 @@ class Timeline:
     def to_json(self) -> str:
         """Trace events, which Perfetto reads: a process a worker, with rows for functions, compute, collectives and what is exposed.
 
-        Times are in microseconds, from the first span of each timeline on.
+        Times are in microseconds, from the first span of each timeline on, to a nanosecond: Perfetto keeps no more, and drops what begins
+        before the one before it ends.
         """
         parts = (self, *self.beside)
         events = [event for at, part in enumerate(parts) for event in part._events(at, len(parts))]
@@ -111,7 +112,8 @@ class Timeline:
                 if any(s.kind == kind for s in shown):
                     yield {"ph": "M", "pid": process, "tid": track, "name": "thread_name", "args": {"name": kind}}
             for s in shown:
-                times = {"ts": 1e6 * (s.start - begin), "dur": 1e6 * s.seconds}
+                start, end = _nanoseconds(s.start - begin), _nanoseconds(s.end - begin)
+                times = {"ts": start / 1000, "dur": (end - start) / 1000}
                 yield {
                     "ph": "X",
                     "pid": process,
@@ -121,6 +123,11 @@ class Timeline:
                     **times,
                     "args": dict(s.details),
                 }
+
+
+def _nanoseconds(seconds: float) -> int:
+    """A time as a whole number, the same for two that differ by what adding up rounds off."""
+    return round(round(1e9 * seconds, 3))
 
 
 def _joined(ranges: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

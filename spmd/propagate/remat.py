@@ -108,7 +108,7 @@ def _both(
 def _noted(decision: Decision, fastest: Decision, before: int, now: int, count: int) -> Decision:
     """A decision that says what is made again, and what it costs."""
     times = f"{decision.solution.cost * 1e6:.1f} us, not {fastest.solution.cost * 1e6:.1f} us"
-    note = f"{count} values are made again: a worker holds {gigabytes(now)}, not {gigabytes(before)}, and it takes {times}"
+    note = f"{count} values are made again: a worker holds {gigabytes(now)}, not {gigabytes(before)}, and it costs {times}"
     return replace(decision, notes=[*decision.notes, note])
 
 

@@ -160,7 +160,19 @@ def build(sharded: Sharded | tvm.IRModule, target: Any = "llvm") -> Library:
     """Compile what `spmd.shard` gives, or a plain IRModule, once: to be exported, or run by `spmd.workers` on any backend of the target."""
     resolved = resolved_target("build(), target", target)
     bound = Bound.of(sharded, rows=True)
-    return bound.library(compile_module(bound.mod, resolved), resolved)
+    return bound.library(compiled("build()", bound.mod, resolved), resolved)
+
+
+def compiled(where: str, mod: tvm.IRModule, target: Target) -> Any:
+    """`mod` as an executable. What TVM cannot compile it says with errors of its own, which are told with ours."""
+    try:
+        return compile_module(mod, target)
+    except Exception as error:
+        if isinstance(error, ShardingError) or type(error) is RuntimeError:  # as TVM passes on Ctrl-C
+            raise
+        said = str(error).strip().splitlines() or [""]
+        what = f"TVM cannot compile the program for {target.kind.name}: {type(error).__name__}: {said[-1]}"
+        raise ShardingError(where, what, "TVM's own error, above this one, shows where; it may lack code for a type.") from error
 
 
 @door(folder=checks.path)

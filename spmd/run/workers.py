@@ -20,7 +20,6 @@ from spmd.placement.arrays import weights_of
 from spmd.placement.mesh import Mesh
 from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.plan.timeline import Timeline
-from spmd.schedules import build
 from spmd.weights import Folder, Source
 from spmd.weights.checkpoint import Shards
 from spmd.weights.opened import opened
@@ -28,7 +27,7 @@ from spmd.weights.opened import opened
 from . import arguments
 from .arguments import Binder, Handle
 from .donation import Donation, donates
-from .library import Bound, Library, Sharded, program, resolved_target
+from .library import Bound, Library, Sharded, compiled, program, resolved_target
 from .watch import Watch
 
 
@@ -203,7 +202,7 @@ def _compiled(sharded: Sharded | tvm.IRModule, backend: Backend, target: Any) ->
     bound = Bound.of(sharded, backend.rows)
     resolved = resolved_target("workers(), target", target)
     backend.accept(resolved)
-    executable = backend.once(lambda: build(bound.mod, resolved))
+    executable = backend.once(lambda: compiled("workers()", bound.mod, resolved))
     backend.adopt(executable)
     return bound.library(executable, resolved)
 

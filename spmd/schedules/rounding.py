@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import tvm
@@ -11,13 +12,17 @@ from tvm.ir import TensorLoad
 
 from .scheduling import is_scheduled
 
+_IN_FLOAT32 = ("bfloat16", "float8", "float6", "float4")
+"""Types that TVM computes in float32."""
+_IF = tvm.ir.Op.get("prim.if_then_else")
 _PATTERN, _OPAQUE = "op_pattern", 8
 """The attribute by which TVM fuses kernels, and its value for one that stays alone."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="spmd.KeepRounding")
 class KeepRounding:
-    """What is cast to bfloat16 or to fewer bits, and cast back by who reads it, is a kernel of its own.
+    """What is cast to bfloat16 or to fewer bits, and cast back by who reads it, is a kernel of its own; so it is where what moves it, or
+    takes the larger of two, stands between.
 
     Within one kernel TVM 0.27 makes `x` of ``float32(bfloat16(x))``, even by way of a buffer. Arithmetic in bfloat16 is fused: it is done
     in float32, and rounded once.
@@ -31,30 +36,52 @@ class KeepRounding:
             return mod
         found: set[tvm.ir.GlobalVar] = set()
         for function in (f for _, f in mod.functions_items() if isinstance(f, relax.Function)):
-            made: dict[Any, tvm.ir.GlobalVar] = {}
-            for call, var in _calls(function):
-                kernel, given = call.args[0], call.args[1]
-                back = _casts(kernels[kernel])[1] if kernel in kernels else []
-                found.update(made[arg] for place, arg in enumerate(given.fields) if arg in made and place in back)
+            made: dict[Any, set[tvm.ir.GlobalVar]] = {}
+            for kernel, given, var in _calls(function):
+                before = [made.get(arg, set[Any]()) for arg in given]
+                if kernel is None or (kernel in kernels and _rounds_nothing(kernels[kernel])):
+                    made[var] = set().union(*before)
+                elif kernel in kernels:
+                    found.update(*(before[place] for place in _casts(kernels[kernel])[1] if place < len(before)))
                 if kernel in rounding:
-                    made[var] = kernel
+                    made[var] = {kernel}
         if not found:
             return mod
         functions = {gv: f.with_attr(_PATTERN, _OPAQUE) if gv in found else f for gv, f in mod.functions_items()}
         return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
 
 
-def _calls(function: relax.Function) -> list[tuple[Any, relax.Var]]:
-    """The calls of kernels by a function, in order, and what they make."""
-    found: list[tuple[Any, relax.Var]] = []
+def _calls(function: relax.Function) -> list[tuple[tvm.ir.GlobalVar | None, list[Any], relax.Var]]:
+    """The calls of kernels by a function, in order, with what they take and what they make; None for a field of what one made."""
+    found: list[tuple[tvm.ir.GlobalVar | None, list[Any], relax.Var]] = []
 
     def see(binding: relax.VarBinding) -> None:
         call: Any = binding.value
         if isinstance(call, relax.Call) and str(getattr(call.op, "name", "")) == "relax.call_tir" and isinstance(call.args[1], relax.Tuple):
-            found.append((call, binding.var))
+            found.append((call.args[0], list(call.args[1].fields), binding.var))
+        elif isinstance(call, relax.TupleGetItem):
+            found.append((None, [call.tuple_value], binding.var))
 
     tvm_ffi.structural_walk(function.body, ((relax.VarBinding,), see))
     return found
+
+
+def _rounds_nothing(kernel: tirx.PrimFunc) -> bool:
+    """Whether all that a kernel stores is what it has read, or a number."""
+    stores: list[Any] = []
+    tvm_ffi.structural_walk(kernel.body, (tirx.BufferStore, stores.append))
+    return all(_is_chosen(store.value) for store in stores)
+
+
+def _is_chosen(value: Any) -> bool:
+    """Whether a value is one that was read, a number, or one of two such, the larger for example."""
+    if isinstance(value, tirx.Select):
+        return _is_chosen(value.true_value) and _is_chosen(value.false_value)
+    if isinstance(value, tirx.Max | tirx.Min):
+        return _is_chosen(value.a) and _is_chosen(value.b)
+    if isinstance(value, tvm.ir.Call):
+        return value.op.same_as(_IF) and all(map(_is_chosen, value.args[1:]))
+    return isinstance(value, TensorLoad | tirx.FloatImm | tirx.IntImm)
 
 
 def _casts(kernel: tirx.PrimFunc) -> tuple[bool, list[int]]:
@@ -77,5 +104,11 @@ def _casts(kernel: tirx.PrimFunc) -> tuple[bool, list[int]]:
 def _is_narrower(value: Any, other: Any) -> bool:
     """Whether a value is of a type that TVM computes in float32, and the other of one with more digits."""
     kind, wide = str(value.ty.dtype), str(other.ty.dtype)
-    narrow = kind == "bfloat16" or kind.startswith(("float8", "float6", "float4"))
-    return narrow and (wide in ("float32", "float64") or (wide == "float16" and kind != "bfloat16"))
+    return kind.startswith(_IN_FLOAT32) and _digits(kind) < _digits(wide)
+
+
+def _digits(kind: str) -> int:
+    """The bits of a mantissa, with the first, which is not stored; 0 of what is no float."""
+    if found := re.search(r"m(\d)", kind):
+        return int(found[1]) + 1
+    return {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53, "float8_e8m0fnu": 1}.get(kind, 0)

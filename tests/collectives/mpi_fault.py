@@ -126,6 +126,17 @@ class Program:
         return z
 
 
+@I.ir_module
+class NotCompiled:
+    """TVM negates no unsigned numbers."""
+
+    @R.function
+    def main(x: R.Tensor((4, 8), "float32")):
+        y = R.astype(x, "uint8")
+        z = R.negative(y)
+        return z
+
+
 def leaf(name: str, shape: tuple[int, ...], sharding: str) -> Leaf:
     return Leaf(name, shape, "float32", Sharding.parse(sharding, shape))
 
@@ -193,6 +204,8 @@ def soft(w: spmd.run.workers.Workers) -> None:
         MPIBackend.library = "another MPI"  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises((CollectiveError, WorkerError), match=r"(?s)workers disagree on what to run.*another MPI"):
         spmd.workers(sharded(), backend="mpi")
+    with pytest.raises(ShardingError, match=r"workers\(\): TVM cannot compile the program for llvm: .*from negative value"):
+        spmd.workers(sharded(NotCompiled), backend="mpi")
     goes_on()
     print("went on", flush=True)
 

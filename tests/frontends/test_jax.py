@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from tvm import relax
 
 import spmd
 from spmd import P
+from spmd.frontends import jax_operators
 
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
@@ -37,6 +39,9 @@ FUNCTIONS = {
     "a row for each": (lambda x, b: x + b[:, None], (array(8, 8), array(8))),
     "powers and bounds": (lambda x: jnp.clip(x**3, -1, 1) + 1 / x**-2, (array(4, 8),)),
     "parts": (lambda x: jnp.concatenate([x[:, 1:3], x[::2, :2].repeat(2, 0)], 1), (array(4, 8),)),
+    "booleans compared": (lambda x, y: ((x > 0) <= (y > 0)) ^ jnp.maximum(x > 1, y > 0) ^ ((x > 0) > (y > 1)), (array(4, 8), array(4, 8))),
+    "any and all": (lambda x: (jnp.any(x > 1, 1), jnp.all(x > -2, 0), jnp.max(x > 0), jnp.min(x > 0, 1)), (array(4, 8),)),
+    "unsigned": (lambda x: (-x, jnp.sign(x), jnp.abs(x)), (np.arange(0, 256, 8, "uint8").reshape(4, 8),)),
     "gradient": (jax.grad(lambda w, x: (jax.nn.relu(x @ w) ** 2).sum()), (array(8, 8), array(4, 8))),
     "block": (block, (PARAMS, IDS)),
 }
@@ -74,8 +79,16 @@ def test_inputs_have_the_paths_of_their_leaves_and_specs_split_them():
         (lambda: spmd.from_jax(lambda x: x // 2, np.ones(2, "int32")), "not known"),
         (lambda: spmd.from_jax(lambda x: x[np.array([0, 1]), np.array([1, 0])], array(4, 4)), "'gather' is known of rows"),
         (lambda: spmd.from_jax(lambda x: jnp.take(x, np.array([7]), axis=0), array(4, 4)), "'gather' is known of rows"),
+        (lambda: spmd.from_jax(jnp.power, array(4), np.ones(4, "int32")), r"'pow' of R.Tensor\(\(4,\).* fails in TVM: TypeError: Binary"),
+        (lambda: spmd.from_jax(lambda x: jax.lax.reduce_or(x, (0,)), np.arange(4)), "'reduce_or' is known of booleans"),
     ],
 )
 def test_what_is_refused(call, message):
     with pytest.raises(spmd.ShardingError, match=message):
         call()
+
+
+def test_a_value_of_another_shape_than_jax_says_is_refused(monkeypatch):
+    monkeypatch.setitem(jax_operators._REDUCED, "reduce_sum", lambda x, axis: relax.op.sum(x, axis, keepdims=True))
+    with pytest.raises(spmd.ShardingError, match=r"'reduce_sum' makes float32\[1, 4\], where JAX has float32\[4\]"):
+        spmd.from_jax(lambda x: x.sum(0), array(3, 4))

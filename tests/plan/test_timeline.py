@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -39,6 +40,7 @@ def test_totals():
 
 def checked(text):
     """The events of a trace, after what the format asks of each."""
+    assert not re.search(r"\d[eE][-+]?\d", re.sub(r'"[^"]*"', "", text)), "Perfetto takes numbers with an exponent for others"
     data = json.loads(text)
     events = data["traceEvents"]
     for event in events:
@@ -56,17 +58,19 @@ def checked(text):
 
 
 def nests(events):
-    """Whether of any two events of a row one is in the other, or over before it, to a nanosecond: a viewer draws no others."""
-    rows: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    """Whether of any two events of a row one is in the other, or over before it, in whole nanoseconds: a viewer draws no others."""
+    rows: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for e in events:
         if e["ph"] == "X":
-            rows.setdefault((e["pid"], e["tid"]), []).append((e["ts"], e["ts"] + e["dur"]))
+            start, long = (round(1000 * e[key]) for key in ("ts", "dur"))
+            assert (start / 1000, long / 1000) == (e["ts"], e["dur"])
+            rows.setdefault((e["pid"], e["tid"]), []).append((start, start + long))
     for row in rows.values():
-        around: list[float] = []
+        around: list[int] = []
         for start, end in sorted(row, key=lambda times: (times[0], -times[1])):
-            while around and around[-1] <= start + 1e-3:
+            while around and around[-1] <= start:
                 around.pop()
-            if around and end > around[-1] + 1e-3:
+            if around and end > around[-1]:
                 return False
             around.append(end)
     return True
@@ -76,6 +80,15 @@ def test_what_overlaps_does_not_nest():
     assert not nests(checked(LINE.to_json()))
     apart = {0: [Span(COMPUTE, "a", 0.0, 2.0), Span(COMPUTE, "b", 2.0, 1.0), Span(COMPUTE, "in a", 0.5, 1.0)]}
     assert nests(checked(Timeline("traced", apart).to_json()))
+
+
+def test_what_follows_begins_where_the_one_before_ends():
+    """Times of less than a nanosecond, and sums of them that are rounded otherwise than the ends of spans."""
+    spans, at = list[Span](), 0.0
+    for number in range(3000):
+        spans.append(Span(COMPUTE, f"{number}", at, (number % 7) * 1.23e-10))
+        at += spans[-1].seconds + (1e-17 if number % 3 else -1e-17)
+    assert nests(checked(Timeline("predicted", {0: spans}).to_json()))
 
 
 def test_the_json_is_a_trace_that_perfetto_reads():

@@ -33,14 +33,29 @@ def after_a_sum(builder, args, kind):
     return there_and_back(builder, [builder.emit(op.add(total, relax.const(1.0, "float32")))], kind)
 
 
+def moved(builder, args, kind):
+    """By another order, a part, one of two and the larger of two, which round nothing themselves."""
+    small = builder.emit(op.permute_dims(builder.emit(op.astype(args[0], kind))))
+    pair = builder.emit(op.split(small, 2))
+    chosen = builder.emit(op.where(relax.const(np.tri(4, 8) > 0), *(builder.emit(relax.TupleGetItem(pair, i)) for i in (1, 0))))
+    most = builder.emit(op.max(builder.emit(op.concat([chosen, builder.emit(op.nn.relu(chosen))], 0)), [1]))
+    return builder.emit(op.astype(most, "float32"))
+
+
 def rounded(x, kind):
     return x.astype(getattr(ml_dtypes, kind, kind)).astype("float32")
+
+
+def by_numpy_moved(x):
+    chosen = np.where(np.tri(4, 8) > 0, x.T[4:], x.T[:4])
+    return np.concatenate([chosen, np.maximum(chosen, 0)]).max(1)
 
 
 BY_NUMPY = {
     there_and_back: rounded,
     scaled: lambda x, kind: rounded(x / np.float32(3), kind) * np.float32(3),
     summed: lambda x, kind: rounded(x, kind).sum(1),
+    moved: lambda x, kind: by_numpy_moved(rounded(x, kind)),
     after_a_sum: lambda x, kind: rounded(x.sum(1) + np.float32(1), kind),
 }
 
@@ -51,6 +66,13 @@ def test_what_is_cast_back_is_rounded(function, kind):
     x = np.arange(-32, 32).reshape(8, 8).astype("float32") / 4 + np.float32(1 / 16 + 1 / 512)
     mod = module([(x.shape, "float32")], lambda builder, args: function(builder, args, kind))
     np.testing.assert_allclose(run(mod, [x]), BY_NUMPY[function](x, kind), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("wide", "kind"), [("float16", "bfloat16"), ("bfloat16", "float8_e4m3fn"), ("float64", "bfloat16")])
+def test_other_types_are_rounded_too(wide, kind):
+    x = (np.arange(-32, 32).reshape(8, 8) / 4 + 1 / 16 + 1 / 512).astype(getattr(ml_dtypes, wide, wide))
+    mod = module([(x.shape, wide)], lambda builder, args: builder.emit(op.astype(builder.emit(op.astype(args[0], kind)), wide)))
+    np.testing.assert_array_equal(run(mod, [x]), x.astype(getattr(ml_dtypes, kind)).astype(x.dtype))
 
 
 def test_arithmetic_in_bfloat16_is_fused():

@@ -6,7 +6,7 @@ whose result jumps where its argument hardly changes (comparisons, argmax and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -27,7 +27,7 @@ from .maker import BLOCKS, SYMBOLIC
 from .write import write
 from .writes import STORE
 
-__all__ = ["DIVISIBLE", "SIZES", "loops", "meshes", "programs", "specs"]
+__all__ = ["DIVISIBLE", "NARROW", "SIZES", "loops", "meshes", "programs", "specs"]
 
 Draw = Callable[[Any], Any]
 
@@ -36,13 +36,16 @@ SIZES = {f"n{size}": size for size in SYMBOLIC}
 DIVISIBLE = {f"n{size}": by for size, by in BLOCKS.items()}
 """What some of them are said to be divisible by: `divisible` of `assert_equivalent`."""
 
+NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+"""Types of few digits that CPUs run: `narrow` of `programs`."""
+
 
 @st.composite
-def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = "f") -> tvm.IRModule:
+def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = "f", narrow: Sequence[str] = ()) -> tvm.IRModule:
     """Modules of 1 to `functions` public functions of 1 to about `operators` operators each, and private ones that they call.
 
     Some have constants, which functions share. The names of functions and of weights start with `prefix`. A symbolic size is named ``n``
-    and the number that it stands for.
+    and the number that it stands for. Floats are cast to types of `narrow` and back: not every target has them.
 
     Hypothesis draws a few bytes, of which all else follows: left to itself, it repeats a third of them and favours the smallest. What fails
     is made small by `spmd.testing.shrink`.
@@ -52,11 +55,11 @@ def programs(draw: Draw, functions: int = 6, operators: int = 12, prefix: str = 
     helpers: list[tuple[Any, list[Any]]] = []
     constants: list[Any] | None = [] if dice.randint(0, 3) == 0 else None
     if dice.randint(0, 4) == 0:
-        params = write(dice, bb, f"{prefix}_private", 3, None, constants, [], private=True)
+        params = write(dice, bb, f"{prefix}_private", 3, None, constants, [], private=True, narrow=narrow)
         helpers.append((next(g for g in bb.get().get_global_vars() if g.name_hint == f"{prefix}_private"), params))
     weights: list[Any] | None = [] if dice.randint(0, 1) else None
     for i in range(dice.randint(1, functions)):
-        write(dice, bb, f"{prefix}{i}", operators, weights, constants, helpers)
+        write(dice, bb, f"{prefix}{i}", operators, weights, constants, helpers, narrow=narrow)
     return bb.finalize()
 
 

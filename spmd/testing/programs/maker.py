@@ -44,6 +44,8 @@ class Maker:
     """Private functions, with their parameters."""
     values: list[Any] = field(default_factory=list[Any])
     params: list[Any] = field(default_factory=list[Any])
+    narrow: Sequence[str] = ()
+    """Types of few digits, to which floats are cast and back."""
     exact: set[int] = field(default_factory=set[int])
     """Hashes of floats that no rounding has touched: what jumps may look at them."""
     bounds: dict[int, float] = field(default_factory=dict[int, float])

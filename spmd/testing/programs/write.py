@@ -51,6 +51,7 @@ OPERATORS = [
     _Operator(elementwise.logic, "b"),
     _Operator(elementwise.where, "fi", exact=True),
     _Operator(elementwise.cast, "fib", exact=True),
+    _Operator(elementwise.rounded, "f", 1, symbolic=True, exact=True, often=2),
     _Operator(elementwise.reduce, "fi", symbolic=True),
     _Operator(elementwise.scan, "fi", symbolic=True),
     _Operator(elementwise.softmax, "f", symbolic=True),
@@ -101,14 +102,16 @@ def write(
     constants: list[Any] | None,
     helpers: Any,
     private: bool = False,
+    narrow: Sequence[str] = (),
 ) -> Any:
     """One function of 1 to `most` operators; it returns what nothing else reads. Gives its variable and its parameters' types.
 
     With `weights`, all parameters but the first few are weights, which join that list; with `constants`, some of them are constants.
+    Floats are cast to types of `narrow` and back.
     """
     dtype = dice.choice(["float64"] * 6 + ["float32"] * 2 + ["float16"]) if not private else "float64"
     symbolic = not private and dice.randint(0, 7) == 0
-    maker = Maker(dice, bb, name, dtype, helpers=helpers if dtype == "float64" else [])
+    maker = Maker(dice, bb, name, dtype, helpers=helpers if dtype == "float64" else [], narrow=narrow)
     if symbolic:  # the size that it stands for is its name's
         maker.symbol = tvm.tirx.Var(f"n{dice.choice(SYMBOLIC)}", "int64")
     first = [_parameter(maker, symbolic and i == 0) for i in range(dice.randint(1, 2))]
