@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import tvm_ffi
 from tvm import relax
 
 from .expressions import is_float, size_of, storage
-from .field import PRIME, of_floats, signed
+from .field import PRIME, Array, of_floats, signed
 from .opaque import Cache
 from .undecided import Undecided
 from .values import Sizes, Tensor
@@ -21,11 +23,20 @@ UNTOLD = 3
 """A symbolic size of which nothing is said; where it is divisible by something, it is twice that."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """One of several runs of a function."""
+
+    seed: int
+    turn: int = 0
+    turns: int = 1
+
+
 class Arguments:
     """Makes the arguments of one function: every integer is below `high`, but for those of `given`, by parameter."""
 
-    def __init__(self, seed: int, high: int, sizes: Mapping[str, int], divisible: Mapping[str, int], given: Mapping[str, Any]) -> None:
-        self.seed, self.high, self.sizes, self.divisible, self.given = seed, high, sizes, divisible, given
+    def __init__(self, run: Run, high: int, sizes: Mapping[str, int], divisible: Mapping[str, int], given: Mapping[str, Any]) -> None:
+        self.run, self.high, self.sizes, self.divisible, self.given = run, high, sizes, divisible, given
         self._symbols: dict[Any, int] = {}
 
     def of(self, func: Any) -> list[Any]:
@@ -63,7 +74,7 @@ class Arguments:
         if name in self.given:
             array = np.asarray(self.given[name])
             return Tensor(of_floats(array, dtype) if is_float(dtype) else array.astype(storage(dtype)), dtype)
-        key = hashlib.blake2b(f"{self.seed} {place}".encode(), digest_size=8).digest()
+        key = hashlib.blake2b(f"{self.run.seed} {place}".encode(), digest_size=8).digest()
         dice = np.random.default_rng(int.from_bytes(key, "little"))
         if is_float(dtype):
             return Tensor(dice.integers(2, PRIME, shape), dtype)
@@ -71,9 +82,16 @@ class Arguments:
             return Tensor(dice.integers(0, 2**32, shape).astype("uint32"), dtype)
         if dtype == "bool":
             return Tensor(dice.integers(0, 2, shape).astype(bool), dtype)
-        count = int(np.prod(shape))  # as many different ones as there can be: two that are equal may be exchanged unseen
+        return Tensor(self._integers(int(np.prod(shape)), dice).reshape(shape).astype(storage(dtype)), dtype)
+
+    def _integers(self, count: int, dice: np.random.Generator) -> Array:
+        """As many different ones as there can be: two that are equal may be exchanged unseen. Few ones of many are spread evenly over all
+        runs together, as those of one worker may be wrong.
+        """
+        if count * self.run.turns <= self.high:
+            return dice.permutation((np.arange(count) * self.run.turns + self.run.turn) * self.high // (count * self.run.turns))
         dealt = np.concatenate([dice.permutation(self.high) for _ in range(-(-count // self.high) or 1)])
-        return Tensor(dealt[:count].reshape(shape).astype(storage(dtype)), dtype)
+        return dealt[:count]
 
 
 def _ordered(func: Any) -> set[Any]:
@@ -88,12 +106,17 @@ def _sorted(x: Tensor) -> Tensor:
     return Tensor(x.data[order], x.dtype)
 
 
-def has_integers(func: Any, told: Collection[str] = ()) -> bool:
-    """Whether a function is given integers, but for parameters that are told: they are few, and one run says less of them."""
+def fewest_integers(func: Any, told: Collection[str] = ()) -> int | None:
+    """The fewest that a parameter of integers has, but for parameters that are told; None where there is none. They are few, and one run
+    says less of them.
+    """
 
-    def found(ty: Any) -> bool:
+    def found(ty: Any) -> list[int]:
         if isinstance(ty, relax.TupleType):
-            return any(map(found, ty.fields))
-        return isinstance(ty, relax.TensorType) and not is_float(str(ty.dtype))
+            return [count for inner in ty.fields for count in found(inner)]
+        if not isinstance(ty, relax.TensorType) or is_float(str(ty.dtype)):
+            return []
+        sizes = ty.shape.values if isinstance(ty.shape, relax.ShapeExpr) else ()
+        return [math.prod(int(s) if isinstance(s, tvm.tirx.IntImm) else UNTOLD for s in sizes)]
 
-    return any(found(p.ty) for p in func.params if p.name not in told)
+    return min((count for p in func.params if p.name not in told for count in found(p.ty)), default=None)

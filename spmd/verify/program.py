@@ -86,12 +86,14 @@ class Program:
             self._running.clear()
             return self._function(self.mod[name], name, list(range(self.mesh.size)), args)
         except Wrong as wrong:
-            raise Wrong(f"{self._at}: {wrong}") from wrong
+            raise Wrong(f"{self._at}: {wrong}" if self._at else str(wrong)) from wrong
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # shapes that do not fit, as NumPy says it
             raise Wrong(f"{self._at}: {error}") from error
 
     def _function(self, func: Any, name: str, ranks: list[int], args: Sequence[Column]) -> Column:
         frame = Frame(name, ranks)
+        if len(func.params) != len(args):
+            raise Wrong(f"{name!r} takes {len(func.params)} arguments, and is given {len(args)}")
         for param, column in zip(func.params, args, strict=True):
             frame.variables[param] = column
             self._bind_sizes(param.ty, column, frame)
@@ -413,10 +415,10 @@ def _is_pure(name: str) -> bool:
     return name == "relax.call_tir" or name in ALONE or name in SAME
 
 
-def _called(e: Any, name: str, args: list[Any]) -> tuple[str, list[Any], list[int]]:
-    """The name of a packed function or an operator without loops, what it is given, and what it writes of that."""
+def _called(e: Any, name: str, args: list[Any]) -> tuple[str, list[Any], list[int] | None]:
+    """The name of a packed function or an operator without loops, what it is given, and what it writes of that, None where nobody says."""
     if isinstance(e.op, relax.ExternFunc):
-        return str(e.op.global_symbol), args, list(range(len(args)))
+        return str(e.op.global_symbol), args, None
     if name in ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed") and isinstance(args[0], relax.ExternFunc):
         given = list(args[1]) if name == "relax.call_dps_packed" else args[1:]
         written = [int(i) for i in e.attrs.inplace_indices] if name == "relax.call_inplace_packed" else []

@@ -13,15 +13,15 @@ from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 
 from . import request, signature
-from .arguments import has_integers
+from .arguments import Run, fewest_integers
 from .field import PRIME
 from .pair import Asked, Pair
 from .pieces import PIECE, NotInPieces, Pieces, Relations
 from .shrink import LARGE, TOO_LARGE, NotShrunk, shrunk, work
 from .signature import Signature
 
-_ROUNDS = 4
-"""Runs of a function that is given integers."""
+_ROUNDS, _MOST_ROUNDS = 4, 16
+"""Runs of a function that is given integers: more where these are fewer than workers."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def verify(
     placed_outputs = request.placements("outputs", request.named("outputs", outputs, request.results(mod)))
     given = request.arrays(request.named("arguments", arguments, request.parameters(mod)))
     told = {name: request.number(f"sizes[{name!r}]", n, 0) for name, n in request.named("sizes", sizes, request.symbols(mod)).items()}
-    signatures = signature.of_plan(plan, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
+    signatures = signature.of_plan(plan, mod, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
     first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
     asked = Asked(workers, told, plan.divisible if plan is not None else {}, given, first, rounds and count)
     proofs, left = _by_pieces(mod, local, signatures, asked) if not given else ([], signatures)
@@ -110,10 +110,15 @@ def _evaluated(
     pair = Pair(mod, local, asked, held or Relations())
     for name, one in signatures.items():
         told = [key.split(".", 1)[1] for key in asked.arguments if key.startswith(f"{name}.")]
-        more = _ROUNDS if asked.rounds is None and has_integers(mod[name], told) else asked.rounds or 1
-        for number in range(asked.seed, asked.seed + more):
-            pair.check(name, one, number)
+        turns = asked.rounds or _rounds(fewest_integers(mod[name], told), asked.mesh)
+        for turn in range(turns):
+            pair.check(name, one, Run(asked.seed + turn, turn, turns))
     return Proof(tuple(signatures), pair.elements, tuple(dict.fromkeys(pair.undecided)), pair.runs, smaller)
+
+
+def _rounds(integers: int | None, mesh: Mesh) -> int:
+    """How often a function is run, of which a parameter has so few integers: so that some are of each worker's part."""
+    return 1 if integers is None else min(max(_ROUNDS, -(-mesh.size // max(integers, 1))), _MOST_ROUNDS)
 
 
 def _by_pieces(
