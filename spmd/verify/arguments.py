@@ -21,6 +21,11 @@ from .values import Sizes, Tensor
 
 UNTOLD = 3
 """A symbolic size of which nothing is said; where it is divisible by something, it is twice that."""
+_ORDERED = {
+    *("relax.maximum", "relax.minimum", "relax.clip", "relax.where", "relax.max", "relax.min", "relax.sort", "relax.topk"),
+    *("relax.abs", "relax.sign", "relax.nn.relu", "relax.nn.leakyrelu", "relax.call_tir"),
+}
+"""Operators that give one thing or another, as the order of what they are given says; of kernels nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,26 @@ def fewest_integers(func: Any, told: Collection[str] = ()) -> int | None:
     """The fewest that a parameter of integers has, but for parameters that are told; None where there is none. They are few, and one run
     says less of them.
     """
+    counts = [n for p in func.params if p.name not in told for n, dtype in _tensors(p.ty) if not is_float(dtype)]
+    return min(counts, default=None)
 
-    def found(ty: Any) -> list[int]:
-        if isinstance(ty, relax.TupleType):
-            return [count for inner in ty.fields for count in found(inner)]
-        if not isinstance(ty, relax.TensorType) or is_float(str(ty.dtype)):
-            return []
-        sizes = ty.shape.values if isinstance(ty.shape, relax.ShapeExpr) else ()
-        return [math.prod(int(s) if isinstance(s, tvm.tirx.IntImm) else UNTOLD for s in sizes)]
 
-    return min((count for p in func.params if p.name not in told for count in found(p.ty)), default=None)
+def fewest_decisions(func: Any) -> int | None:
+    """The fewest elements of what depends on an order of floats, as the least of one and a norm: of one element a run sees one case."""
+    calls, counts = list[Any](), list[int]()
+    tvm_ffi.structural_walk(func.body, ((tvm.ir.Call,), calls.append))
+    for call in calls:
+        given = any(is_float(dtype) for arg in call.args for _, dtype in _tensors(getattr(arg, "ty", None)))
+        is_ordered = isinstance(call.op, tvm.ir.Op) and call.op.name in _ORDERED
+        counts += [n for n, dtype in _tensors(call.ty) if n and given and (is_ordered or not is_float(dtype))]
+    return min(counts, default=None)
+
+
+def _tensors(ty: Any) -> list[tuple[int, str]]:
+    """Of each tensor in a type how many elements it has, as far as that is known, and of which type they are."""
+    if isinstance(ty, relax.TupleType):
+        return [found for inner in ty.fields for found in _tensors(inner)]
+    if not isinstance(ty, relax.TensorType):
+        return []
+    sizes = ty.shape.values if isinstance(ty.shape, relax.ShapeExpr) else ()
+    return [(math.prod(int(s) if isinstance(s, tvm.tirx.IntImm) else UNTOLD for s in sizes), str(ty.dtype))]

@@ -155,3 +155,33 @@ def test_large_and_small_constants():
     assert spmd.verify(Large, Large, mesh=2)
     with pytest.raises(ShardingError, match="numbers wrong"):
         spmd.verify(Large, One, mesh=2)
+
+
+@I.ir_module
+class Clipped:
+    @R.function
+    def main(x: R.Tensor((8, 6), "float32")):
+        norm = R.sum(R.multiply(x, x))
+        scale = R.minimum(R.divide(R.const(1.0, "float32"), norm), R.const(1.0, "float32"))
+        y = R.multiply(x, scale)
+        return y
+
+
+@I.ir_module
+class ClippedByPart:
+    """Each worker by the norm of its own rows."""
+
+    @R.function
+    def main(x: R.Tensor((4, 6), "float32")):
+        norm = R.sum(R.multiply(x, x))
+        scale = R.minimum(R.divide(R.const(1.0, "float32"), norm), R.const(1.0, "float32"))
+        y = R.multiply(x, scale)
+        return y
+
+
+@pytest.mark.parametrize("seed", range(0, 160, 16))
+def test_one_number_that_decides(seed):
+    """The least of one and a norm is one in half of all runs, and says nothing of the norm then."""
+    rows = Sharding.parse("[tp, -]", (8, 6))
+    with pytest.raises(ShardingError, match="numbers wrong"):
+        spmd.verify(Clipped, ClippedByPart, mesh=2, inputs={"main.x": rows}, outputs={"main": rows}, seed=seed)
