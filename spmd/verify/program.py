@@ -43,7 +43,6 @@ class Step:
     name: str
     operator: str
     values: Column
-    operands: list[Column]
 
 
 @dataclass
@@ -202,8 +201,7 @@ class Program:
         frame.variables[binding.var] = values
         self._bind_sizes(binding.ty if isinstance(binding, relax.MatchCast) else binding.var.ty, values, frame)
         if self.steps is not None and len(frame.ranks) == self.mesh.size and isinstance(binding.value, tvm.ir.Call):
-            operands = [self._leaf(arg, frame) for arg in _tensors(binding.value)]
-            self.steps.append(Step(frame.function, binding.var.name, _operator(binding.value), values, operands))
+            self.steps.append(Step(frame.function, binding.var.name, _operator(binding.value), values))
 
     def _branch(self, e: Any, frame: Frame) -> Column:
         """Where workers go different ways, each way is gone by those that take it: a collective there would lack the others."""
@@ -434,9 +432,3 @@ def _operator(e: Any) -> str:
     if isinstance(first, tvm.ir.GlobalVar):
         return first.name_hint
     return str(first.global_symbol) if isinstance(first, relax.ExternFunc) else f"R.{e.op.name.removeprefix('relax.')}"
-
-
-def _tensors(e: Any) -> list[Any]:
-    """The variables that a call is given."""
-    parts = [part for arg in e.args for part in (arg.fields if isinstance(arg, relax.Tuple) else [arg])]
-    return [part for part in parts if isinstance(part, relax.Var)]

@@ -137,7 +137,8 @@ def other_neighbour(call, around):
     """What is passed on goes to the other side."""
     if not is_collective(call, "permute"):
         return None
-    return like(call, call.args[0], pairs=[[int(b), int(a)] for a, b in call.attrs["pairs"]])
+    pairs = [[int(b), int(a)] for a, b in call.attrs["pairs"]]
+    return like(call, call.args[0], pairs=pairs) if sorted(pairs) != sorted([int(a), int(b)] for a, b in call.attrs["pairs"]) else None
 
 
 @wrong("in another order")
