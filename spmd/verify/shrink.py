@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax, tirx
 
 from spmd.placement.mesh import Mesh
 
+from .expressions import is_float
 from .signature import Place, Segment, Signature, Split
 from .sizes import KEPT, Sizes
 
@@ -64,7 +66,7 @@ def shrunk(
 ) -> tuple[tvm.IRModule, tvm.IRModule, dict[str, Signature]]:
     """The two modules and their placements at smaller sizes, or `NotShrunk`."""
     sizes = Sizes()
-    one, many = _Program(mod, sizes), _Program(local, sizes)
+    one, many = _Program(mod, sizes, mesh), _Program(local, sizes, mesh)
     made = {name: _signature(one, many, name, s, mesh) for name, s in signatures.items()}
     value = sizes.solved()
     if value is None:
@@ -89,8 +91,9 @@ _OPEN = -1
 class _Program:
     """One module: the variables of its sizes, what they must fulfil, and the module with other numbers."""
 
-    def __init__(self, mod: tvm.IRModule, sizes: Sizes) -> None:
+    def __init__(self, mod: tvm.IRModule, sizes: Sizes, mesh: Mesh) -> None:
         self.mod, self.sizes, self._kernels, self._kinds = mod, sizes, dict[Any, Any](), dict[Any, Any]()
+        self._workers = sorted({mesh.size, *mesh.axes.values()} - {1})
         for func in mod.functions.values():
             if isinstance(func, relax.Function):
                 for param in func.params:
@@ -121,9 +124,16 @@ class _Program:
             sizes = ty.shape.values if isinstance(ty, relax.TensorType) and isinstance(ty.shape, relax.ShapeExpr) else ()
             found.append(self._variables((self._kinds.get(value, value), i), sizes))
         if isinstance(value, tvm.ir.GenericConst):
+            self._check_places(value)
             for n in found[0]:
                 self.sizes.fixed(n)
         return found
+
+    def _check_places(self, e: Any) -> None:
+        """Integers of a constant may be places, which would be others at smaller sizes; up to the number of workers they are not."""
+        is_integer = isinstance(e.value, tvm.runtime.Tensor) and not is_float(str(e.value.dtype))
+        if is_integer and np.abs(e.value.numpy().astype("int64")).max(initial=0) > max(KEPT, *self._workers, 0):
+            raise NotShrunk("a constant has integers that may be places")
 
     def _variables(self, place: Any, sizes: Any) -> Dims:
         known = [_number(s) if isinstance(s, tirx.IntImm) else None for s in sizes]
@@ -150,7 +160,10 @@ class _Program:
             sizes.total(out[0][int(call.attrs.axis)], [dims[int(call.attrs.axis)] for dims in given])
         elif name == "relax.split":
             axis = int(call.attrs.axis)
-            sizes.total(given[0][axis], [dims[axis] for dims in out])
+            parts = [dims[axis] for dims in out]
+            sizes.total(given[0][axis], parts)
+            for i in range(1, len(parts)):
+                self._stays(given[0][axis], parts[:i])
         elif name == "relax.strided_slice":
             self._slice(call, given[0], out[0])
         elif name.startswith("relax.spmd.") and given:
@@ -177,6 +190,21 @@ class _Program:
         for axis, a, b in zip(axes, first, last, strict=True):
             begin, end = self._marks(call, given[axis], axis, a, b)
             self.sizes.total(end, (begin, out[axis]))
+            self._stays(given[axis], [begin])
+            self._stays(given[axis], [end])
+
+    def _stays(self, whole: int, parts: list[int]) -> None:
+        """Where some parts of a dimension end is in the same worker's share as before, of those that may share it: what is left out
+        would be that of other workers.
+        """
+        sizes = self.sizes
+        number, end = sizes.numbers[whole], sum(sizes.numbers[n] for n in parts)
+
+        def test(n: int, *each: int) -> bool:
+            shared = [w for w in self._workers if n >= w and (n % w == 0) == (number % w == 0)]
+            return all(_place_of(sum(each), n, w) == _place_of(end, number, w) for w in shared)
+
+        sizes.fulfil(("stays", number, end), (whole, *parts), test, is_equality=False)
 
     def _marks(self, call: Any, dim: int, axis: int, first: int, last: int) -> tuple[int, int]:
         """The variables of where a slice begins and ends."""
@@ -351,6 +379,12 @@ def _split(sizes: Sizes, split: Any, whole: int, held: int, mesh: Mesh) -> Calla
         return Split(split.axes, tuple(new))
 
     return made
+
+
+def _place_of(at: int, size: int, workers: int) -> tuple[int, bool]:
+    """In whose share of a dimension a place is, and whether it begins there."""
+    share = -(-size // workers)
+    return at // share, at % share == 0
 
 
 def _share(pieces: Sequence[int], units: Sequence[int], workers: int) -> int:
