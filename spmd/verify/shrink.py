@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 
 from spmd.placement.mesh import Mesh
 
@@ -30,6 +30,8 @@ LARGE = 1 << 27
 TOO_LARGE = 1 << 36
 """Multiplications from which on nothing is evaluated."""
 _UNTOLD = 3
+_NO_PLACE = 16
+"""Up to this number kernels count bits and the like."""
 _REDUCTIONS = ("relax.mean", "relax.sum", "relax.variance")
 _ATTENTION = "vm.builtin.attention_kv_cache_attention_with_fused_qkv"
 
@@ -224,17 +226,23 @@ class _Program:
         return self.sizes.at(("count", number), number)
 
     def _kernel(self, func: Any, used: Dims) -> None:
-        """Numbers that a kernel computes with stay; of two sizes of which one is so many times the other it stays so."""
-        stores: list[Any] = []
+        """Numbers that a kernel computes with stay; of two sizes of which one is so many times the other it stays so. Any other large one
+        may be a place.
+        """
+        parts: list[Any] = []
         numbers: list[Any] = []
-        tvm_ffi.structural_walk(func.body, ((tirx.BufferStore,), stores.append))
-        for store in stores:
-            for part in (store.value, *store.indices):
-                tvm_ffi.structural_walk(part, ((tirx.IntImm,), numbers.append))
+        tvm_ffi.structural_walk(func.body, ((tirx.BufferStore, tirx.IfThenElse, s_tir.SBlockRealize), parts.append))
+        for part in parts:
+            stored = (part.value, *part.indices) if isinstance(part, tirx.BufferStore) else ()
+            for e in stored or (getattr(part, "condition", getattr(part, "predicate", None)),):
+                tvm_ffi.structural_walk(e, ((tirx.IntImm,), numbers.append))
         by_number = {self.sizes.numbers[n]: n for n in used}
         own = {abs(int(n)) for n in numbers} - by_number.keys() - {0, 1}
-        for a, b in ((a, b) for a in by_number for b in by_number if b and a % b == 0 and a // b in own):
+        pairs = [(a, b) for a in by_number for b in by_number if b and a % b == 0 and a // b in own]
+        for a, b in pairs:
             self.sizes.product([by_number[a]], [by_number[b]], a // b)
+        if strange := own - {a // b for a, b in pairs} - set(range(max(_NO_PLACE, *self._workers, 0) + 1)):
+            raise NotShrunk(f"a kernel computes with {min(strange)}, which may be a place")
 
     def resized(self, value: Mapping[int, int]) -> tvm.IRModule:
         """The module with these numbers for its variables. Raises `NotShrunk` where it is no program."""

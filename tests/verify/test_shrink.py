@@ -3,6 +3,7 @@
 import pytest
 from tvm.script import ir as I
 from tvm.script import relax as R
+from tvm.script import tirx as T
 
 import spmd
 from spmd import P, Sharding, ShardingError
@@ -144,8 +145,27 @@ class Masked:
         return y
 
 
-def test_places_are_no_smaller_ones():
+@I.ir_module(s_tir=True)
+class MaskedByAKernel:
+    @T.prim_func(private=True, s_tir=True)
+    def mask(h: T.Buffer((4096, 6144), "float32"), y: T.Buffer((4096, 6144), "float32")):
+        for i, j in T.grid(4096, 6144):
+            with T.sblock("mask"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                y[vi, vj] = T.if_then_else(vi < 2000, h[vi, vj], T.float32(0))
+
+    @R.function
+    def main(x: R.Tensor((4096, 8192), "float32"), w: R.Tensor((8192, 6144), "float32")):
+        cls = MaskedByAKernel
+        h = R.matmul(x, w)
+        y = R.call_tir(cls.mask, (h,), out_ty=R.Tensor((4096, 6144), "float32"))
+        return y
+
+
+@pytest.mark.parametrize(("masked", "text"), [(Masked, "a constant has integers"), (MaskedByAKernel, "a kernel computes with 2000")])
+def test_places_are_no_smaller_ones(masked, text):
     """A mask from row 2000 on masks nothing at smaller sizes."""
-    proof = spmd.verify(Unmasked, Masked, mesh=8)
+    proof = spmd.verify(Unmasked, masked, mesh=8)
     assert not proof
-    assert "a constant has integers that may be places" in proof.undecided[0]
+    assert text in proof.undecided[0]
+    assert "may be" in proof.undecided[0]
