@@ -200,6 +200,8 @@ class _Program:
         would be that of other workers.
         """
         sizes = self.sizes
+        if _OPEN in (whole, *parts):
+            return
         number, end = sizes.numbers[whole], sum(sizes.numbers[n] for n in parts)
 
         def test(n: int, *each: int) -> bool:
