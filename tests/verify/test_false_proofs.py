@@ -185,3 +185,32 @@ def test_one_number_that_decides(seed):
     rows = Sharding.parse("[tp, -]", (8, 6))
     with pytest.raises(ShardingError, match="numbers wrong"):
         spmd.verify(Clipped, ClippedByPart, mesh=2, inputs={"main.x": rows}, outputs={"main": rows}, seed=seed)
+
+
+@I.ir_module
+class TwoBatches:
+    @R.function
+    def main(x: R.Tensor((4, 6), "float32"), z: R.Tensor((4, 6), "float32")):
+        first = R.sum(x, axis=[0])
+        second = R.sum(z, axis=[0])
+        y = R.add(first, second)
+        return y
+
+
+@I.ir_module
+class ReducedEarly:
+    """The sum over workers comes before the second batch is done."""
+
+    @R.function
+    def main(x: R.Tensor((2, 6), "float32"), z: R.Tensor((2, 6), "float32")):
+        first = R.sum(x, axis=[0])
+        reduced = R.spmd.all_reduce(first, axis="dp", kind="sum", value="first", workers=2)
+        second = R.sum(z, axis=[0])
+        y = R.add(reduced, second)
+        return y
+
+
+def test_a_reduction_before_the_second_batch():
+    rows = Sharding.parse("[dp, -]", (4, 6))
+    with pytest.raises(ShardingError, match="numbers wrong"):
+        spmd.verify(TwoBatches, ReducedEarly, mesh=spmd.Mesh(dp=2), inputs={"main.x": rows, "main.z": rows})
