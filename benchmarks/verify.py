@@ -1,6 +1,6 @@
 """What `spmd.verify` proves: large models with time and memory, then every row of the operator table, random programs and small models.
 
-    python -m benchmarks.verify [--programs 300] [--strategies 2] [--quick]
+    python -m benchmarks.verify [large] [operators] [programs] [models] [--programs 300] [--seed 1000] [--strategies 2] [--quick]
 
 CPU seconds are of `spmd.verify` alone; memory is the most that the process needed, planning included; a new process for each large model.
 Everything else is counted: what is proven, what is undecided, with the reason, and alarms, all of which are false, as these programs are
@@ -43,6 +43,7 @@ from tests.propagate.test_experts import layer
 from tests.test_programs import drawn
 
 MODEL = "llama-3.1-405b"
+PARTS = ["large", "operators", "programs", "models"]
 
 
 @dataclass
@@ -131,16 +132,18 @@ def operators(most: int) -> tuple[Count, Count]:
     return rows, every
 
 
-def programs(count: int) -> Count:
-    """Random programs."""
+def programs(count: int, seed: int) -> Count:
+    """Random programs, with a line after each 250."""
     found = Count()
     for first in range(0, count, 50):
-        for i, case in enumerate(drawn(1000 + first, min(50, count - first))):
+        if first and first % 250 == 0:
+            found.show(f"random programs, the first {first}")
+        for i, case in enumerate(drawn(seed + first, min(50, count - first))):
             known = symbols_of(case.mod)
             sizes = {n: size for n, size in case.sizes.items() if n in known}
             divisible = {n: by for n, by in case.divisible.items() if n in sizes}
             made = spmd.shard(case.mod, case.mesh, case.specs, profile=FREE_LINKS, sizes=sizes, divisible=divisible, lift=case.lift)
-            found.add(f"program {first + i} of seed {1000 + first}", case.mod, made, sizes=sizes)
+            found.add(f"program {i} of seed {seed + first}", case.mod, made, sizes=sizes)
     return found
 
 
@@ -171,22 +174,28 @@ def models() -> Iterator[tuple[str, tvm.IRModule, Any, dict[str, Any]]]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=PARTS, help="which tables to make; all, if none is named")
     parser.add_argument("--programs", type=int, default=300, help="random programs")
+    parser.add_argument("--seed", type=int, default=1000, help="where random programs begin")
     parser.add_argument("--strategies", type=int, default=2, help="strategies of each row of the operator table")
     parser.add_argument("--quick", action="store_true", help="2 layers of each large model, and 10 random programs")
     told = parser.parse_args()
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        rows = [pool.apply(row, (name, 2 if told.quick else layers)) for name, layers in ((MODEL, 126), ("training step, 8B", 32))]
-    print(table(("program", "layers", "mesh", "result", "CPU seconds", "MB"), rows), flush=True)
+    if "large" in told.parts:
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            rows = [pool.apply(row, (name, 2 if told.quick else layers)) for name, layers in ((MODEL, 126), ("training step, 8B", 32))]
+        print(table(("program", "layers", "mesh", "result", "CPU seconds", "MB"), rows), flush=True)
     print("what  proven  undecided  alarms  CPU seconds", flush=True)
-    by_row, by_operator = operators(told.strategies)
-    by_row.show("rows of the operator table")
-    by_operator.show("operators, all of whose rows")
-    programs(10 if told.quick else told.programs).show("random programs")
-    small = Count()
-    for name, mod, sharded, asked in models():
-        small.add(name, mod, sharded, **asked)
-    small.show("models")
+    if "operators" in told.parts:
+        by_row, by_operator = operators(told.strategies)
+        by_row.show("rows of the operator table")
+        by_operator.show("operators, all of whose rows")
+    if "programs" in told.parts:
+        programs(10 if told.quick else told.programs, told.seed).show("random programs")
+    if "models" in told.parts:
+        small = Count()
+        for name, mod, sharded, asked in models():
+            small.add(name, mod, sharded, **asked)
+        small.show("models")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from spmd.placement.mesh import Mesh
 
 from .collectives import reduced
 from .expressions import is_float
-from .field import Array
+from .field import NAN, Array
 from .program import Program
 from .values import Tensor
 
@@ -21,12 +21,21 @@ _ENOUGH = 0.3
 
 def first_wrong(one: Program, many: Program, args: list[Any]) -> str:
     """In words; empty where there is none."""
-    known = _numbers([step.values for step in one.steps or []] + [one.inside, args])
-    for step in many.steps or []:
-        if ranks := _unexplained(step.values, known, many.mesh):
-            where = f"{step.operator} {step.name!r} of {step.function!r}"
-            return f". The first value that is none of the module: {where}, on worker {ranks[0]}"
-    return ""
+    computed = [[step.values for step in one.steps or []], args]
+    known, steps = _numbers([*computed, one.inside]), many.steps or []
+    found = next(((step, ranks) for step in steps if (ranks := _unexplained(step.values, known, many.mesh))), None)
+    if found is None and not (_numbers(computed) == NAN).any():
+        found = next(((step, ranks) for step in steps if (ranks := _unwritten(step.values))), None)
+    if found is None:
+        return ""
+    step, ranks = found
+    return f". The first value that is none of the module: {step.operator} {step.name!r} of {step.function!r}, on worker {ranks[0]}"
+
+
+def _unwritten(column: list[Any]) -> list[int]:
+    """The workers whose value has memory that nobody wrote in it, or what is no number."""
+    floats = [(rank, value) for rank, value in enumerate(column) if isinstance(value, Tensor) and is_float(value.dtype)]
+    return [rank for rank, value in floats if bool((value.data == NAN).any())]
 
 
 def _numbers(values: list[Any]) -> Array:
@@ -61,4 +70,8 @@ def _unexplained(column: list[Any], known: Array, mesh: Mesh) -> list[int]:
 
 
 def _share(value: Tensor, known: Array) -> float:
-    return float(np.isin(value.data, known).mean())
+    """What part of a value is among sorted numbers."""
+    if not known.size:
+        return 0.0
+    places = np.minimum(np.searchsorted(known, value.data), known.size - 1)
+    return float((known[places] == value.data).mean())

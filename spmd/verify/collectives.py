@@ -12,8 +12,6 @@ from .expressions import is_float
 from .field import Array
 from .values import Tensor, Wrong
 
-Group = Sequence[Array]
-"""What the workers that meet have brought, in their order."""
 _WHOLE: dict[str, Callable[[Array], Array]] = {
     "sum": lambda x: x.sum(0, dtype=x.dtype),
     "prod": lambda x: x.prod(0, dtype=x.dtype),

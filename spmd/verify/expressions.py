@@ -255,18 +255,25 @@ class Expressions:
         return term.in_field() if is_float(dtype) and self._in_memory == "field" else term.at
 
 
-def read(memory: Array, indices: list[Any], outside: list[int]) -> Array:
-    """What lies at these places; outside of the memory nothing that was ever written, which is noted."""
+def outside(index: Any, size: int) -> bool:
+    """Whether any of some indices is outside of a dimension."""
+    if np.ndim(index) == 0:
+        return bool(index < 0 or index >= size)
+    return bool(index.size) and bool(index.min() < 0 or index.max() >= size)
+
+
+def read(memory: Array, indices: list[Any], count: list[int]) -> Array:
+    """What lies at these places; outside of the memory nothing that was ever written, which is counted."""
     beyond: Any = None
     for axis, index in enumerate(indices):
         size = memory.shape[axis]
-        if np.size(index) and (np.min(index) < 0 or np.max(index) >= size):
+        if outside(index, size):
             wrong = (index < 0) | (index >= size)
             beyond = wrong if beyond is None else beyond | wrong
             indices[axis] = np.clip(index, 0, max(size - 1, 0))
     if beyond is None:
         return memory[tuple(indices)]
-    outside[0] += int(np.sum(beyond))
+    count[0] += int(np.sum(beyond))
     shape = np.broadcast_shapes(*(np.shape(i) for i in indices))
     nothing = np.asarray(field.NAN if memory.dtype == np.int64 else 77).astype(memory.dtype)
     return np.where(beyond, nothing, memory[tuple(indices)] if memory.size else np.full(shape, nothing))

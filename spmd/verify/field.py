@@ -53,6 +53,8 @@ def of_float(value: float, dtype: str = "float32") -> int:
     if max(abs(found.numerator), found.denominator) > 16 and (n := _square(float(exact), float(allowed))):
         root = function("sqrt", np.array(abs(n)))
         return int(root if n > 0 else inverse(root)) if value > 0 else int(negative(root if n > 0 else inverse(root)))
+    if max(abs(found.numerator), found.denominator) >= PRIME:  # 2 to the power 31 would be 1
+        return int(unknown("constant", np.array(int.from_bytes(np.float64(value).tobytes(), "little", signed=True))))
     return found.numerator * pow(found.denominator, -1, PRIME) % PRIME
 
 

@@ -18,7 +18,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from . import field
-from .expressions import OUTSIDE, Env, Expressions, empty, is_float, loads, variables
+from .expressions import OUTSIDE, Env, Expressions, empty, is_float, loads, outside, variables
 from .field import Array
 from .undecided import Undecided
 
@@ -356,15 +356,15 @@ def _is_ordered(block: Any) -> bool:
 
 def write(env: Env, memory: Array, indices: list[Any], value: Any) -> None:
     """Write where the environment's mask lets it; what is outside of the memory is noted, and not written."""
-    mask = env[_MASK]
+    mask, beyond = env[_MASK], [outside(index, size) for index, size in zip(indices, memory.shape, strict=True)]
+    if mask is None and not any(beyond) and np.shape(value) == np.broadcast_shapes(*map(np.shape, indices)):
+        memory[tuple(indices)] = value
+        return
     *indices, value = np.broadcast_arrays(*indices, value) if mask is None else np.broadcast_arrays(*indices, value, mask)[:-1]
     inside = np.ones(np.shape(value), bool) if mask is None else np.broadcast_to(mask, np.shape(value))
-    for index, size in zip(indices, memory.shape, strict=True):
-        if np.size(index) and (np.min(index) < 0 or np.max(index) >= size):
+    for index, size, is_outside in zip(indices, memory.shape, beyond, strict=True):
+        if is_outside:
             within = (index >= 0) & (index < size)
             env[OUTSIDE][0] += int(np.sum(~within[inside]))
             inside = inside & within
-    if inside.all():
-        memory[tuple(indices)] = value
-    else:
-        memory[tuple(index[inside] for index in indices)] = value[inside]
+    memory[tuple(index[inside] for index in indices)] = value[inside]

@@ -6,6 +6,7 @@ heads are known to be independent: attention on a cache of keys and values.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,12 @@ class Opaque:
     def __init__(self, known: Opaque | None = None) -> None:
         self.known = known
         self.calls: set[str] = set()
+        self._made: Counter[tuple[int, str]] = Counter()
 
-    def call(self, name: str, args: list[Any], in_place: list[int], out: Any, rank: int) -> Any:
-        """What a packed function gives, and leaves in what it writes."""
+    def call(self, name: str, args: list[Any], in_place: list[int] | None, out: Any, rank: int) -> Any:
+        """What a packed function gives, and leaves in what it writes: all that it is given, where `in_place` is None. Such a function may
+        give something else when it is called again.
+        """
         if name == FUSED:
             return _attention(*args, out=out)
         if name in _CREATE:
@@ -56,6 +60,9 @@ class Opaque:
         if name in (_OWN, _MERGE) or (name == _PAST and (args[1], _LATENT) in args[0].history):
             return _by_heads(name, args, out)
         key = f"{name} {digest(tuple(args))} {out}"
+        if in_place is None:
+            self._made[rank, key] += 1
+            key, in_place = f"{key} call {self._made[rank, key]}", list(range(len(args)))
         self.calls.add(key)
         for arg in args:
             if isinstance(arg, Cache):

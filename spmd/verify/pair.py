@@ -14,7 +14,7 @@ from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 
 from . import placed, signature
-from .arguments import Arguments
+from .arguments import Arguments, Run
 from .blame import first_wrong
 from .expressions import is_float
 from .field import NAN, of_floats
@@ -64,17 +64,17 @@ class Pair:
         self._ways[which].append(ways[0])
         return self._forced
 
-    def check(self, name: str, one: Signature, seed: int) -> None:
+    def check(self, name: str, one: Signature, run: Run) -> None:
         """One function on one choice of numbers; where it branches, also each way."""
         for forced in (None, True, False) if self._branches else (None,):
             self._forced = forced
             try:
-                self._run(name, one, seed)
+                self._run(name, one, run)
             except Undecided as undecided:
                 self.undecided.append(f"{name}: {undecided}")
 
-    def _run(self, name: str, one: Signature, seed: int) -> None:
-        make, args, expected = self._module(name, seed)
+    def _run(self, name: str, one: Signature, run: Run) -> None:
+        make, args, expected = self._module(name, run)
         self.runs += 1
         before = args if self._one.shares else make.of(self._source[name])
         self._many.opaque = Opaque(self._one.opaque)
@@ -97,12 +97,12 @@ class Pair:
             blamed = self._blamed(name, before, make, one)
             raise ShardingError(f"verify, {name!r}", f"{wrong}{blamed}", "The per-worker program is wrong there.") from wrong
 
-    def _module(self, name: str, seed: int) -> tuple[Arguments, list[Any], Any]:
+    def _module(self, name: str, run: Run) -> tuple[Arguments, list[Any], Any]:
         """Arguments whose integers point outside no more than zeros do, what the module leaves in them, and what it gives."""
         given = {key.split(".", 1)[1]: value for key, value in self.given.items() if key.startswith(f"{name}.")}
 
         def tried(high: int) -> tuple[Arguments, list[Any], Any]:
-            make = Arguments(seed, high, self.sizes, self.divisible, given)
+            make = Arguments(run, high, self.sizes, self.divisible, given)
             args = make.of(self._source[name])
             self._one.outside, self._one.opaque = 0, Opaque()
             return make, args, self._expected(name, args)
@@ -160,8 +160,11 @@ class Pair:
     def _compare(self, expected: Any, column: list[Any], place: Any, where: str) -> None:
         """Raise `Wrong` at the first number that is another one; what cannot be decided is noted."""
         unknown = next((v for v in (expected, *column) if isinstance(v, Unknown)), None)
+        strange = next((rank for rank, v in enumerate(column) if _form(v) != _form(expected)), None)
         if unknown is not None:
             self.undecided.append(f"{where}: {unknown.why}")
+        elif strange is not None:
+            raise Wrong(f"{where} on worker {strange} is {_form(column[strange])}, and not {_form(expected)}")
         elif isinstance(expected, tuple) and not isinstance(expected, Sizes):
             for i, one in enumerate(expected):
                 self._compare(one, [v[i] for v in column], place[i] if isinstance(place, tuple) else None, f"{where}[{i}]")
@@ -200,13 +203,21 @@ class Pair:
     def _blamed(self, name: str, args: list[Any], make: Arguments, one: Signature) -> str:
         """The first value of the per-worker program that is none of the module, in words."""
         self._one.steps, self._many.steps = [], []
-        fresh = make.of(self._source[name])
+        fresh, self._one.opaque = make.of(self._source[name]), Opaque()
+        self._many.opaque = Opaque(self._one.opaque)
         try:
             self._one.run(name, [[arg] for arg in fresh])
             self._many.run(name, self._columns(args, one, make))
         except (Wrong, Undecided):
             pass  # what ran before it stopped is looked at
         return first_wrong(self._one, self._many, args)
+
+
+def _form(value: Any) -> str:
+    """What kind of a value it is, in words."""
+    if isinstance(value, tuple) and not isinstance(value, Sizes):
+        return f"a tuple of {len(value)}"  # pyright: ignore[reportUnknownArgumentType]
+    return "a tensor" if isinstance(value, Tensor) else "a cache" if isinstance(value, Cache) else "a number, shape or text"
 
 
 def _constant(data: Any) -> Tensor:

@@ -43,7 +43,6 @@ class Step:
     name: str
     operator: str
     values: Column
-    operands: list[Column]
 
 
 @dataclass
@@ -86,12 +85,14 @@ class Program:
             self._running.clear()
             return self._function(self.mod[name], name, list(range(self.mesh.size)), args)
         except Wrong as wrong:
-            raise Wrong(f"{self._at}: {wrong}") from wrong
+            raise Wrong(f"{self._at}: {wrong}" if self._at else str(wrong)) from wrong
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # shapes that do not fit, as NumPy says it
             raise Wrong(f"{self._at}: {error}") from error
 
     def _function(self, func: Any, name: str, ranks: list[int], args: Sequence[Column]) -> Column:
         frame = Frame(name, ranks)
+        if len(func.params) != len(args):
+            raise Wrong(f"{name!r} takes {len(func.params)} arguments, and is given {len(args)}")
         for param, column in zip(func.params, args, strict=True):
             frame.variables[param] = column
             self._bind_sizes(param.ty, column, frame)
@@ -200,8 +201,7 @@ class Program:
         frame.variables[binding.var] = values
         self._bind_sizes(binding.ty if isinstance(binding, relax.MatchCast) else binding.var.ty, values, frame)
         if self.steps is not None and len(frame.ranks) == self.mesh.size and isinstance(binding.value, tvm.ir.Call):
-            operands = [self._leaf(arg, frame) for arg in _tensors(binding.value)]
-            self.steps.append(Step(frame.function, binding.var.name, _operator(binding.value), values, operands))
+            self.steps.append(Step(frame.function, binding.var.name, _operator(binding.value), values))
 
     def _branch(self, e: Any, frame: Frame) -> Column:
         """Where workers go different ways, each way is gone by those that take it: a collective there would lack the others."""
@@ -413,10 +413,10 @@ def _is_pure(name: str) -> bool:
     return name == "relax.call_tir" or name in ALONE or name in SAME
 
 
-def _called(e: Any, name: str, args: list[Any]) -> tuple[str, list[Any], list[int]]:
-    """The name of a packed function or an operator without loops, what it is given, and what it writes of that."""
+def _called(e: Any, name: str, args: list[Any]) -> tuple[str, list[Any], list[int] | None]:
+    """The name of a packed function or an operator without loops, what it is given, and what it writes of that, None where nobody says."""
     if isinstance(e.op, relax.ExternFunc):
-        return str(e.op.global_symbol), args, list(range(len(args)))
+        return str(e.op.global_symbol), args, None
     if name in ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed") and isinstance(args[0], relax.ExternFunc):
         given = list(args[1]) if name == "relax.call_dps_packed" else args[1:]
         written = [int(i) for i in e.attrs.inplace_indices] if name == "relax.call_inplace_packed" else []
@@ -432,9 +432,3 @@ def _operator(e: Any) -> str:
     if isinstance(first, tvm.ir.GlobalVar):
         return first.name_hint
     return str(first.global_symbol) if isinstance(first, relax.ExternFunc) else f"R.{e.op.name.removeprefix('relax.')}"
-
-
-def _tensors(e: Any) -> list[Any]:
-    """The variables that a call is given."""
-    parts = [part for arg in e.args for part in (arg.fields if isinstance(arg, relax.Tuple) else [arg])]
-    return [part for part in parts if isinstance(part, relax.Var)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,17 @@ from spmd.errors import ShardingError
 from spmd.placement.mesh import Mesh
 
 from . import request, signature
-from .arguments import has_integers
+from .arguments import Run, fewest_decisions, fewest_integers
 from .field import PRIME
 from .pair import Asked, Pair
 from .pieces import PIECE, NotInPieces, Pieces, Relations
 from .shrink import LARGE, TOO_LARGE, NotShrunk, shrunk, work
 from .signature import Signature
 
-_ROUNDS = 4
-"""Runs of a function that is given integers."""
+_ROUNDS, _MOST_ROUNDS = 4, 16
+"""Runs of a function that is given integers: more where these are fewer than workers."""
+_DECISIONS = 8
+"""What depends on an order of floats has so many elements in all runs of a function."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def verify(
     `sharded` is what `spmd.shard` gives, or a per-worker module that somebody wrote: then `mesh` is its workers, and `inputs`
     (``"main.x"``) and `outputs` (``"main"``, ``"main[0]"``) give `Sharding`s, for all that is not whole. `sizes` says for which symbolic
     sizes it is shown; `arguments` gives arrays for parameters whose integers cannot be arbitrary, by ``"main.x"``. Each of `rounds` runs
-    a function on other numbers, by default one for floats and four where there are integers: docs/verify.md says what is left to chance.
+    a function on other numbers, by default one, and more where there are integers or few elements depend on an order: docs/verify.md says
+    what is left to chance.
     """
     request.module("mod", mod)
     plan, local = getattr(sharded, "plan", None), getattr(sharded, "mod", sharded)
@@ -79,7 +82,7 @@ def verify(
     placed_outputs = request.placements("outputs", request.named("outputs", outputs, request.results(mod)))
     given = request.arrays(request.named("arguments", arguments, request.parameters(mod)))
     told = {name: request.number(f"sizes[{name!r}]", n, 0) for name, n in request.named("sizes", sizes, request.symbols(mod)).items()}
-    signatures = signature.of_plan(plan, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
+    signatures = signature.of_plan(plan, mod, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
     first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
     asked = Asked(workers, told, plan.divisible if plan is not None else {}, given, first, rounds and count)
     proofs, left = _by_pieces(mod, local, signatures, asked) if not given else ([], signatures)
@@ -110,10 +113,17 @@ def _evaluated(
     pair = Pair(mod, local, asked, held or Relations())
     for name, one in signatures.items():
         told = [key.split(".", 1)[1] for key in asked.arguments if key.startswith(f"{name}.")]
-        more = _ROUNDS if asked.rounds is None and has_integers(mod[name], told) else asked.rounds or 1
-        for number in range(asked.seed, asked.seed + more):
-            pair.check(name, one, number)
+        turns = asked.rounds or _rounds(mod[name], told, asked.mesh)
+        for turn in range(turns):
+            pair.check(name, one, Run(asked.seed + turn, turn, turns))
     return Proof(tuple(signatures), pair.elements, tuple(dict.fromkeys(pair.undecided)), pair.runs, smaller)
+
+
+def _rounds(func: Any, told: Collection[str], mesh: Mesh) -> int:
+    """How often a function is run: so that few integers are of each worker's part, and few decisions go each way."""
+    integers, decisions = fewest_integers(func, told), fewest_decisions(func)
+    of_integers = 1 if integers is None else max(_ROUNDS, -(-mesh.size // max(integers, 1)))
+    return min(max(of_integers, 1 if decisions is None else -(-_DECISIONS // decisions)), _MOST_ROUNDS)
 
 
 def _by_pieces(

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 
 from spmd.placement.mesh import Mesh
 
+from .expressions import is_float
 from .signature import Place, Segment, Signature, Split
 from .sizes import KEPT, Sizes
 
@@ -28,6 +30,8 @@ LARGE = 1 << 27
 TOO_LARGE = 1 << 36
 """Multiplications from which on nothing is evaluated."""
 _UNTOLD = 3
+_NO_PLACE = 16
+"""Up to this number kernels count bits and the like."""
 _REDUCTIONS = ("relax.mean", "relax.sum", "relax.variance")
 _ATTENTION = "vm.builtin.attention_kv_cache_attention_with_fused_qkv"
 
@@ -64,7 +68,7 @@ def shrunk(
 ) -> tuple[tvm.IRModule, tvm.IRModule, dict[str, Signature]]:
     """The two modules and their placements at smaller sizes, or `NotShrunk`."""
     sizes = Sizes()
-    one, many = _Program(mod, sizes), _Program(local, sizes)
+    one, many = _Program(mod, sizes, mesh), _Program(local, sizes, mesh)
     made = {name: _signature(one, many, name, s, mesh) for name, s in signatures.items()}
     value = sizes.solved()
     if value is None:
@@ -89,8 +93,9 @@ _OPEN = -1
 class _Program:
     """One module: the variables of its sizes, what they must fulfil, and the module with other numbers."""
 
-    def __init__(self, mod: tvm.IRModule, sizes: Sizes) -> None:
+    def __init__(self, mod: tvm.IRModule, sizes: Sizes, mesh: Mesh) -> None:
         self.mod, self.sizes, self._kernels, self._kinds = mod, sizes, dict[Any, Any](), dict[Any, Any]()
+        self._workers = sorted({mesh.size, *mesh.axes.values()} - {1})
         for func in mod.functions.values():
             if isinstance(func, relax.Function):
                 for param in func.params:
@@ -121,9 +126,16 @@ class _Program:
             sizes = ty.shape.values if isinstance(ty, relax.TensorType) and isinstance(ty.shape, relax.ShapeExpr) else ()
             found.append(self._variables((self._kinds.get(value, value), i), sizes))
         if isinstance(value, tvm.ir.GenericConst):
+            self._check_places(value)
             for n in found[0]:
                 self.sizes.fixed(n)
         return found
+
+    def _check_places(self, e: Any) -> None:
+        """Integers of a constant may be places, which would be others at smaller sizes; up to the number of workers they are not."""
+        is_integer = isinstance(e.value, tvm.runtime.Tensor) and not is_float(str(e.value.dtype))
+        if is_integer and np.abs(e.value.numpy().astype("int64")).max(initial=0) > max(KEPT, *self._workers, 0):
+            raise NotShrunk("a constant has integers that may be places")
 
     def _variables(self, place: Any, sizes: Any) -> Dims:
         known = [_number(s) if isinstance(s, tirx.IntImm) else None for s in sizes]
@@ -150,7 +162,10 @@ class _Program:
             sizes.total(out[0][int(call.attrs.axis)], [dims[int(call.attrs.axis)] for dims in given])
         elif name == "relax.split":
             axis = int(call.attrs.axis)
-            sizes.total(given[0][axis], [dims[axis] for dims in out])
+            parts = [dims[axis] for dims in out]
+            sizes.total(given[0][axis], parts)
+            for i in range(1, len(parts)):
+                self._stays(given[0][axis], parts[:i])
         elif name == "relax.strided_slice":
             self._slice(call, given[0], out[0])
         elif name.startswith("relax.spmd.") and given:
@@ -177,6 +192,23 @@ class _Program:
         for axis, a, b in zip(axes, first, last, strict=True):
             begin, end = self._marks(call, given[axis], axis, a, b)
             self.sizes.total(end, (begin, out[axis]))
+            self._stays(given[axis], [begin])
+            self._stays(given[axis], [end])
+
+    def _stays(self, whole: int, parts: list[int]) -> None:
+        """Where some parts of a dimension end is in the same worker's share as before, of those that may share it: what is left out
+        would be that of other workers.
+        """
+        sizes = self.sizes
+        if _OPEN in (whole, *parts):
+            return
+        number, end = sizes.numbers[whole], sum(sizes.numbers[n] for n in parts)
+
+        def test(n: int, *each: int) -> bool:
+            shared = [w for w in self._workers if n >= w and (n % w == 0) == (number % w == 0)]
+            return all(_place_of(sum(each), n, w) == _place_of(end, number, w) for w in shared)
+
+        sizes.fulfil(("stays", number, end), (whole, *parts), test, is_equality=False)
 
     def _marks(self, call: Any, dim: int, axis: int, first: int, last: int) -> tuple[int, int]:
         """The variables of where a slice begins and ends."""
@@ -196,17 +228,23 @@ class _Program:
         return self.sizes.at(("count", number), number)
 
     def _kernel(self, func: Any, used: Dims) -> None:
-        """Numbers that a kernel computes with stay; of two sizes of which one is so many times the other it stays so."""
-        stores: list[Any] = []
+        """Numbers that a kernel computes with stay; of two sizes of which one is so many times the other it stays so. Any other large one
+        may be a place.
+        """
+        parts: list[Any] = []
         numbers: list[Any] = []
-        tvm_ffi.structural_walk(func.body, ((tirx.BufferStore,), stores.append))
-        for store in stores:
-            for part in (store.value, *store.indices):
-                tvm_ffi.structural_walk(part, ((tirx.IntImm,), numbers.append))
+        tvm_ffi.structural_walk(func.body, ((tirx.BufferStore, tirx.IfThenElse, s_tir.SBlockRealize), parts.append))
+        for part in parts:
+            stored = (part.value, *part.indices) if isinstance(part, tirx.BufferStore) else ()
+            for e in stored or (getattr(part, "condition", getattr(part, "predicate", None)),):
+                tvm_ffi.structural_walk(e, ((tirx.IntImm,), numbers.append))
         by_number = {self.sizes.numbers[n]: n for n in used}
         own = {abs(int(n)) for n in numbers} - by_number.keys() - {0, 1}
-        for a, b in ((a, b) for a in by_number for b in by_number if b and a % b == 0 and a // b in own):
+        pairs = [(a, b) for a in by_number for b in by_number if b and a % b == 0 and a // b in own]
+        for a, b in pairs:
             self.sizes.product([by_number[a]], [by_number[b]], a // b)
+        if strange := own - {a // b for a, b in pairs} - set(range(max(_NO_PLACE, *self._workers, 0) + 1)):
+            raise NotShrunk(f"a kernel computes with {min(strange)}, which may be a place")
 
     def resized(self, value: Mapping[int, int]) -> tvm.IRModule:
         """The module with these numbers for its variables. Raises `NotShrunk` where it is no program."""
@@ -351,6 +389,12 @@ def _split(sizes: Sizes, split: Any, whole: int, held: int, mesh: Mesh) -> Calla
         return Split(split.axes, tuple(new))
 
     return made
+
+
+def _place_of(at: int, size: int, workers: int) -> tuple[int, bool]:
+    """In whose share of a dimension a place is, and whether it begins there."""
+    share = -(-size // workers)
+    return at // share, at % share == 0
 
 
 def _share(pieces: Sequence[int], units: Sequence[int], workers: int) -> int:

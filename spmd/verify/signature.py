@@ -65,15 +65,18 @@ class Signature:
         return list(values) if self.sources is None else [values[i] for i in self.sources]
 
 
-def of_plan(plan: Any, mod: tvm.IRModule) -> dict[str, Signature]:
-    """The signatures that a plan has; `mod` is the per-worker module, which carries the data of constants."""
+def of_plan(plan: Any, mod: tvm.IRModule, local: tvm.IRModule) -> dict[str, Signature]:
+    """The signatures that a plan has, which has all functions; the per-worker module carries the data of constants."""
 
     def tree(node: Any) -> Any:
         return tuple(map(tree, node)) if isinstance(node, tuple) else node.sharding
 
+    for name in functions(mod):
+        if name not in plan.functions:
+            raise ShardingError("verify", f"the plan has no function {name!r}", "Plan the module again, or take the function out of it.")
     found: dict[str, Signature] = {}
     for name, signature in plan.functions.items():
-        data = list(mod[name].attrs.get(CONSTANTS, ())) if signature.constants else []
+        data = list(local[name].attrs.get(CONSTANTS, ())) if signature.constants else []
         if len(data) != len(signature.constants):
             raise ShardingError(f"verify, {name!r}", f"it lacks the data of its {len(signature.constants)} constants", "Lower it again.")
         constants = tuple((leaf.sharding, value) for leaf, value in zip(signature.constants, data, strict=True))

@@ -3,6 +3,7 @@
 import pytest
 from tvm.script import ir as I
 from tvm.script import relax as R
+from tvm.script import tirx as T
 
 import spmd
 from spmd import P, Sharding, ShardingError
@@ -89,3 +90,82 @@ def test_what_is_too_large_is_undecided():
     proof = spmd.verify(Branch, Branch, mesh=2)
     assert not proof
     assert proof.undecided == ("all of it: it is too large to be evaluated, and 'y' is no call",)
+
+
+@I.ir_module
+class AllButOne:
+    """Rows of a product but for the last one, with a bias."""
+
+    @R.function
+    def main(x: R.Tensor((2048, 8192), "float32"), w: R.Tensor((8192, 6144), "float32"), b: R.Tensor((6144,), "float32")):
+        h = R.matmul(x, w)
+        y = R.add(h, b)
+        z = R.strided_slice(y, [0], [0], [2047])
+        return z
+
+
+@I.ir_module
+class LastWorkerSubtracts:
+    """Rows over 8 workers, of which the last one subtracts the bias."""
+
+    @R.function
+    def main(x: R.Tensor((256, 8192), "float32"), w: R.Tensor((8192, 6144), "float32"), b: R.Tensor((6144,), "float32")):
+        h = R.matmul(x, w)
+        index = R.spmd.axis_index(axis="tp", workers=8)
+        y = R.where(R.equal(index, R.const(7, "int64")), R.subtract(h, b), R.add(h, b))
+        whole = R.spmd.all_gather(y, axis="tp", dim=0, value="y", workers=8)
+        z = R.strided_slice(whole, [0], [0], [2047])
+        return z
+
+
+def test_what_is_left_out_stays_as_little():
+    """At smaller sizes, too, there are rows of the last worker among those that are kept."""
+    with pytest.raises(ShardingError, match="numbers wrong"):
+        spmd.verify(AllButOne, LastWorkerSubtracts, mesh=8, inputs={"main.x": Sharding.parse("[tp, -]", (2048, 8192))})
+
+
+@I.ir_module
+class Unmasked:
+    @R.function
+    def main(x: R.Tensor((4096, 8192), "float32"), w: R.Tensor((8192, 6144), "float32")):
+        h = R.matmul(x, w)
+        return h
+
+
+@I.ir_module
+class Masked:
+    """Some rows become nothing, by a number that no dimension has."""
+
+    @R.function
+    def main(x: R.Tensor((4096, 8192), "float32"), w: R.Tensor((8192, 6144), "float32")):
+        h = R.matmul(x, w)
+        places = R.cumsum(R.ones((4096, 1), "int64"), axis=0)
+        kept = R.less(places, R.const(2000, "int64"))
+        y = R.where(kept, h, R.const(0.0, "float32"))
+        return y
+
+
+@I.ir_module(s_tir=True)
+class MaskedByAKernel:
+    @T.prim_func(private=True, s_tir=True)
+    def mask(h: T.Buffer((4096, 6144), "float32"), y: T.Buffer((4096, 6144), "float32")):
+        for i, j in T.grid(4096, 6144):
+            with T.sblock("mask"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                y[vi, vj] = T.if_then_else(vi < 2000, h[vi, vj], T.float32(0))
+
+    @R.function
+    def main(x: R.Tensor((4096, 8192), "float32"), w: R.Tensor((8192, 6144), "float32")):
+        cls = MaskedByAKernel
+        h = R.matmul(x, w)
+        y = R.call_tir(cls.mask, (h,), out_ty=R.Tensor((4096, 6144), "float32"))
+        return y
+
+
+@pytest.mark.parametrize(("masked", "text"), [(Masked, "a constant has integers"), (MaskedByAKernel, "a kernel computes with 2000")])
+def test_places_are_no_smaller_ones(masked, text):
+    """A mask from row 2000 on masks nothing at smaller sizes."""
+    proof = spmd.verify(Unmasked, masked, mesh=8)
+    assert not proof
+    assert text in proof.undecided[0]
+    assert "may be" in proof.undecided[0]

@@ -1,0 +1,1 @@
+"""Wrong programs, made of right ones by one change each."""
