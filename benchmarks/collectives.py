@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,11 @@ def chains(workers: int, elements: int, count: int) -> tvm.IRModule:
                 out = builder.emit_output(y)
             builder.emit_func_output(out)
     return builder.get()
+
+
+def undisturbed(times: Sequence[float]) -> float:
+    """The time of the rounds in which nothing else had the processors: the longest of the best tenth."""
+    return sorted(times)[len(times) // 10]
 
 
 def looped(call: Callable[[], object], count: int) -> Seconds:
@@ -149,7 +154,7 @@ def measure(sizes: tuple[int, ...], path: str) -> None:
                 for name, seconds in takes.items():
                     comm.Barrier()
                     taken[name].append(comm.allreduce(seconds(), MPI.MAX))
-        best = {name: sorted(times)[len(times) // 10] for name, times in taken.items()}
+        best = {name: undisturbed(times) for name, times in taken.items()}
         one = (best.pop("long") - best.pop("short")) / (2 * count_of(size))
         best |= {"spmd": one} if one > 0 else {}  # else no round was free of other work
         if comm.rank == 0:

@@ -15,7 +15,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import math
 import os
 import subprocess
 import sys
@@ -31,6 +30,7 @@ import spmd
 from benchmarks import collectives
 from benchmarks.decode import PROMPT, rates
 from benchmarks.random_weights import RandomWeights
+from examples.llm.build_program import bytes_of
 from examples.llm.config import LlamaConfig
 from examples.llm.engine import METHODS, shard, start
 from examples.llm.fetch import fetch
@@ -67,11 +67,6 @@ def config_of(name: str) -> LlamaConfig:
 def weights_of(name: str) -> Mapping[str, np.ndarray]:
     """Its weights in float32."""
     return open_model(fetch()).weights() if name == "smollm2-135m" else RandomWeights(LARGE, METHODS)
-
-
-def _bytes(name: str) -> int:
-    shapes = build_module(config_of(name), methods=METHODS)[1]
-    return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
 
 
 def serve(kind: str, model: str, workers: int) -> None:
@@ -145,7 +140,7 @@ def _sums(program: Any, config: LlamaConfig, workers: int) -> dict[str, float]:
         for _ in range(200):
             for name, times in taken.items():
                 times.append(MPI.COMM_WORLD.allreduce(collectives.chain(running, name, size)(), MPI.MAX))
-    short, long = (sorted(times)[len(times) // 10] for times in taken.values())
+    short, long = map(collectives.undisturbed, taken.values())
     each = (long - short) / (2 * collectives.count_of(size))
     return {"collectives": count * each}
 
@@ -193,7 +188,7 @@ def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
         kinds = [kind for kind in kinds if kind != "PyTorch DTensor"]  # which splits heads evenly alone
     rounds, tokens = (2, 8) if quick else (5, 16)
     taken: dict[str, list[Rates]] = {kind: [] for kind in kinds}
-    if HELD * _bytes(model) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    if HELD * bytes_of(build_module(config_of(model), methods=METHODS)[1]) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         said: dict[str, Any] = {}
         for kind in kinds * 2:
             with Turn(kind, model, workers) as turn:

@@ -26,11 +26,9 @@ import tvm
 import spmd
 from benchmarks.random_weights import RandomWeights
 from examples.llm.build import quantized, told
-from examples.llm.build_program import TABLE, hinted
+from examples.llm.build_program import TABLE, whole
 from examples.llm.config import LlamaConfig
-from examples.llm.model import bounded, build_module
 from examples.llm.quantization import Formats, packed_weights
-from examples.llm.quantize import quantize
 from examples.llm.sequences import PREFILL_CHUNK, Sequences
 
 METHODS = ("embed", "prefill", "decode", "batch_decode", "create_paged_kv_cache")
@@ -47,10 +45,9 @@ def part_of(config: LlamaConfig, shards: int, layers: int) -> LlamaConfig:
     return dataclasses.replace(config, **sizes, num_hidden_layers=layers)
 
 
-def program(config: LlamaConfig, target: Any, formats: Formats, batch: int) -> tvm.IRModule:
+def program(config: LlamaConfig, target: tvm.target.Target, formats: Formats, batch: int) -> tvm.IRModule:
     """The functions that make tokens, for up to so many sequences."""
-    mod = hinted(bounded(build_module(config, target, METHODS)[0], {"seq_len": PREFILL_CHUNK, "batch_size": batch}))
-    return quantize(mod, formats) if formats else mod
+    return whole(config, target, formats, METHODS, {"seq_len": PREFILL_CHUNK, "batch_size": batch})
 
 
 @contextmanager
@@ -114,13 +111,13 @@ def run(options: argparse.Namespace) -> bool:
     speed = bandwidth(device)
     print(f"{arch or options.target}: copying reaches {speed / 1e9:,.0f} GB/s", flush=True)
     for form in options.forms:
-        whole, formats = quantized(options.model, form)
-        config = part_of(whole, options.shards, options.layers)
+        unsplit, formats = quantized(options.model, form)
+        config = part_of(unsplit, options.shards, options.layers)
         plain = RandomWeights(config, METHODS)
         weights = dict(packed_weights(plain.items(), formats)) if formats else dict(plain)
         size = sum(array.nbytes for name, array in weights.items() if config.tie_word_embeddings or not name.startswith(TABLE))
         token = 4 * config.num_key_value_heads * config.head_dim * options.layers  # bytes of 16-bit keys and values
-        with started(program(config, "llvm", formats, 2), "llvm", "threads", weights, 2, graphs=False) as sequences:
+        with started(program(config, tvm.target.Target("llvm"), formats, 2), "llvm", "threads", weights, 2, graphs=False) as sequences:
             expected = logits(sequences)
         for graphs in (False, True) if options.target == "cuda" else (False,):
             mod = program(config, tvm.target.Target(target), formats, most)

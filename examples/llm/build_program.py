@@ -52,9 +52,15 @@ def program(
     return spmd.shard(mod, mesh=num_shards, specs=specs, profile=profile, sizes=told, memory=memory)
 
 
-def whole(config: LlamaConfig, target: Target, quantization: Formats = "", methods: Sequence[str] = METHODS) -> tvm.IRModule:
+def whole(
+    config: LlamaConfig,
+    target: Target,
+    quantization: Formats = "",
+    methods: Sequence[str] = METHODS,
+    bounds: Mapping[str, int] = BOUNDS,
+) -> tvm.IRModule:
     """The program of one device, with bounds of its sizes and hints for CUDA graphs."""
-    mod = hinted(bounded(build_module(config, target, methods)[0], BOUNDS))
+    mod = hinted(bounded(build_module(config, target, methods)[0], bounds))
     return quantize(mod, quantization) if quantization else mod
 
 
