@@ -76,7 +76,7 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseAddNorm())]
     for step in stages.legalize_passes(target):
         if step.info.name == "FuseOps":  # which breaks on the field of a tuple that is written out
-            passes += [Optional(relax.transform.CanonicalizeBindings()), Optional(FuseProducers()), KeepRounding()]
+            passes += [Optional(relax.transform.CanonicalizeBindings()), KeepRounding(), Optional(FuseProducers())]
         passes.append(GPUSchedules(step.rules) if step.info.name == "ApplyDefaultSchedule" else _tried(step))
         if step.info.name == "FoldConstant":
             passes.append(AllocateEmpty())

@@ -42,6 +42,17 @@ def moved(builder, args, kind):
     return builder.emit(op.astype(most, "float32"))
 
 
+def looked_up(builder, args, kind):
+    """What makes a table is put into the kernel that reads rows of it."""
+    return builder.emit(op.take(there_and_back(builder, args, kind), relax.const([3, 0, 5], "int32"), axis=0, mode="clip"))
+
+
+def multiplied(builder, args, kind):
+    """As is what makes the right operand of a product."""
+    weight = builder.emit(op.permute_dims(there_and_back(builder, args, kind)))
+    return builder.emit(op.matmul(relax.const(np.eye(8, dtype="float32")), weight))
+
+
 def rounded(x, kind):
     return x.astype(getattr(ml_dtypes, kind, kind)).astype("float32")
 
@@ -55,6 +66,8 @@ BY_NUMPY = {
     there_and_back: rounded,
     scaled: lambda x, kind: rounded(x / np.float32(3), kind) * np.float32(3),
     summed: lambda x, kind: rounded(x, kind).sum(1),
+    looked_up: lambda x, kind: rounded(x, kind)[[3, 0, 5]],
+    multiplied: lambda x, kind: rounded(x, kind).T,
     moved: lambda x, kind: by_numpy_moved(rounded(x, kind)),
     after_a_sum: lambda x, kind: rounded(x.sum(1) + np.float32(1), kind),
 }
