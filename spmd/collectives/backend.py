@@ -18,6 +18,7 @@ from spmd.placement.mesh import Mesh
 
 from .carry import python_carriers
 from .communicator import Endpoint
+from .cores import processors, share
 from .slots import Slots
 
 T = TypeVar("T")
@@ -41,6 +42,11 @@ class Backend(ABC):
     @abstractmethod
     def communicator(self, rank: int) -> Endpoint:
         """The end of a worker of this process. Called once, in the worker's own thread."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads each worker of this process may compute with on CPUs: the processors are divided among those of one machine."""
+        return share(len(self.ranks), len(processors()))
 
     def device(self, rank: int) -> Any:
         """The device that worker `rank` runs on: number ``mesh.devices[rank]``, where there are several. Threads share the CPU."""

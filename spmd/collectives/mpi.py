@@ -38,6 +38,11 @@ class MPIBackend(ProcessBackend):
             raise ShardingError("workers", what, 'Pass target="llvm".')
 
     @property
+    def threads(self) -> int:
+        """See `Backend`."""
+        return self.process.threads
+
+    @property
     def library(self) -> str:
         """See `ProcessBackend`."""
         return MPI.Get_library_version()

@@ -15,6 +15,7 @@ from tvm import relax
 from .backend import Backend
 from .carry import set_communicator
 from .communicator import Endpoint
+from .cores import CPU, compute_with
 from .slots import CollectiveError, Slots
 
 Task = Callable[[int], Any]  # takes the rank
@@ -131,6 +132,8 @@ def start_machines(pool: Pool, executable: Any, slots: Slots, facts: Sequence[st
     carriers = pool.backend.carriers(slots)
 
     def start(rank: int) -> Any:
+        if pool.backend.device(rank).dlpack_device_type() == CPU:
+            compute_with(pool.backend.threads)
         with _TURN:
             for name, function in carriers.items():
                 tvm_ffi.register_global_func(name, function, override=True)

@@ -13,11 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 import tvm
 
+from spmd.collectives.cores import processors
 from spmd.collectives.native.communicators import Library
 from spmd.collectives.native.nccl import NCCL, RCCL, Vendor, present
 from spmd.errors import ShardingError
 
-from .launch import Launcher, cores, find
+from .launch import Launcher, find
 
 _SECONDS = 300.0
 """The longest that the self-test of processes may take."""
@@ -45,7 +46,7 @@ def examine(self_test: bool = True) -> list[Finding]:
 
 
 def _tvm() -> Finding:
-    found = f"TVM {version('apache-tvm')} with ffi {version('apache-tvm-ffi')}, {cores()} cores"
+    found = f"TVM {version('apache-tvm')} with ffi {version('apache-tvm-ffi')}, {len(processors())} cores"
     return Finding("tvm", True, found)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spmd.collectives.cores import processors
 from spmd.errors import ShardingError
 
 _FAMILIES = {"Open MPI": "Open MPI", "Intel": "Intel(R) MPI Library", "MPICH": "MPICH"}
@@ -33,7 +34,7 @@ class Launcher:
         if self.family == "Open MPI":
             chosen += [
                 "--oversubscribe",
-                *(["--bind-to", "none"] if processes > cores() else []),
+                *(["--bind-to", "none"] if processes > len(processors()) else []),
                 *(["--hostfile", hosts] if hosts else []),
             ]
         elif hosts:
@@ -42,16 +43,11 @@ class Launcher:
 
     def environment(self, processes: int, given: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The variables of its processes: threads of each by the cores there are, and leave to run as root where the caller does."""
-        threads = str(max(1, cores() // processes))
+        threads = str(max(1, len(processors()) // processes))
         found = {"TVM_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         if self.family == "Open MPI" and os.geteuid() == 0:
             found |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         return {**found, **given}
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def library() -> str:

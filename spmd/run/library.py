@@ -166,7 +166,7 @@ def build(sharded: Sharded | tvm.IRModule, target: Any = "llvm") -> Library:
 def compiled(where: str, mod: tvm.IRModule, target: Target) -> Any:
     """`mod` as an executable. What TVM cannot compile it says with errors of its own, which are told with ours."""
     try:
-        return compile_module(mod, target)
+        return compile_module(mod, target, parallel=True)
     except Exception as error:
         if isinstance(error, ShardingError) or type(error) is RuntimeError:  # as TVM passes on Ctrl-C
             raise

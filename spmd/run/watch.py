@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from spmd.collectives import Backend
+from spmd.collectives.cores import CPU
 from spmd.collectives.slots import Slots
 from spmd.plan.timeline import COLLECTIVE, COMPUTE, FUNCTION, RUNTIME, Span
 
@@ -15,8 +16,6 @@ _RUNTIME = re.compile(r"vm\.builtin\.(alloc|null|check|match|make|read|shape|sto
 """What the machine calls between kernels."""
 _GO_ON = 0
 """What tells TVM to run the call as ever."""
-_CPU = 1
-"""TVM's number of the kind of device that computes before a call returns."""
 
 
 class Watch:
@@ -33,7 +32,7 @@ class Watch:
         begun: list[tuple[float, bool]] = []
         """The calls that are running: when they began, and whether they made others."""
         device = self.backend.device(rank)
-        waits = device.dlpack_device_type() != _CPU
+        waits = device.dlpack_device_type() != CPU
 
         def watch(_function: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
             if waits:

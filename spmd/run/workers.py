@@ -57,6 +57,8 @@ class Workers:
         self.mesh, self.signatures, self.divisible = library.mesh, library.functions, library.divisible
         self.slots = library.slots
         self._donates = any(map(donates, self.signatures.values()))
+        self.threads = self.backend.threads
+        """The threads that each worker of this process computes with, on CPUs."""
         self._pool = Pool(self.backend)
         self._machines = start_machines(self._pool, library.executable, library.slots, [library.fingerprint])
         self._constants = self._placed(library.constants)

@@ -88,7 +88,7 @@ def asked(mesh: Mesh) -> Iterator[Asked]:
                 yield Asked(op, "tp", {"kind": kind, **attrs}, ((n, 8),), dtype, special=True)
     yield Asked("all_reduce", "tp", {"kind": "sum"}, ((),))
     for op, attrs in (("all_reduce", {"kind": "sum"}), ("all_gather", {"dim": 1}), ("reduce_scatter", {"kind": "sum", "dim": 1})):
-        yield Asked(op, "tp", attrs, ((0, 12),))
+        yield Asked(op, "tp", attrs, ((0, 24),))
     for op, attrs in (("all_reduce", {"kind": "sum"}), ("all_gather", {"dim": 1}), ("reduce_scatter", {"kind": "max", "dim": 0})):
         yield Asked(op, "tp", attrs, ((2 * n, 6), (n, 3, 5)), "float16")
 

@@ -15,7 +15,7 @@ from tests.mpi import ROOT, need_mpi
 
 
 def test_the_command_of_each_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "cores", lambda: 2)
+    monkeypatch.setattr(launch, "processors", lambda: [0, 1])
     python = [sys.executable, launch.STARTED, "script.py", "-n"]
     open_mpi, mpich = Launcher("/bin/mpiexec", "Open MPI"), Launcher("/bin/mpiexec", "MPICH")
     assert open_mpi.command(2, ["script.py", "-n"]) == ["/bin/mpiexec", "-n", "2", "--oversubscribe", *python]
@@ -25,7 +25,7 @@ def test_the_command_of_each_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_variables_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "cores", lambda: 8)
+    monkeypatch.setattr(launch, "processors", lambda: list(range(8)))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     found = Launcher("mpiexec", "Open MPI").environment(3, {"HOME": "/root", "OMP_NUM_THREADS": "5"})
     assert found["TVM_NUM_THREADS"] == "2" and found["OMP_NUM_THREADS"] == "5" and found["OMPI_ALLOW_RUN_AS_ROOT"] == "1"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from typing import Any
+
 import numpy as np
 import tvm
 from tvm import relax, te, tirx
@@ -53,9 +55,23 @@ def scheduled(mod: tvm.IRModule, parallel: bool = False) -> dict[str, tirx.PrimF
     return {v.name_hint: f for v, f in lowered.functions_items() if isinstance(f, tirx.PrimFunc)}
 
 
-def rules(mod: tvm.IRModule) -> set[str]:
+def rules(mod: tvm.IRModule, parallel: bool = False) -> set[str]:
     """The names of the rules that scheduled the kernels of `mod`."""
-    return {str(f.attrs["spmd.schedule_rule"]) for f in scheduled(mod).values()}
+    return {str(f.attrs["spmd.schedule_rule"]) for f in scheduled(mod, parallel).values()}
+
+
+def kernel_code(executable: Any) -> str:
+    """The assembly of the kernels of an executable."""
+    found: list[str] = []
+
+    def see(module: Any) -> None:
+        if module.kind == "llvm":
+            found.append(module.inspect_source("asm"))
+        for other in module.imports:
+            see(other)
+
+    see(executable.mod)
+    return "\n".join(found)
 
 
 def normal(seed: int, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> np.ndarray:

@@ -105,9 +105,10 @@ def loop_kinds(funcs: dict[str, tirx.PrimFunc]) -> set[int]:
     return kinds
 
 
-def test_parallel_loops_only_on_request() -> None:
-    assert tirx.ForKind.PARALLEL not in loop_kinds(scheduled(mlp(16, 24)))
-    assert tirx.ForKind.PARALLEL in loop_kinds(scheduled(mlp(16, 24), parallel=True))
+def test_parallel_loops_only_on_request_and_only_for_much_work() -> None:
+    assert tirx.ForKind.PARALLEL not in loop_kinds(scheduled(mlp(256, 512)))
+    assert tirx.ForKind.PARALLEL in loop_kinds(scheduled(mlp(256, 512), parallel=True))
+    assert tirx.ForKind.PARALLEL not in loop_kinds(scheduled(mlp(16, 24), parallel=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tvm
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from spmd import schedules
-from tests.schedules.kernels import dequantize, module, normal, rules, run, unpack
+from spmd.schedules.cpu.matmul import vector_bits
+from tests.schedules.kernels import dequantize, kernel_code, module, normal, rules, run, unpack
 
 ROWS = (1, 2, 3, 7, 16, 33, 129)
 TOLERANCE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
@@ -69,11 +72,25 @@ def test_any_shape(rows: int, k: int, n: int, transposed: bool, symbolic: bool, 
     np.testing.assert_allclose(run(mod, inputs, parallel=parallel), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("transposed", [True, False])
-def test_which_rule(transposed: bool) -> None:
-    assert rules(product("m", 64, 64, transposed, "float32")) == {"Matmul"}
-    assert rules(product(1, 64, 64, transposed, "float32")) == {"Reduction"}
-    assert rules(product("m", 64, 64, transposed, "float16")) == {"Matmul"}
+def test_which_rule(transposed: bool, parallel: bool) -> None:
+    assert rules(product("m", 256, 512, transposed, "float32"), parallel) == {"Matmul"}
+    assert rules(product(1, 256, 512, transposed, "float32"), parallel) == {"Reduction"}
+    assert rules(product("m", 256, 512, transposed, "float16"), parallel) == {"Matmul"}
+
+
+@pytest.mark.parametrize(("cpu", "bits"), [("x86-64", 128), ("haswell", 256), ("znver3", 256), ("skylake-avx512", 512)])
+def test_the_width_of_vectors_is_that_of_the_cpu(cpu: str, bits: int) -> None:
+    assert vector_bits(schedules.resolve({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})) == bits
+
+
+def test_a_tile_stays_in_registers() -> None:
+    """Six rows of two vectors are 12 sums, of 16 registers: TVM's width for every x86 made 32 of them, most of which went to memory."""
+    target = schedules.resolve({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"})
+    code = kernel_code(schedules.build(product("m", 256, 512, True, "float32"), target))
+    loops = [part for part in re.split(r"\n(?=\.LBB)", code) if part.count("vfmadd") == 12]
+    assert loops and not any("rsp" in line for part in loops for line in part.splitlines() if "vmov" in line or "vfmadd" in line)
 
 
 @pytest.mark.parametrize("swap", [True, False])

@@ -17,6 +17,7 @@ import tvm_ffi
 from mpi4py import MPI
 from tvm.tirx.script import builder as T
 
+from spmd.collectives.cores import processors, share
 from spmd.collectives.slots import CollectiveError
 from spmd.errors import ShardingError
 
@@ -81,8 +82,9 @@ class Process:
         given_up.cancel()
         self.status = np.zeros(64, np.uint8)  # what MPI_Sendrecv writes
         self._made: dict[tuple[tuple[int, ...], ...], Group] = {}
-        processors = set[int]().union(*self.host.allgather(os.sched_getaffinity(0)))  # each process may be bound to one
-        self._alone = self.host.size <= len(processors)
+        there = set[int]().union(*self.host.allgather(processors()))  # each process may be bound to one
+        self.threads = share(1, min(len(processors()), len(there) // self.host.size))
+        self._alone = self.host.size <= len(there)
 
     def _board(self) -> dict[int, Row]:
         """The rows of the processes of this host, by their ranks in all."""

@@ -49,27 +49,45 @@ class LoopNest:
         return [block for block in self.blocks if block.is_reduction()]
 
 
+WORTHWHILE = 1 << 16
+"""Elements from which on a kernel is spread over threads, which have to be woken and waited for."""
+SYMBOLIC = 16
+"""What a symbolic size is taken for in that."""
+
+
 class CPURule(ScheduleRule):
     """A rule of ours: schedules one normalized `LoopNest`, or says that it does not apply."""
 
     def __init__(self, parallel: bool = False):
         self.parallel = parallel
+        self._much = False
 
     def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> Schedule | None:
         """The schedule of `func` for CPU `target`, or None."""
         if "cpu" not in target.keys:
             return None
         nest = normalized(func)
-        return nest.sch if nest is not None and self.schedule(nest) else None
+        if nest is None:
+            return None
+        self._much = sum(map(_points, nest.blocks)) >= WORTHWHILE
+        return nest.sch if self.schedule(nest) else None
 
     def schedule(self, nest: LoopNest) -> bool:
         """Transform `nest.sch`; False where the rule does not apply. A ScheduleError means False, too."""
         raise NotImplementedError
 
-    def parallelize(self, sch: Schedule, loop: LoopRV) -> None:
-        """Spread `loop` over the thread pool, where the caller asked for that."""
-        if self.parallel and not is_unit(sch.get(loop).extent):
+    def parallelize(self, sch: Schedule, *loops: LoopRV) -> None:
+        """Spread the outermost of these loops that turns more than once over the thread pool, where the caller asked for that and the
+        kernel has work for several threads. The sums inside must not be parted from their beginnings yet.
+        """
+        loop = next((loop for loop in loops if not is_unit(sch.get(loop).extent)), None)
+        if self.parallel and self._much and loop is not None:
             sch.parallel(loop)
+
+
+def _points(block: SBlockInfo) -> int:
+    """How often a block runs, with some number for each symbolic size."""
+    return math.prod(constant(it.dom) or SYMBOLIC for it in block.iters)
 
 
 def normalized(func: tirx.PrimFunc) -> LoopNest | None:

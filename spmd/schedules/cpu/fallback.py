@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from .analysis import CPURule, LoopNest, inline_cheap
 
 
@@ -14,7 +16,6 @@ class Fallback(CPURule):
         sch = nest.sch
         for info in nest.blocks:
             loops = sch.get_loops(info.block_rv)
-            spatial = [loop for loop, it in zip(loops, info.iters, strict=True) if it.kind == "S"]
-            if spatial and info.iters[0].kind == "S":
-                self.parallelize(sch, loops[0])
+            spatial = takewhile(lambda pair: pair[1].kind == "S", zip(loops, info.iters, strict=True))
+            self.parallelize(sch, *(loop for loop, _ in spatial))
         return True

@@ -58,7 +58,10 @@ class Matmul(CPURule):
         return True
 
     def _tile(self, sch: Schedule, main: SBlockRV, product: MatrixProduct, before: list[SBlockRV], epilogue: SBlockRV | None) -> None:
-        self._lay_out(sch, main, product)
+        if _has_many_rows(sch, main, product):
+            self._turn(sch, main, product)
+        else:
+            self._lay_out(sch, main, product)
         product = recognize(sch.get(main)) or product
         rows, columns = self._tile_sizes(sch.get(main), product)
         padded = self._pad(sch, main, product, rows, columns)
@@ -77,6 +80,7 @@ class Matmul(CPURule):
         self._bring_near(sch, main, product, n_block)
         depth = len(outer) + len(inner) + 3
         written = self._write_out(sch, main, None if padded else epilogue, n_tile)
+        self.parallelize(sch, *outer, n_block)  # before the first sum is parted from the others, behind which TVM sees no product
         # The tile becomes registers only if every loop over it is unrolled or vectorized.
         leaving = [loop for loop in sch.get_loops(written)[depth:] if not is_unit(sch.get(loop).extent)]
         for tile in ([m_in, n_in], leaving):
@@ -89,14 +93,12 @@ class Matmul(CPURule):
             sch.vectorize(start.pop())
         for loop in start:
             sch.unroll(loop)
-        self.parallelize(sch, sch.fuse(*outer, n_block) if outer else n_block)
 
     def _tile_sizes(self, block: s_tir.SBlock, product: MatrixProduct) -> tuple[int, int]:
         """Rows and columns of a register tile; the accumulators are half of the registers or fewer."""
         extents = {it.var: it.dom.extent for it in block.iter_vars}
-        few = 4 if self.lanes >= 16 else 2
         m, n = constant(extents[product.m]), constant(extents[product.n])
-        rows = few if m is None or m > 2 * few else max(divisor(m, few), min(few, 2))
+        rows = self._rows(m, product)
         wide = 4 if product.transposed else 2 * self.lanes  # a tile above 1 KiB would not be put on the stack
         if n is None:
             return rows, 4 if product.transposed else self.lanes
@@ -104,6 +106,12 @@ class Matmul(CPURule):
         if columns >= min(n, wide // 4, 8):
             return rows, columns
         return rows, min(wide, 1 << (n - 1).bit_length())  # an awkward size: pad it
+
+    def _rows(self, m: int | None, product: MatrixProduct) -> int:
+        many, few = (8, 4) if self.lanes >= 16 else (6, 2)
+        if product.transposed or (m is not None and m < PACK_ROWS):
+            return few if m is None or m > 2 * few else max(divisor(m, few), min(few, 2))
+        return many if m is None or divisor(m, many) < many - 1 else divisor(m, many)
 
     def _pad(self, sch: Schedule, main: SBlockRV, product: MatrixProduct, rows: int, columns: int) -> bool:
         """Fill rows (and columns, if symbolic) up to whole tiles, with zeros in copies; False if none were needed."""
@@ -128,6 +136,14 @@ class Matmul(CPURule):
                 continue
             if walked in variables(block.writes[0].region[-2].min):
                 sch.transform_layout(producer, ("write", 0), _swap_last)
+
+    def _turn(self, sch: Schedule, main: SBlockRV, product: MatrixProduct) -> None:
+        """Copy a right operand that has k innermost, or decode it, to where n is innermost."""
+        if not product.transposed:
+            return
+        source = sch.get(main).reads[product.right].source
+        makers = [p for p in sch.get_producers(main) if sch.get(p).writes[0].source.same_as(source)]
+        sch.transform_layout(makers[0] if makers else sch.cache_read(main, product.right, "global"), ("write", 0), _swap_last)
 
     def _vectors(self, sch: Schedule, loop: LoopRV, columns: int) -> LoopRV:
         """The loop over the vectors that the columns of a tile make, their lanes vectorized."""
@@ -158,8 +174,7 @@ class Matmul(CPURule):
                 if len(step.iter_vars) > 1 and walked is not None and walked.same_as(step.iter_vars[-2].var):
                     sch.reorder(*reversed(sch.get_loops(producer)[-2:]))
                 decoded = True
-        rows = next(constant(it.dom.extent) for it in block.iter_vars if it.var.same_as(product.m))
-        if not decoded and not product.transposed and (rows is None or rows >= PACK_ROWS):
+        if not decoded and not product.transposed and _has_many_rows(sch, main, product):
             sch.compute_at(sch.cache_read(main, product.right, "global"), at)
 
     def _write_out(self, sch: Schedule, main: SBlockRV, epilogue: SBlockRV | None, at: LoopRV) -> SBlockRV:
@@ -173,11 +188,19 @@ class Matmul(CPURule):
         return written
 
 
+def _has_many_rows(sch: Schedule, main: SBlockRV, product: MatrixProduct) -> bool:
+    rows = next(constant(it.dom.extent) for it in sch.get(main).iter_vars if it.var.same_as(product.m))
+    return rows is None or rows >= PACK_ROWS
+
+
 def _swap_last(*index: tirx.Var) -> list[tirx.Var]:
     return [*index[:-2], index[-1], index[-2]]
 
 
 def vector_bits(target: Target) -> int:
-    """The width of the target's vector registers."""
-    width = tvm.get_global_func("target.llvm_get_vector_width", allow_missing=True)
-    return int(width(target)) if width is not None and target.kind.name == "llvm" else 128
+    """The width of the target's vector registers. TVM 0.27 says 512 for every x86."""
+    has = tvm.get_global_func("target.target_has_feature", allow_missing=True)
+    if has is None or target.kind.name != "llvm":
+        return 128
+    widths = {"avx512f": 512, "avx": 256}
+    return next((bits for feature, bits in widths.items() if has(feature, target)), 128)

@@ -11,6 +11,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from .analysis import CPURule, LoopNest, constant, contiguous_variable, covers, divisor, inline_cheap, inline_epilogues
 
 ROWS_AT_ONCE = 8  # rows of W streamed together: fewer passes over the accumulators, still within the prefetchers
+ROWS_BESIDE = 8
 ACCUMULATORS = 4096  # of them at a time: 16 KiB of float32, half of a first-level cache
 
 
@@ -46,10 +47,16 @@ class Reduction(CPURule):
         sch.reorder(*spatial, *reduced)
         if not spatial:
             return
-        last = spatial[-1]
-        _write_out(sch, main.block_rv, epilogue, last)
-        sch.decompose_reduction(main.block_rv, reduced[0])
-        self.parallelize(sch, spatial[0] if len(spatial) == 1 else sch.fuse(*spatial))
+        rows = divisor(sch.get(spatial[-1]).extent, ROWS_BESIDE) if len(reduced) == 1 else 1
+        if rows > 1:
+            spatial[-1], row = sch.split(spatial[-1], [None, rows])
+            sch.reorder(*spatial, *reduced, row)
+            sch.unroll(row)
+        _write_out(sch, main.block_rv, epilogue, spatial[-1])
+        self.parallelize(sch, *spatial)
+        start = sch.decompose_reduction(main.block_rv, reduced[0])
+        if rows > 1:
+            sch.unroll(sch.get_loops(start)[-1])
 
     def _across(self, sch: Schedule, main: SBlockInfo, epilogue: SBlockRV | None, axis: int) -> None:
         """A strip of the contiguous spatial iterator innermost, added to by several rows at a time."""
@@ -63,8 +70,8 @@ class Reduction(CPURule):
         sch.reorder(*others, outer, *reduced[:-1], row_block, inner, row)
         sch.unroll(row)
         _write_out(sch, main.block_rv, epilogue, outer)
+        self.parallelize(sch, *others, outer)
         sch.decompose_reduction(main.block_rv, [*reduced[:-1], row_block][0])
-        self.parallelize(sch, sch.fuse(*others, outer) if others else outer)
 
 
 def _split_loops(sch: Schedule, main: SBlockInfo) -> tuple[list[LoopRV], list[LoopRV]]:

@@ -29,7 +29,7 @@ class Rowwise(CPURule):
             except ScheduleError:
                 if info.is_reduction():
                     raise
-        self.parallelize(sch, sch.fuse(*sch.get_loops(last.block_rv)[:depth]))
+        self.parallelize(sch, *sch.get_loops(last.block_rv)[:depth])
         return True
 
 
