@@ -25,10 +25,15 @@ def of_call(e: Any, name: str, mesh: Mesh) -> tuple[Axes, Step]:
         if not bool(getattr(attrs, "in_group", True)):
             raise NoRelation("a collective over several groups")
         return axes, _OF_TVM[short](attrs) if short in _OF_TVM else _unknown(short)
+    return axes_of(attrs, mesh), _OF_SPMD[short](attrs) if short in _OF_SPMD else _unknown(short)
+
+
+def axes_of(attrs: Any, mesh: Mesh) -> Axes:
+    """The axes that something of the dialect is about."""
     axes = tuple(str(attrs["axis"]).split("+"))
     if any(axis not in mesh.axes for axis in axes) or mesh.axis_size(*axes) != int(attrs["workers"]):
-        raise NoRelation("a collective over what is no axis")
-    return axes, _OF_SPMD[short](attrs) if short in _OF_SPMD else _unknown(short)
+        raise NoRelation("a collective over what is no axis, or another number of workers")
+    return axes
 
 
 def _unknown(short: str) -> Step:

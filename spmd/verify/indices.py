@@ -98,7 +98,8 @@ class Indices:
         """Where a worker stands along axes that are taken as one, major first."""
         found = self.number(0)
         for axis in axes:
-            found = self.binary("Add", self.binary("Mul", found, self.number(self.mesh.axes[axis])), self.rank(axis))
+            at = self.rank(axis)
+            found = self.binary("Add", self.binary("Mul", found, self.number(self.mesh.axes[axis])), at)
         return found
 
     def coordinates(self, axes: Sequence[str], index: int) -> dict[int, int]:

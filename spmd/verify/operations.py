@@ -14,7 +14,7 @@ from .field import PRIME
 from .indices import NoRelation
 from .relations import Reduced, Relations, Value
 from .stages import Pattern, Stage, Stages, of_kernel
-from .terms import ZERO, Term, is_moved
+from .terms import ZERO, Term
 
 Pending = tuple[str, frozenset[str]]
 """The kind of a reduction that is still to be done, and over which axes."""
@@ -157,7 +157,7 @@ class Evaluation:
             raise NoRelation("it casts what is still to be reduced")
         if is_float(dtype) and term[0] == "ix" and before != "bool" and (n := self.indices.constant(term[1])) is not None:
             return ("const", n % PRIME), _DONE
-        if dtype in _WIDE[:2] and before in _WIDE[:2]:
+        if dtype == before or (dtype in _WIDE[:2] and (term[0] == "ix" or (before, dtype) == _WIDE[:2]) and before in _WIDE[:2]):
             return term, _DONE
         return ("op", f"cast:{dtype}", (term,)), _DONE
 
@@ -175,7 +175,7 @@ class Evaluation:
                 return ("op", name, (x, y)), a[1]
         if a[1][1] or b[1][1]:
             raise NoRelation(f"{name} of what is still to be reduced over {', '.join(sorted(a[1][1] | b[1][1]))}")
-        if given in _WIDE and (dtype in _WIDE or name in _COMPARED) and not (name == "Mul" and False):
+        if given in _WIDE and (dtype in _WIDE or name in _COMPARED):
             return self.terms.binary(name, x, y), _DONE
         return ("op", f"{name}:{given}", (x, y)), _DONE
 
@@ -198,6 +198,3 @@ def _alike(parts: tuple[tuple[Term, Pending], ...]) -> Pending:
     if any(pending != found for pending in counted) or (found[0] != "sum" and len(counted) < len(parts)):
         raise NoRelation(f"a part of it is still to be reduced over {', '.join(sorted(found[1]))}, and another one is not")
     return found
-
-
-__all__ = ["Evaluation", "Operators", "is_moved"]

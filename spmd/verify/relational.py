@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from spmd.placement.mesh import Mesh
@@ -16,7 +17,7 @@ from .expressions import is_float
 from .field import of_float, of_floats
 from .heads import Heads, attention
 from .indices import Indices, NoRelation
-from .opaque import FUSED
+from .opaque import ATTENTION, FUSED
 from .operations import Evaluation, Operators
 from .operators import SAME
 from .relations import Relations, Value
@@ -24,6 +25,7 @@ from .signature import Signature
 from .stages import pattern
 from .terms import Term, Terms
 
+_DEEPEST = 24
 _PACKED = ("relax.call_dps_packed", "relax.call_pure_packed")
 
 
@@ -58,6 +60,7 @@ class Function:
     is_local: bool
     values: dict[Any, Any] = field(default_factory=dict[Any, Any])
     sizes: dict[Any, int] = field(default_factory=dict[Any, int])
+    depth: int = 0
 
 
 class Relational:
@@ -71,14 +74,29 @@ class Relational:
         self.heads: dict[tuple[int, int], Heads] = {}
         """How workers hold so many heads of a cache, in all functions."""
 
-    def show(self, name: str, signature: Signature) -> None:
+    def unrelated(self, signatures: Mapping[str, Signature]) -> dict[str, str]:
+        """The functions that are not proven, each with the first value that has no relation. Of those with attention on a cache it is all
+        or none: what a worker's head is, is said once for all of them.
+        """
+        found: dict[str, str] = {}
+        for name, signature in signatures.items():
+            try:
+                self._show(name, signature)
+            except (NoRelation, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as reason:
+                found[name] = str(reason)
+        cached = [name for name in signatures if _has_attention(self.mod[name]) or _has_attention(self.local[name])]
+        if any(name in found for name in cached):
+            found = {**dict.fromkeys(cached, "another function with its cache has no relation"), **found}
+        return found
+
+    def _show(self, name: str, signature: Signature) -> None:
         """Prove a function, or raise `NoRelation` with the first value that has none."""
         funcs = self.mod[name], self.local[name]
         if signature.sizes or len(funcs[0].params) != len(signature.params):
             raise NoRelation("it is told sizes")
         self.relations = Relations(self.indices, self.terms)
         self.calls: list[Called] = []
-        self.next = 0
+        self.next, self.things = 0, 0
         one, many = Function(self.mod, False), Function(self.local, True)
         for param in funcs[0].params:
             one.values[param] = self._argument(param.ty, param.name, one)
@@ -103,11 +121,13 @@ class Relational:
             return Shape(tuple(self._named(size, function) for size in ty.values))
         if isinstance(ty, relax.TensorType | relax.ShapeType | tvm.ir.PrimType):
             raise NoRelation(f"parameter {name!r} of {ty}")
-        return Thing(name)
+        self.things += 1
+        return Thing(f"{name} {self.things}")
 
     def _named(self, size: Any, function: Function) -> int:
         if isinstance(size, tvm.ir.Var):
-            function.sizes.setdefault(size, self.indices.symbol(size.name))
+            other = sum(known.name == size.name for known in function.sizes)
+            function.sizes.setdefault(size, self.indices.symbol(size.name + "'" * other))
         return self._size(size, function)
 
     def _size(self, size: Any, function: Function) -> int:
@@ -241,7 +261,9 @@ class Relational:
     def _call(self, e: Any, function: Function) -> Any:
         name = e.op.name if isinstance(e.op, tvm.ir.Op) else ""
         if name == "relax.spmd.axis_index" and function.is_local:
-            return Value((), "int64", ("ix", self.indices.index((str(e.attrs["axis"]),))))
+            return Value((), "int64", ("ix", self.indices.index(exchanges.axes_of(e.attrs, self.mesh))))
+        if isinstance(e.op, tvm.ir.GlobalVar) and isinstance(function.mod[e.op], relax.Function):
+            return self._called(function.mod[e.op], [self._expression(arg, function) for arg in e.args], function)
         if name in SAME:
             return self._expression(e.args[0], function)
         if name.startswith(("relax.spmd.", "relax.ccl.")) and function.is_local:
@@ -261,8 +283,20 @@ class Relational:
         own = Function(loops, function.is_local, dict(zip(inner.params, values, strict=True)), function.sizes)
         made = inner.body.blocks[0].bindings[0].value if inner.body.blocks else inner.body.body
         if isinstance(made, tvm.ir.Call) and made.op.same_as(e.op):
-            return self._packed(f"{name} {e.attrs}", values, [e.ty], function)
+            told = [str(arg) for arg in e.args if not isinstance(arg, relax.Var | relax.Tuple)]
+            return self._packed(f"{name} {e.attrs} {told}", values, [e.ty], function)
         return self._expression(inner.body, own)
+
+    def _called(self, func: Any, args: list[Any], function: Function) -> Any:
+        """What a function of the same module gives."""
+        own = Function(function.mod, function.is_local, dict(zip(func.params, args, strict=True)), depth=function.depth + 1)
+        if own.depth > _DEEPEST:
+            raise NoRelation("functions that call each other")
+        for param, value in own.values.items():
+            if isinstance(value, Value | Shape):
+                named = param.ty.shape.values if isinstance(value, Value) else param.ty.values
+                self._bind(value.shape if isinstance(value, Value) else value.sizes, named, own)
+        return self._expression(func.body, own)
 
     def _kernel(self, e: Any, function: Function) -> Any:
         stages, evaluation = self.operators.kernel(function.mod[e.args[0]]), self._evaluation(function)
@@ -319,6 +353,13 @@ class Relational:
         if isinstance(a, Value) and isinstance(b, Value):
             return (a.shape, a.dtype, b.pending) == (b.shape, b.dtype, frozenset()) and self.relations.same(b.body, a.body)
         return not isinstance(a, Value | tuple) and a == b
+
+
+def _has_attention(func: Any) -> bool:
+    """Whether a function has attention on a cache."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(func.body, ((relax.ExternFunc,), found.append))
+    return any(str(called.global_symbol).startswith(ATTENTION) for called in found)
 
 
 def sum_of(indices: Indices, parts: Sequence[int]) -> int:

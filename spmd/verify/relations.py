@@ -96,8 +96,9 @@ class Relations:
 
     def related(self, value: Value, kind: str | None, reduced: tuple[Reduced, ...]) -> Value:
         """A value of a worker, as an element of an atom if it is one."""
+        self._checked(value)
         if kind is None and is_moved(value.body):
-            return self._checked(value)
+            return value
         if kind is not None and value.pending and value.kind != kind:
             raise NoRelation(f"a {kind} of what is still a {value.kind} over {_axes(value.pending)}")
         for atom in self._alike.get((kind, self.terms.skeleton(value.body)), ()):
@@ -109,7 +110,7 @@ class Relations:
                 return self._checked(replace(value, body=("load", atom.number, places), pending=pending, kind=kind or value.kind))
         if any(self.indices.constant(r.extent) != 1 for r in reduced):
             raise NoRelation(f"a {kind} that is none of the module's")
-        return self._checked(value)
+        return value
 
     def reduced(self, value: Value, kind: str, axes: frozenset[str]) -> Value:
         """What workers have once they have reduced over axes what each holds."""
