@@ -61,6 +61,7 @@ class Function:
     values: dict[Any, Any] = field(default_factory=dict[Any, Any])
     sizes: dict[Any, int] = field(default_factory=dict[Any, int])
     depth: int = 0
+    is_operator: bool = False
 
 
 class Relational:
@@ -225,7 +226,7 @@ class Relational:
                     try:
                         function.values[binding.var] = self._expression(binding.value, function)
                     except NoRelation as reason:
-                        raise reason if reason.is_named else NoRelation(f"{binding.var.name!r}, {_operator(binding.value)}: {reason}", True) from reason
+                        raise reason if reason.is_named or function.is_operator else NoRelation(f"{binding.var.name!r}, {_operator(binding.value)}: {reason}", True) from reason
             return self._expression(e.body, function)
         if isinstance(e, tvm.ir.Call):
             return self._call(e, function)
@@ -280,7 +281,7 @@ class Relational:
         loops, given = self.operators.loops(e)
         values = [self._expression(v, function) for v in given]
         inner = loops["main"]
-        own = Function(loops, function.is_local, dict(zip(inner.params, values, strict=True)), function.sizes)
+        own = Function(loops, function.is_local, dict(zip(inner.params, values, strict=True)), function.sizes, is_operator=True)
         made = inner.body.blocks[0].bindings[0].value if inner.body.blocks else inner.body.body
         if isinstance(made, tvm.ir.Call) and made.op.same_as(e.op):
             told = [str(arg) for arg in e.args if not isinstance(arg, relax.Var | relax.Tuple)]
