@@ -55,10 +55,6 @@ def _kept(value: Value, axes: Axes) -> None:
         raise NoRelation(f"it moves what is still to be reduced over {', '.join(axes)}")
 
 
-def _at(relations: Relations, value: Value, dim: int) -> int:
-    return relations.variables(value.shape)[dim]
-
-
 def _gathered(dim: int) -> Step:
     def step(relations: Relations, value: Value, axes: Axes) -> Value:
         _kept(value, axes)

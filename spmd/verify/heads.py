@@ -24,7 +24,13 @@ def attention(relations: Relations, call: Any, given: list[Any], shape: tuple[in
     counts = [indices.constant(n) for n in (out.shape[1], whole.shape[1], shape[1], part.shape[1])]
     queries, every, own, own_every = (n or 0 for n in counts)
     keys, own_keys = (every - queries) // 2, (own_every - own) // 2
-    if not (queries and keys and own and own_keys) or queries % keys or own % own_keys or every != queries + 2 * keys or own_every != own + 2 * own_keys:
+    if (
+        not (queries and keys and own and own_keys)
+        or queries % keys
+        or own % own_keys
+        or every != queries + 2 * keys
+        or own_every != own + 2 * own_keys
+    ):
         raise NoRelation("attention of heads of a number that is not known")
     group, own_group = queries // keys, own // own_keys
     for order in (o for count in range(len(indices.axes) + 1) for o in permutations(indices.axes, count)):

@@ -100,7 +100,9 @@ def verify(
         mod, local = _only(mod, left), _only(local, left)
         proofs.append(_evaluated(mod, local, left, asked, is_large=work(mod) > LARGE))
     shown = tuple(name for name in signatures if name not in unrelated)
-    return replace(_joined(tuple(signatures), proofs), relational=shown, unrelated=tuple(f"{name}: {why}" for name, why in unrelated.items()))
+    return replace(
+        _joined(tuple(signatures), proofs), relational=shown, unrelated=tuple(f"{name}: {why}" for name, why in unrelated.items())
+    )
 
 
 def _evaluated(

@@ -110,7 +110,7 @@ class Relations:
                 return self._checked(replace(value, body=("load", atom.number, places), pending=pending, kind=kind or value.kind))
         if any(self.indices.constant(r.extent) != 1 for r in reduced):
             raise NoRelation(f"a {kind} that is none of the module's")
-        return value
+        return value if kind is None else self.related(value, None, ())
 
     def reduced(self, value: Value, kind: str, axes: frozenset[str]) -> Value:
         """What workers have once they have reduced over axes what each holds."""
@@ -146,6 +146,7 @@ class Relations:
         inner = [(r.variable, r.extent) for r in reduced]
         open_dims = {v: n for v, n in zip(definition.variables, atom.shape, strict=True) if self.indices.is_variable(v)}
         open_reduced = {r.variable: r.extent for r in atom.reduced}
+        found: list[tuple[int, tuple[Term, ...], frozenset[str]]] = []
         for pairs in islice(self.terms.pairs(value.body, definition.body), _MOST):
             for new in self._solved(pairs, open_dims, own, open_reduced, inner):
                 axes = self._split(new, atom.reduced, reduced)
@@ -153,9 +154,18 @@ class Relations:
                     continue
                 places = [new.get(v, v) for v in definition.variables]
                 strange = {v for v, _ in inner} | {self.indices.rank(axis) for axis in axes}
-                if not any(self.indices.free(place) & strange for place in places):
-                    return tuple(("ix", place) for place in places), axes
-        return None
+                if any(self.indices.free(place) & strange for place in places):
+                    continue
+                # A symmetric product is several elements of an atom: the one in the order of its dimensions is what others look for.
+                moved = sum(
+                    v not in self.indices.free(place) for (v, _), place in zip(own, places, strict=False) if self.indices.is_variable(v)
+                )
+                found.append((moved, tuple(("ix", place) for place in places), axes))
+                if not moved:
+                    break
+            if found and not found[-1][0]:
+                break
+        return min(found, key=lambda one: one[0])[1:] if found else None
 
     def _solved(self, pairs: Pairs, dims: Mapping[int, int], own: Any, reduced: Mapping[int, int], inner: Any) -> Iterator[dict[int, int]]:
         """What the variables of a definition are, such that all its places are those of the term."""
@@ -180,7 +190,12 @@ class Relations:
         axes: list[str] = []
         for one in whole:
             zero = Reduced(self.indices.number(0), self.indices.number(1))
-            ways = [(r, order) for r in (*left, zero) for order, at in self.indices.places(one.extent, r.extent, r.variable) if at == new[one.variable]]
+            ways = [
+                (r, order)
+                for r in (*left, zero)
+                for order, at in self.indices.places(one.extent, r.extent, r.variable)
+                if at == new[one.variable]
+            ]
             if not ways:
                 return None
             used, order = ways[0]
@@ -194,7 +209,10 @@ class Relations:
 
     def moved(self, value: Value, shape: Sequence[int], at: Mapping[int, Term], ranks: Mapping[int, int] | None = None) -> Value:
         """A value of another shape whose elements are those of this one: at which place of each dimension, and of which worker."""
-        new = {**{v: at[d] for d, v in enumerate(self.variables(value.shape)) if d in at}, **{v: ("ix", r) for v, r in (ranks or {}).items()}}
+        new = {
+            **{v: at[d] for d, v in enumerate(self.variables(value.shape)) if d in at},
+            **{v: ("ix", r) for v, r in (ranks or {}).items()},
+        }
         return self._checked(replace(value, shape=tuple(shape), body=self.terms.replaced(value.body, new)))
 
 

@@ -68,7 +68,12 @@ def _stage(s: Any) -> Stage:
     extents: dict[Any, Any] = {}
     for it, value in zip(block.iter_vars, s.iter_values, strict=True):
         extent = loops.pop(value, None) if isinstance(value, tvm.ir.Var) else tirx.IntImm("int64", 1) if _is(value, 0) else None
-        if extent is None or not _is(it.dom.min, 0) or not tvm_ffi.structural_equal(extent, it.dom.extent) or int(it.iter_type) not in (0, _REDUCE):
+        if (
+            extent is None
+            or not _is(it.dom.min, 0)
+            or not tvm_ffi.structural_equal(extent, it.dom.extent)
+            or int(it.iter_type) not in (0, _REDUCE)
+        ):
             raise NoRelation("a kernel whose block takes no loop as it is")
         extents[it.var] = extent
     if any(not _is(n, 1) for n in loops.values()):

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from .field import PRIME
-from .indices import Indices, NoRelation
+from .indices import Indices
 
 Term = tuple[Any, ...]
 Pairs = tuple[tuple[int, int], ...]

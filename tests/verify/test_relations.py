@@ -40,7 +40,9 @@ def mlp(workers=1, reduced="sum", twice=False, bias="after", begin=None):
 def spmd_call(name, x, workers, axis="tp", **attrs):
     import tvm
 
-    return relax.Call(tvm.ir.Op.get(f"relax.spmd.{name}"), [x], tvm.ir.make_node("ir.DictAttrs", axis=axis, workers=workers, value="", **attrs))
+    return relax.Call(
+        tvm.ir.Op.get(f"relax.spmd.{name}"), [x], tvm.ir.make_node("ir.DictAttrs", axis=axis, workers=workers, value="", **attrs)
+    )
 
 
 def test_what_is_too_large_to_be_evaluated_is_proven():
