@@ -60,7 +60,7 @@ def _gathered(dim: int) -> Step:
         _kept(value, axes)
         indices, held = relations.indices, value.shape[dim]
         shape = list(value.shape)
-        shape[dim] = indices.binary("Mul", held, indices.number(indices.mesh.axis_size(*axes)))
+        shape[dim] = indices.times(held, indices.mesh.axis_size(*axes))
         at = relations.variables(shape)[dim]
         place: dict[int, Term] = {dim: ("ix", indices.binary("FloorMod", at, held))}
         return relations.moved(value, shape, place, indices.coordinates(axes, indices.binary("FloorDiv", at, held)))
@@ -70,12 +70,8 @@ def _gathered(dim: int) -> Step:
 
 def _cut(dim: int) -> Step:
     def step(relations: Relations, value: Value, axes: Axes) -> Value:
-        indices, workers = relations.indices, relations.indices.mesh.axis_size(*axes)
-        number = indices.constant(value.shape[dim])
-        if number is None or number % workers:
-            raise NoRelation("it cuts a dimension that workers do not divide")
-        shape = list(value.shape)
-        shape[dim] = indices.number(number // workers)
+        indices, shape = relations.indices, list(value.shape)
+        shape[dim] = indices.share(value.shape[dim], indices.mesh.axis_size(*axes))
         at = indices.binary("Add", indices.binary("Mul", indices.index(axes), shape[dim]), relations.variables(shape)[dim])
         return relations.moved(value, shape, {dim: ("ix", at)})
 
@@ -93,12 +89,10 @@ def _exchanged(split: int, concat: int) -> Step:
     def step(relations: Relations, value: Value, axes: Axes) -> Value:
         _kept(value, axes)
         indices, workers = relations.indices, relations.indices.mesh.axis_size(*axes)
-        number, held = indices.constant(value.shape[split]), value.shape[concat]
-        if number is None or number % workers or split == concat:
-            raise NoRelation("it cuts a dimension that workers do not divide")
-        shape = list(value.shape)
-        shape[split] = indices.number(number // workers)
-        shape[concat] = indices.binary("Mul", held, indices.number(workers))
+        if split == concat:
+            raise NoRelation("an exchange in one dimension")
+        held, shape = value.shape[concat], list(value.shape)
+        shape[split], shape[concat] = indices.share(value.shape[split], workers), indices.times(held, workers)
         new = relations.variables(shape)
         own = indices.binary("Add", indices.binary("Mul", indices.index(axes), shape[split]), new[split])
         place: dict[int, Term] = {split: ("ix", own), concat: ("ix", indices.binary("FloorMod", new[concat], held))}

@@ -44,7 +44,8 @@ class Indices:
         self._variables, self._of = dict[Any, int](), dict[Any, int]()
         self._free: dict[int, frozenset[int]] = {}
         self._replaced: dict[Any, int] = {}
-        self.binary, self.equal, self.within = cache(self._binary), cache(self._equal), cache(self._within)
+        self.binary, self.equal, self._seen = cache(self._binary), cache(self._equal), cache(self._within)
+        self._inside = set[tuple[int, int]]()
         self.places = cache(self._places)
 
     def made(self, e: Any) -> int:
@@ -115,10 +116,22 @@ class Indices:
         """The ways to split a dimension such that a worker holds so many: the axes, and the place in it of what a worker has at `at`."""
         if whole == held:
             return [((), at)]
-        n, m = self.constant(whole), self.constant(held)
         orders = [order for count in range(1, len(self.axes) + 1) for order in permutations(self.axes, count)]
-        fitting = [order for order in orders if n is not None and m is not None and m * self.mesh.axis_size(*order) == n]
-        return [(order, self.binary("Add", self.binary("Mul", self.index(order), held), at)) for order in fitting]
+        fitting = [order for order in orders if self.times(held, self.mesh.axis_size(*order)) == whole]
+        found = [(order, self.binary("Add", self.binary("Mul", self.index(order), held), at)) for order in fitting]
+        self._inside |= {(place, whole) for _, place in found if self.within(at, held)}
+        return found
+
+    def times(self, a: int, number: int) -> int:
+        """So many times an expression."""
+        return self.binary("Mul", a, self.number(number))
+
+    def share(self, size: int, workers: int) -> int:
+        """What each of some workers has of a size that they divide."""
+        held = self.binary("FloorDiv", size, self.number(workers))
+        if self.times(held, workers) != size:
+            raise NoRelation(f"{workers} workers do not divide {self.text(size)}, or nobody says so")
+        return held
 
     def _binary(self, name: str, a: int, b: int) -> int:
         if name not in _BINARY:
@@ -148,8 +161,11 @@ class Indices:
             return False
         return bool(self._analyzer.can_prove_equal(x, y))
 
-    def _within(self, a: int, extent: int, conditions: frozenset[int] = frozenset()) -> bool:
+    def within(self, a: int, extent: int, conditions: frozenset[int] = frozenset()) -> bool:
         """Whether a place is inside of a dimension wherever these conditions hold."""
+        return (a, extent) in self._inside or self._seen(a, extent, conditions)
+
+    def _within(self, a: int, extent: int, conditions: frozenset[int]) -> bool:
         x = self._expressions[a]
         with ExitStack() as stack:
             for condition in conditions:

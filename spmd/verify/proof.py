@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 
@@ -92,7 +93,7 @@ def verify(
     signatures = signature.of_plan(plan, mod, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
     first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
     asked = Asked(workers, told, plan.divisible if plan is not None else {}, given, first, rounds and count)
-    unrelated = Relational(mod, local, workers).unrelated(signatures) if not given else dict.fromkeys(signatures, "it is given numbers")
+    unrelated = _unrelated(mod, local, signatures, asked)
     left, proofs = {name: how for name, how in signatures.items() if name in unrelated}, list[Proof]()
     if left and not given:
         proofs, left = _by_pieces(_only(mod, left), _only(local, left), left, asked)
@@ -103,6 +104,13 @@ def verify(
     return replace(
         _joined(tuple(signatures), proofs), relational=shown, unrelated=tuple(f"{name}: {why}" for name, why in unrelated.items())
     )
+
+
+def _unrelated(mod: tvm.IRModule, local: tvm.IRModule, signatures: Mapping[str, Signature], asked: Asked) -> dict[str, str]:
+    """The functions that are not shown by relations, each with the reason. Floats are real numbers there, and infinities are none."""
+    if not all(np.isfinite(array).all() for array in asked.arguments.values()):
+        return dict.fromkeys(signatures, "infinities, or what is no number, are among the arguments")
+    return Relational(mod, local, asked.mesh, asked.divisible).unrelated(signatures)
 
 
 def _evaluated(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,10 @@ class Function:
 class Reading:
     """Reads a function of the module, and then that of the workers, which may only call what the module does where nobody looks into it."""
 
-    def __init__(self, relations: Relations, operators: Operators, heads: dict[tuple[int, int], Heads]) -> None:
+    def __init__(
+        self, relations: Relations, operators: Operators, heads: dict[tuple[int, int], Heads], divisible: Mapping[str, int]
+    ) -> None:
+        self.divisible = divisible
         self.relations, self.indices, self.operators, self.heads = relations, relations.indices, operators, heads
         self.calls: list[Called] = []
         self._next, self._things = 0, 0
@@ -88,7 +91,8 @@ class Reading:
     def _named(self, size: Any, function: Function) -> int:
         if isinstance(size, tvm.ir.Var):
             other = sum(known.name == size.name for known in function.sizes)
-            function.sizes.setdefault(size, self.indices.symbol(size.name + "'" * other))
+            one = self.indices.times(self.indices.symbol(size.name + "'" * other), self.divisible.get(size.name, 1))
+            function.sizes.setdefault(size, one)
         return self.size(size, function)
 
     def size(self, size: Any, function: Function) -> int:

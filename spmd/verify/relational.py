@@ -24,8 +24,8 @@ from .terms import Term, Terms
 class Relational:
     """Proves functions of two modules by relations."""
 
-    def __init__(self, mod: tvm.IRModule, local: tvm.IRModule, mesh: Mesh) -> None:
-        self.mod, self.local, self.mesh = mod, local, mesh
+    def __init__(self, mod: tvm.IRModule, local: tvm.IRModule, mesh: Mesh, divisible: Mapping[str, int]) -> None:
+        self.mod, self.local, self.mesh, self.divisible = mod, local, mesh, divisible
         self.indices = Indices(mesh)
         self.terms = Terms(self.indices)
         self.operators = Operators()
@@ -50,16 +50,16 @@ class Relational:
     def _show(self, name: str, signature: Signature) -> None:
         """Prove a function, or raise `NoRelation` with the first value that has none."""
         funcs = self.mod[name], self.local[name]
-        if signature.sizes or len(funcs[0].params) != len(signature.params):
-            raise NoRelation("it is told sizes")
         self.relations = Relations(self.indices, self.terms)
-        self.reading = Reading(self.relations, self.operators, self.heads)
+        self.reading = Reading(self.relations, self.operators, self.heads, self.divisible)
         one, many = Function(self.mod, False), Function(self.local, True)
         for param in funcs[0].params:
             one.values[param] = self.reading.argument(param.ty, param.name, one)
         expected = self.reading.expression(funcs[0].body, one)
-        held = [*(one.values[p] for p in funcs[0].params), *(self.reading.constant(data) for _, data in signature.constants)]
-        places = [*signature.params, *(place for place, _ in signature.constants)]
+        named = {size.name: number for size, number in one.sizes.items()}
+        told = [Shape(tuple(named[size] for size in signature.sizes))] if signature.sizes else []
+        held = [*(one.values[p] for p in funcs[0].params), *told, *(self.reading.constant(data) for _, data in signature.constants)]
+        places = [*signature.params, *(None for _ in told), *(place for place, _ in signature.constants)]
         if len(funcs[1].params) != len(held):
             raise NoRelation("it takes another number of arguments")
         for param, value, place in zip(funcs[1].params, held, places, strict=True):
@@ -96,6 +96,7 @@ class Relational:
         shape = tuple(sum_of(self.indices, [length for length, _ in pieces]) for pieces in splits)
         at: dict[int, Term] = {}
         for d, (split, pieces, v) in enumerate(zip(place.dims, splits, self.relations.variables(shape), strict=True)):
+            self.indices.places(value.shape[d], shape[d], v)  # these are known to be inside from here on
             if split is not None:
                 at[d] = ("ix", self._piece(pieces, v, self.indices.index(tuple(split.axes))))
         return shape, at
@@ -104,9 +105,11 @@ class Relational:
         """For each piece of a dimension how much a worker holds of it, and where the piece begins."""
         if split is None:
             return [(size, self.indices.number(0))]
-        if any(getattr(split, kind, None) for kind in ("symbolic", "repeated", "uneven", "length")):
-            raise NoRelation("a symbolic size that is split")
         workers, found, begin = self.mesh.axis_size(*split.axes), list[tuple[int, int]](), 0
+        if self.indices.constant(size) is None and len(split.segments) == 1 and split.symbolic:
+            return [(self.indices.share(size, workers), self.indices.number(0))]
+        if any(getattr(split, kind, None) for kind in ("symbolic", "repeated", "uneven", "length")):
+            raise NoRelation("a symbolic size that is split in parts")
         for segment in split.segments:
             if int(segment.size) % (int(segment.unit) * workers):
                 raise NoRelation("padding")
