@@ -17,26 +17,12 @@ from .indices import NoRelation
 from .opaque import FUSED
 from .operations import Evaluation, Operators
 from .operators import SAME
-from .relations import Relations, Value
+from .relations import Relations, Shape, Thing, Value
 from .stages import pattern
 from .terms import Term
 
 _DEEPEST = 24
 _PACKED = ("relax.call_dps_packed", "relax.call_pure_packed")
-
-
-@dataclass(frozen=True)
-class Thing:
-    """What is no tensor and is only passed on: a cache, a text."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A shape, or a number as a shape of one."""
-
-    sizes: tuple[int, ...]
 
 
 @dataclass

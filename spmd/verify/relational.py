@@ -15,8 +15,8 @@ from .heads import Heads
 from .indices import Indices, NoRelation
 from .opaque import ATTENTION
 from .operations import Operators
-from .reading import Function, Reading, Shape
-from .relations import Relations, Value
+from .reading import Function, Reading
+from .relations import Relations, Shape, Value
 from .signature import Signature
 from .terms import Term, Terms
 

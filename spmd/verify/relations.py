@@ -33,6 +33,20 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Thing:
+    """What is no tensor and is only passed on: a cache, a text."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape, or a number as a shape of one."""
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Reduced:
     """A variable that something is reduced over, and how far it goes."""
 
