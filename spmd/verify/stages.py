@@ -153,7 +153,7 @@ def pattern(e: Any, own: Any = None) -> Pattern:
             return ("select", *args)
         if called in ("likely", "tvm_thread_invariant"):
             return args[0]
-        if not tirx_is_pure(e):
+        if not _is_pure(e):
             raise NoRelation(f"a kernel that calls {called}")
         return ("call", f"{called}:{dtype}", args)
     if hasattr(e, "a") and hasattr(e, "b"):
@@ -161,6 +161,6 @@ def pattern(e: Any, own: Any = None) -> Pattern:
     raise NoRelation(f"a kernel with {name}")
 
 
-def tirx_is_pure(call: Any) -> bool:
+def _is_pure(call: Any) -> bool:
     """Whether a function of TIR gives the same for the same."""
     return call.op.get_attr("TCallEffectKind") in (0, 1) and not call.op.name.split(".")[-1].startswith("tvm_")
