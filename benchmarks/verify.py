@@ -51,6 +51,8 @@ class Count:
     """What came of some programs, each by its name."""
 
     proven: list[str] = field(default_factory=list)
+    related: list[str] = field(default_factory=list)
+    """Those of which every function is proven by relations, at its own sizes."""
     undecided: dict[str, str] = field(default_factory=dict)
     alarms: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -62,6 +64,7 @@ class Count:
             proof = spmd.verify(mod, sharded, **asked)
             if proof:
                 self.proven.append(name)
+                self.related += [name] if proof.relational == proof.functions else []
             else:
                 self.undecided[name] = proof.undecided[0]
         except spmd.ShardingError as error:
@@ -70,7 +73,13 @@ class Count:
 
     def show(self, what: str) -> None:
         """Print a line of the table, and what is not proven."""
-        print(what, *(len(part) for part in (self.proven, self.undecided, self.alarms)), f"{self.seconds:.0f}", sep="  ", flush=True)
+        print(
+            what,
+            *(len(part) for part in (self.proven, self.related, self.undecided, self.alarms)),
+            f"{self.seconds:.0f}",
+            sep="  ",
+            flush=True,
+        )
         for kind, texts in (("undecided", self.undecided), ("alarm", self.alarms)):
             for name, text in texts.items():
                 print(f"    {kind}: {name}: {text}", flush=True)
@@ -102,6 +111,7 @@ def operators(most: int) -> tuple[Count, Count]:
     """Some strategies of every row on 2 workers; and operators, each proven where it is in all of its rows."""
     rows, every = Count(), Count()
     reasons: dict[str, list[str]] = defaultdict(list)
+    unrelated: set[str] = set()
     mesh = Mesh(tp=2)
     for name in document.families():
         family = importlib.import_module(f"tests.operators.{name}")
@@ -125,8 +135,10 @@ def operators(most: int) -> tuple[Count, Count]:
                 told = {f"{trial}.{p}": value for trial in program.plan.functions for p, value in arrays.items()}
                 rows.add(f"{name}.{function.name}", tvm.IRModule(own), program, arguments=told)
                 said = [*rows.undecided.items(), *rows.alarms.items()]
+                unrelated |= {document.operator_of(node)} if f"{name}.{function.name}" not in rows.related else set[str]()
                 reasons[document.operator_of(node)] += [text for at, text in said if at == f"{name}.{function.name}"]
     every.proven = [op for op, texts in reasons.items() if not texts]
+    every.related = [op for op in every.proven if op not in unrelated]
     every.undecided = {op: texts[0] for op, texts in reasons.items() if texts and texts[0] not in rows.alarms.values()}
     every.alarms = {op: texts[0] for op, texts in reasons.items() if texts and texts[0] in rows.alarms.values()}
     return rows, every
@@ -184,7 +196,7 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             rows = [pool.apply(row, (name, 2 if told.quick else layers)) for name, layers in ((MODEL, 126), ("training step, 8B", 32))]
         print(table(("program", "layers", "mesh", "result", "CPU seconds", "MB"), rows), flush=True)
-    print("what  proven  undecided  alarms  CPU seconds", flush=True)
+    print("what  proven  by relations  undecided  alarms  CPU seconds", flush=True)
     if "operators" in told.parts:
         by_row, by_operator = operators(told.strategies)
         by_row.show("rows of the operator table")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 
@@ -17,6 +18,7 @@ from .arguments import Run, fewest_decisions, fewest_integers
 from .field import PRIME
 from .pair import Asked, Pair
 from .pieces import PIECE, NotInPieces, Pieces, Relations
+from .relational import Relational
 from .shrink import LARGE, TOO_LARGE, NotShrunk, shrunk, work
 from .signature import Signature
 
@@ -40,13 +42,19 @@ class Proof:
     """Whether this was shown of the same programs at smaller sizes."""
     pieces: int = 0
     """Pairs of pieces by which functions were shown, equal ones counted once."""
+    relational: tuple[str, ...] = ()
+    """Functions that were shown without numbers, at their own sizes: by relations of the workers' values to the module's."""
+    unrelated: tuple[str, ...] = ()
+    """The other functions, each with the first value that has no relation that is known, and why."""
 
     def __bool__(self) -> bool:
         """Whether nothing is undecided."""
         return not self.undecided
 
     def __str__(self) -> str:
-        said = f"{len(self.functions)} functions, {self.elements} numbers modulo {PRIME} are the same in {self.runs} runs"
+        said = f"{len(self.functions)} functions"
+        said += f", {len(self.relational)} by relations of their values" if self.relational else ""
+        said += f", {self.elements} numbers modulo {PRIME} are the same in {self.runs} runs" if self.runs else ""
         said += f", by {self.pieces} different pieces" if self.pieces else ""
         said += ", at smaller sizes" if self.smaller else ""
         return "\n".join([f"proven: {said}" if self else said, *(f"undecided: {text}" for text in self.undecided)])
@@ -85,11 +93,24 @@ def verify(
     signatures = signature.of_plan(plan, mod, local) if plan is not None else signature.of_user(mod, local, placed_inputs, placed_outputs)
     first, count = request.number("seed", seed, 0), request.number("rounds", 1 if rounds is None else rounds, 1)
     asked = Asked(workers, told, plan.divisible if plan is not None else {}, given, first, rounds and count)
-    proofs, left = _by_pieces(mod, local, signatures, asked) if not given else ([], signatures)
+    unrelated = _unrelated(mod, local, signatures, asked)
+    left, proofs = {name: how for name, how in signatures.items() if name in unrelated}, list[Proof]()
+    if left and not given:
+        proofs, left = _by_pieces(_only(mod, left), _only(local, left), left, asked)
     if left:
         mod, local = _only(mod, left), _only(local, left)
         proofs.append(_evaluated(mod, local, left, asked, is_large=work(mod) > LARGE))
-    return _joined(tuple(signatures), proofs)
+    shown = tuple(name for name in signatures if name not in unrelated)
+    return replace(
+        _joined(tuple(signatures), proofs), relational=shown, unrelated=tuple(f"{name}: {why}" for name, why in unrelated.items())
+    )
+
+
+def _unrelated(mod: tvm.IRModule, local: tvm.IRModule, signatures: Mapping[str, Signature], asked: Asked) -> dict[str, str]:
+    """The functions that are not shown by relations, each with the reason. Floats are real numbers there, and infinities are none."""
+    if not all(np.isfinite(array).all() for array in asked.arguments.values()):
+        return dict.fromkeys(signatures, "infinities, or what is no number, are among the arguments")
+    return Relational(mod, local, asked.mesh, asked.divisible).unrelated(signatures)
 
 
 def _evaluated(

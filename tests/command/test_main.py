@@ -62,7 +62,7 @@ def test_a_proof(capsys):
     status = main(["verify", *MLP, "--spec", 'w1=P(None, "tp")', "--spec", 'w2=P("tp", None)'])
     out, err = capsys.readouterr()
     assert (status, err) == (0, "")
-    assert out.startswith("proven: 1 functions, ") and out.endswith(" numbers modulo 2147483647 are the same in 1 runs\n")
+    assert out == "proven: 1 functions, 1 by relations of their values\n"
 
 
 def test_a_plan_of_transformers_and_its_price(capsys, tmp_path):

@@ -11,6 +11,7 @@ from tvm.script import relax as R
 import spmd
 from spmd import Sharding, ShardingError
 
+pytestmark = pytest.mark.usefixtures("by_numbers")
 LAYERS = 5
 
 

@@ -9,6 +9,8 @@ import spmd
 from spmd import P, Sharding, ShardingError
 from spmd.testing.equivalence import FREE_LINKS
 
+pytestmark = pytest.mark.usefixtures("by_numbers")
+
 
 @I.ir_module
 class Block:
