@@ -92,6 +92,14 @@ def lacking():
     return spmd.lower(Mlp, replace(PLAN, values={n: s for n, s in PLAN.values.items() if n != "main.up"}))
 
 
+def dealt_out_by(size):
+    """`Lengths` by a plan that splits `n`, which 6 divides, by as many elements over `tp`."""
+    sharding = Sharding((Split(("tp",), (Segment(size),), symbolic=True),))
+    specs = {"main.x": P("tp"), "main.y": P("tp")}
+    plan = spmd.plan(Lengths, 2, specs, divisible={"n": 6})
+    return spmd.lower(Lengths, replace(plan, values={**plan.values, "main.z": sharding}))
+
+
 def unformed():
     """A form that nobody wrote."""
     node = build_graph(Mlp).functions["main"].nodes[0]
@@ -266,6 +274,8 @@ ERRORS = {
     "what a plan lacks": (lacking, "plan for 'main': it says nothing of 'main.up'. Plan this module with spmd.plan()."),
     "no split": (lambda: lowered(Sharding((Split(("tp",), ()), None))), "is no split: "),
     "another size": (lambda: lowered(Sharding((None, split(30)))), "does not fit dimension 1 of 'up', of size 32"),
+    "a number that does not divide": (lambda: dealt_out_by(4), "does not fit dimension 0 of 'z', of size n. Plan this module"),
+    "parts of nothing": (lambda: dealt_out_by(0), "does not fit dimension 0 of 'z', of size n. Plan this module"),
     "an axis twice": (lambda: lowered(Sharding((split(4), split(32)))), "uses a mesh axis twice. Plan this module"),
     "units": (lambda: lowered(Sharding((None, split(32, 16)))), "has units that say nothing. Plan this module"),
     "no such form": (unformed, "its rule asks for the form 'mirror'. There are "),

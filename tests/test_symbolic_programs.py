@@ -112,6 +112,25 @@ def test_a_note_says_where_a_symbolic_size_keeps_something_whole():
     ]
 
 
+@I.ir_module
+class After:
+    """Of two operators the first could stay split, and the second not; before the first there is less to gather."""
+
+    @R.function
+    def main(x: R.Tensor(("n", "s", 16), "float16")):
+        n, s = T.int64(), T.int64()
+        with R.dataflow():
+            y = R.astype(x, "float32")
+            z = R.reshape(y, R.shape([n * s, 16]))
+            R.output(z)
+        return z
+
+
+def test_a_note_names_the_operator_after_those_that_could_stay_split():
+    notes = spmd.plan(After, 2, {"main.x": P(None, "tp", None)}).notes
+    assert [note.split(",")[0] for note in notes] == ["relax.reshape 'z' of 'main' takes dimension 1 of 'y' whole"]
+
+
 def test_heads_between_symbolic_sizes_stay_split_when_all_are_merged():
     """As a pattern of blocks whose length is known when the program runs."""
     specs = {"main.x": P(None, "tp", None, None)}

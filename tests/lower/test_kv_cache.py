@@ -10,8 +10,12 @@ from tvm import relax, tirx
 from tvm.relax.frontend.nn.llm.kv_cache import RopeMode, TIRPagedKVCache
 from tvm.target import Target
 
+import spmd
+from examples.llm.config import LlamaConfig
+from examples.llm.model import build_module
 from spmd.errors import ShardingError
 from spmd.lower.kv_cache import local_kernels
+from spmd.testing import FREE_LINKS
 from tests.models.mlc_llama import TINY, mlc_llama
 
 CUDA = json.dumps({"kind": "cuda", "arch": "sm_90"})
@@ -138,6 +142,13 @@ def test_arguments_bound_to_variables():
     call = relax.Call(call.op, [call.args[0], *args], call.attrs, call.ty_args)
     assert len(local_kernels(mod, call, 2, 1, "create", lookup=bound.get)) == 14
     assert local_kernels(mod, call, 2, 1, "create") == {}
+
+
+def test_a_program_has_the_kernels_of_the_heads_of_a_worker():
+    """Of 6 query heads and 3 KV heads."""
+    mod, _ = build_module(LlamaConfig.preset("tiny"), methods=("decode", "create_paged_kv_cache"))
+    sharded = spmd.shard(mod, 3, profile=FREE_LINKS).mod
+    assert [int(p.shape[1]) for p in sharded["fused_rope"].params[2:5]] == [2, 1, 1]
 
 
 def test_gpu_kernels():

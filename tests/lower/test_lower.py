@@ -458,3 +458,20 @@ def test_a_value_is_gathered_once_for_all_that_want_it():
     sharded = assert_equivalent(Before, 2, specs, profile=late)
     assert sharded.mod.script().count("R.spmd.all_gather") == 1
     assert len(sharded.plan.collectives) == 1
+
+
+@I.ir_module
+class One:
+    """An operator that takes a tuple of one."""
+
+    @R.function
+    def main(x: R.Tensor((4, 8), "float32")):
+        with R.dataflow():
+            y = R.concat((x,), axis=0)
+            z = R.exp(y)
+            R.output(z)
+        return z
+
+
+def test_a_tuple_of_one_stays_a_tuple():
+    assert_equivalent(One, 2, {"main.x": P("tp", None), "main.return": P("tp", None)})

@@ -72,6 +72,10 @@ class MODULE:
         return R.nn.conv2d_transpose(x, w, strides=2, padding=1)
 
     @R.function
+    def conv2d_transpose_longer(x: R.Tensor((2, 2, 6, 5), "float64"), w: R.Tensor((2, 3, 3, 2), "float64")):
+        return R.nn.conv2d_transpose(x, w, strides=2, padding=1, output_padding=[0, 1])
+
+    @R.function
     def conv2d_transpose_tiles(x: R.Tensor((1, 6, 4, 5), "float64"), w: R.Tensor((6, 4, 2, 2), "float64")):
         return R.nn.conv2d_transpose(x, w, strides=2)
 

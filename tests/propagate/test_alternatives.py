@@ -9,6 +9,7 @@ from tvm.script import relax as R  # pyright: ignore[reportMissingModuleSource]
 
 import spmd
 from spmd import P
+from tests.propagate.test_remat import Turns
 
 TWO_RESULTS = """
 @I.ir_module
@@ -34,3 +35,12 @@ def test_without_the_constraint_on_one_of_two_results(freed: int) -> None:
     free = plan.searched.lifted(f"main[{freed}]")
     assert free is not None and str(free.sharding) == "[-, tp]"
     assert free.seconds == pytest.approx(without.cost - plan.cost) and free.seconds < 0
+
+
+def test_times_of_operators_of_a_loop_count_its_turns() -> None:
+    """Nothing is converted on one worker: what single operators take is what all of them take."""
+    plan = spmd.plan(Turns, 1, sizes={"turn": 9})
+    assert plan.searched is not None
+    times = plan.searched._now
+    assert times.conversions == 0 and times.operators == pytest.approx(plan.cost)
+    assert sum(seconds for _, seconds in times.nodes) == pytest.approx(times.operators)

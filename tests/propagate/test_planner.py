@@ -63,6 +63,12 @@ def test_every_layer_is_sharded_as_the_first():
     assert layers[0] and all(layer == layers[0] for layer in layers)
 
 
+def test_nothing_is_to_be_said_of_one_worker():
+    """That nothing is split is worth a note where something could be."""
+    assert spmd.plan(Mlp, 1).notes == []
+    assert "nothing is split" in "".join(spmd.plan(Mlp, 2).notes)
+
+
 def last_product(plan, function):
     """The name of the last matmul of a function, which is lm_head's where there is one."""
     return [c.name for c in plan.choices[function] if c.op == "relax.matmul"][-1:]
