@@ -12,8 +12,9 @@ from tvm.ir import TensorLoad
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
 
-from .cpu import default_rules
+from .cpu import Matmul, default_rules
 from .cpu.analysis import is_refusal
+from .cpu.few_rows import by_rows
 from .gpu import few_rows
 from .threads import reads_of_others
 
@@ -72,9 +73,15 @@ class CPUSchedules(_Scheduling):
 
     def __init__(self, *, parallel: bool = False, rules: Sequence[ScheduleRule] | None = None):
         super().__init__(default_rules(parallel) if rules is None else rules)
+        self.parallel = parallel
 
     def _schedule(self, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
-        return func if has_narrow_floats(func) else super()._schedule(name, func, target)
+        """By the first rule, and for few rows, too, where it is a product of a symbolic number of them."""
+        if has_narrow_floats(func):
+            return func
+        whole = super()._schedule(name, func, target)
+        is_product = is_scheduled(whole) and whole.attrs.get(RULE) == Matmul.__name__
+        return by_rows(func, whole, self.attempt(Matmul(self.parallel, few=True), name, func, target)) if is_product else whole
 
     def attempt(self, rule: ScheduleRule, name: str, func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
         """A primitive that TVM refuses means that the rule does not apply; other errors are errors."""

@@ -9,11 +9,11 @@ import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tvm import relax
+from tvm import relax, tirx
 
 from spmd import schedules
 from spmd.schedules.cpu.matmul import vector_bits
-from tests.schedules.kernels import dequantize, kernel_code, module, normal, rules, run, unpack
+from tests.schedules.kernels import dequantize, kernel_code, module, normal, rules, run, scheduled, unpack
 
 ROWS = (1, 2, 3, 7, 16, 33, 129)
 TOLERANCE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
@@ -83,6 +83,18 @@ def test_which_rule(transposed: bool, parallel: bool) -> None:
 @pytest.mark.parametrize(("cpu", "bits"), [("x86-64", 128), ("haswell", 256), ("znver3", 256), ("skylake-avx512", 512)])
 def test_the_width_of_vectors_is_that_of_the_cpu(cpu: str, bits: int) -> None:
     assert vector_bits(schedules.resolve({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})) == bits
+
+
+def test_few_of_many_rows_do_not_copy_the_weight() -> None:
+    """The kernel of a symbolic number of rows has loops for few of them, which read the weight as it is."""
+    (kernel,) = scheduled(product("m", 256, 512, True, "float32")).values()
+    choice = kernel.body.block.body
+    assert isinstance(choice, tirx.IfThenElse)
+    copies = [
+        [buffer.shape for buffer in part.block.alloc_buffers if list(buffer.shape) == [256, 512]]
+        for part in (choice.then_case, choice.else_case)
+    ]
+    assert [len(found) for found in copies] == [0, 1]
 
 
 def test_a_tile_stays_in_registers() -> None:

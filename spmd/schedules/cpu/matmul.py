@@ -33,6 +33,11 @@ PACK_ROWS = 16  # from so many rows on, copying a strip of W out of its pages co
 class Matmul(CPURule):
     """`x @ W^T` by tiles of dot products along k, `x @ W` by tiles of outer products along n; any number of rows."""
 
+    def __init__(self, parallel: bool = False, few: bool = False) -> None:
+        super().__init__(parallel)
+        self.few = few
+        """Whether a symbolic number of rows is small."""
+
     def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> Schedule | None:
         """The schedule of `func` for CPU `target`, or None."""
         self.lanes = vector_bits(target) // 32
@@ -58,7 +63,7 @@ class Matmul(CPURule):
         return True
 
     def _tile(self, sch: Schedule, main: SBlockRV, product: MatrixProduct, before: list[SBlockRV], epilogue: SBlockRV | None) -> None:
-        if _has_many_rows(sch, main, product):
+        if self._has_many_rows(sch, main, product):
             self._turn(sch, main, product)
         else:
             self._lay_out(sch, main, product)
@@ -108,9 +113,10 @@ class Matmul(CPURule):
         return rows, min(wide, 1 << (n - 1).bit_length())  # an awkward size: pad it
 
     def _rows(self, m: int | None, product: MatrixProduct) -> int:
-        many, few = (8, 4) if self.lanes >= 16 else (6, 2)
-        if product.transposed or (m is not None and m < PACK_ROWS):
+        if product.transposed or self.few or (m is not None and m < PACK_ROWS):
+            few = 4 if self.lanes >= 8 else 2
             return few if m is None or m > 2 * few else max(divisor(m, few), min(few, 2))
+        many = 8 if self.lanes >= 16 else 6
         return many if m is None or divisor(m, many) < many - 1 else divisor(m, many)
 
     def _pad(self, sch: Schedule, main: SBlockRV, product: MatrixProduct, rows: int, columns: int) -> bool:
@@ -136,6 +142,10 @@ class Matmul(CPURule):
                 continue
             if walked in variables(block.writes[0].region[-2].min):
                 sch.transform_layout(producer, ("write", 0), _swap_last)
+
+    def _has_many_rows(self, sch: Schedule, main: SBlockRV, product: MatrixProduct) -> bool:
+        rows = next(constant(it.dom.extent) for it in sch.get(main).iter_vars if it.var.same_as(product.m))
+        return not self.few if rows is None else rows >= PACK_ROWS
 
     def _turn(self, sch: Schedule, main: SBlockRV, product: MatrixProduct) -> None:
         """Copy a right operand that has k innermost, or decode it, to where n is innermost."""
@@ -174,7 +184,7 @@ class Matmul(CPURule):
                 if len(step.iter_vars) > 1 and walked is not None and walked.same_as(step.iter_vars[-2].var):
                     sch.reorder(*reversed(sch.get_loops(producer)[-2:]))
                 decoded = True
-        if not decoded and not product.transposed and _has_many_rows(sch, main, product):
+        if not decoded and not product.transposed and self._has_many_rows(sch, main, product):
             sch.compute_at(sch.cache_read(main, product.right, "global"), at)
 
     def _write_out(self, sch: Schedule, main: SBlockRV, epilogue: SBlockRV | None, at: LoopRV) -> SBlockRV:
@@ -186,11 +196,6 @@ class Matmul(CPURule):
             with suppress(ScheduleError):  # not elementwise in the product: it runs on its own afterwards
                 sch.reverse_compute_at(epilogue, at)
         return written
-
-
-def _has_many_rows(sch: Schedule, main: SBlockRV, product: MatrixProduct) -> bool:
-    rows = next(constant(it.dom.extent) for it in sch.get(main).iter_vars if it.var.same_as(product.m))
-    return rows is None or rows >= PACK_ROWS
 
 
 def _swap_last(*index: tirx.Var) -> list[tirx.Var]:

@@ -11,7 +11,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from .analysis import CPURule, LoopNest, constant, contiguous_variable, covers, divisor, inline_cheap, inline_epilogues
 
 ROWS_AT_ONCE = 8  # rows of W streamed together: fewer passes over the accumulators, still within the prefetchers
-ROWS_BESIDE = 8
+ROWS_BESIDE = 8  # rows of W along which sums run: as many streams from memory at a time
 ACCUMULATORS = 4096  # of them at a time: 16 KiB of float32, half of a first-level cache
 
 
