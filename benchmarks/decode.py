@@ -3,7 +3,7 @@
     python -m benchmarks.decode [--quick]
 
 Simulated workers do not make it faster: N workers do the same work on the same cores, and meet twice a layer. The ratio is what
-sharding costs. Unsharded, outer loops are spread over all cores; a worker has one thread. The three programs take turns. Median rates.
+sharding costs. Unsharded, kernels run on all cores; the workers divide these among them. The three programs take turns. Median rates.
 """
 
 from __future__ import annotations
