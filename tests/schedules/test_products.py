@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tvm import relax, tirx
 
 from spmd import schedules
+from spmd.collectives.cores import compute_with
 from spmd.schedules.cpu.matmul import vector_bits
 from tests.schedules.kernels import dequantize, kernel_code, module, normal, rules, run, scheduled, unpack
 
@@ -83,6 +85,21 @@ def test_which_rule(transposed: bool, parallel: bool) -> None:
 @pytest.mark.parametrize(("cpu", "bits"), [("x86-64", 128), ("haswell", 256), ("znver3", 256), ("skylake-avx512", 512)])
 def test_the_width_of_vectors_is_that_of_the_cpu(cpu: str, bits: int) -> None:
     assert vector_bits(schedules.resolve({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})) == bits
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("rows", [1, 5, 24, "m"])
+def test_on_several_threads(rows: int | str, transposed: bool) -> None:
+    """With work enough for threads, which share it."""
+    mod = product(rows, 256, 512, transposed, "float32")
+    machine = relax.VirtualMachine(schedules.build(mod, parallel=True), tvm.cpu())
+    for m in (3, 16, 17, 40) if rows == "m" else (int(rows),):
+        inputs, expected = arrays(m, 256, 512, transposed, "float32")
+        given = [tvm.runtime.tensor(a) for a in inputs]
+        with ThreadPoolExecutor(1) as apart:  # TVM has a pool for each thread that calls, which this one keeps as it was
+            apart.submit(compute_with, 2).result()
+            result = apart.submit(lambda given=given: machine["main"](*given).numpy()).result()
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_few_of_many_rows_do_not_copy_the_weight() -> None:

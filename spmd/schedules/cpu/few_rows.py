@@ -8,17 +8,18 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from spmd.schedules.rows import rows_of, with_choice
+
 MOST_ROWS = 16
 """Up to so many rows, a weight is read where it lies: copying it to where many rows want it costs more."""
 
 
 def by_rows(func: tirx.PrimFunc, many: tirx.PrimFunc, few: tirx.PrimFunc | None) -> tirx.PrimFunc:
     """The kernel of a product that is scheduled for many rows and for few; `many` where its rows are no symbolic size."""
-    rows = {size for param in func.params if hasattr(param, "shape") for size in param.shape if isinstance(size, tirx.Var)}
-    if few is None or len(rows) != 1:
+    rows = rows_of(func)
+    if few is None or rows is None:
         return many
-    body = tirx.IfThenElse(rows.pop() <= MOST_ROWS, _apart(few.body), many.body)
-    return many.with_body(s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body)))
+    return with_choice(many, tirx.IfThenElse(rows <= MOST_ROWS, _apart(few.body), many.body))
 
 
 def _apart(body: Any) -> Any:

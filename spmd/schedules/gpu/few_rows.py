@@ -10,6 +10,8 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.s_tir.dlight.gpu import LowBatchGEMV
 
+from spmd.schedules.rows import rows_of, with_choice
+
 MOST_ROWS = {2: 2, 8: 4}
 """{rows: how many of them a block of threads computes}: up to so many rows, kernels read the weight as for one, or twice."""
 FEW = "spmd.few_rows"
@@ -25,17 +27,16 @@ def few_rows(func: tirx.PrimFunc, whole: tirx.PrimFunc, attempt: Attempt) -> tir
 
     `attempt` gives what a rule makes of a function, or None.
     """
-    rows = {size for param in func.params if hasattr(param, "shape") for size in param.shape if isinstance(size, tirx.Var)}
-    if len(rows) != 1:
+    row, body = rows_of(func), whole.body
+    if row is None:
         return whole
-    (row,), body, named = rows, whole.body, _with_decoding_named(func)
+    named = _with_decoding_named(func)
     for most, each in sorted(MOST_ROWS.items(), reverse=True):
         narrow = attempt(LowBatchGEMV(each), named)
         if narrow is None:
             return whole
         body = tirx.IfThenElse(tirx.op.tvm_thread_invariant(row <= most), narrow.body, body)
-    root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
-    return whole.with_body(root).with_attrs({"tirx.HoistIfThenElseExprWithBlock": 1, FEW: max(MOST_ROWS)})
+    return with_choice(whole, body).with_attrs({"tirx.HoistIfThenElseExprWithBlock": 1, FEW: max(MOST_ROWS)})
 
 
 def _with_decoding_named(func: tirx.PrimFunc) -> tirx.PrimFunc:
