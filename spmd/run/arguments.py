@@ -22,6 +22,8 @@ from spmd.placement.sharding import Sharding, Split
 from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.plan.sizes import evaluated
 
+from .tensors import tensor_of
+
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 _SMALL = 1 << 16
@@ -272,8 +274,7 @@ def placed(shard: Callable[[int], Array], backend: Backend, share: bool = False)
         if share and str(device) in kept:
             found.append(kept[str(device)])
             continue
-        part = shard(rank)
-        found.append(tvm.runtime.tensor(np.ascontiguousarray(part).reshape(part.shape), device))
+        found.append(tensor_of(shard(rank), device))
         kept[str(device)] = found[-1]
     return found
 

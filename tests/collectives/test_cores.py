@@ -51,3 +51,13 @@ def test_workers_use_what_others_leave(monkeypatch):
         with spmd.workers(spmd.shard(Scaled, workers)) as w:
             assert w.threads == threads
             np.testing.assert_array_equal(w["main"](x), 2 * x)
+
+
+@pytest.mark.parametrize(("told", "looks"), [(None, "3000"), ("7", "7")])
+def test_threads_without_work_sleep_soon(monkeypatch, told, looks):
+    """TVM's own number of looks takes most of a second of a processor for each worker that starts."""
+    monkeypatch.delenv("TVM_THREAD_POOL_SPIN_COUNT", raising=False)
+    if told is not None:
+        monkeypatch.setenv("TVM_THREAD_POOL_SPIN_COUNT", told)
+    of_a_thread(lambda: cores.compute_with(1))
+    assert cores.os.environ["TVM_THREAD_POOL_SPIN_COUNT"] == looks
