@@ -20,7 +20,7 @@ from spmd.rules.kernel import KERNEL_CALLS
 
 TAKE_ALONG = frozenset(
     {
-        *("relax.matmul", "relax.linear", "relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"),
+        *("relax.matmul", "relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"),
         *("relax.mean", "relax.variance", "relax.std", "relax.nn.softmax", "relax.nn.log_softmax"),
         *("relax.nn.rms_norm", "relax.nn.layer_norm", "relax.nn.group_norm"),
     }

@@ -14,6 +14,12 @@ def static(expr: Any) -> int | None:
     return expr if isinstance(expr, int) else int(expr.value) if isinstance(expr, tirx.IntImm) else None
 
 
+def intrinsic(expr: Any) -> str:
+    """The scalar operation that an expression calls, without the prefix that TVM gives it (``exp``, ``if_then_else``); else nothing."""
+    name = expr.op.name if isinstance(expr, tvm.ir.Call) and isinstance(expr.op, tvm.ir.Op) else ""
+    return next((name.removeprefix(prefix) for prefix in ("tirx.", "prim.") if name.startswith(prefix)), "")
+
+
 def variables(expr: Any) -> list[Any]:
     """The variables in an expression that are no buffers, as often as they stand there."""
     found: list[Any] = []

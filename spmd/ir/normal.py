@@ -9,6 +9,8 @@ import tvm_ffi
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from .expressions import intrinsic
+
 
 def normalized(mod: tvm.IRModule) -> tvm.IRModule:
     """`mod` with its Relax functions in A-normal form, those that are as they are; `mod` is not changed."""
@@ -36,7 +38,7 @@ def _is_nested(function: relax.Function) -> bool:
 
 def _is_size(expr: Any) -> bool:
     """Whether it is arithmetic of a symbolic size, which stands anywhere."""
-    return isinstance(expr, tvm.ir.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name.startswith("tirx.")
+    return bool(intrinsic(expr))
 
 
 def _is_leaf(expr: Any) -> bool:

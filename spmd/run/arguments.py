@@ -22,7 +22,7 @@ from spmd.placement.sharding import Sharding, Split
 from spmd.plan.decisions import Leaf, LeafTree, Signature
 from spmd.plan.sizes import evaluated
 
-from .tensors import tensor_of
+from .tensors import Room, tensor_of
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -89,6 +89,8 @@ class Binder:
     def __init__(self, function: str, signature: Signature, backend: Backend, divisible: Mapping[str, int]) -> None:
         self.function, self.signature, self.backend, self.divisible = function, signature, backend, divisible
         self.sizes: dict[str, tuple[int, str]] = {}  # of symbolic dimensions, and which parameter said so
+        self.room = Room()
+        """Where weights go."""
 
     def bind(self, given: Sequence[Any]) -> list[list[Any]]:
         """The arguments of each worker of this process, by rank."""
@@ -255,26 +257,27 @@ def plain_everywhere(arg: Any, backend: Backend) -> list[Any]:
     return [arg] * len(backend.ranks) if array is None else place(array, None, backend)
 
 
-def place(array: Array, sharding: Sharding | None, backend: Backend, share: bool = False) -> list[Any]:
+def place(array: Array, sharding: Sharding | None, backend: Backend, share: bool = False, room: Room | None = None) -> list[Any]:
     """`array` cut and put on the device of each worker of this process; None is the whole of it everywhere.
 
-    With `share`, workers on one device hold one copy of what is replicated.
+    With `share`, workers on one device hold one copy of what is replicated. `room` is for what stays.
     """
     if sharding is None or sharding.is_replicated:
-        return placed(lambda rank: array, backend, share)
-    return placed(lambda rank: layout.cut(array, sharding, backend.mesh, rank), backend)
+        return placed(lambda rank: array, backend, share, room)
+    return placed(lambda rank: layout.cut(array, sharding, backend.mesh, rank), backend, room=room)
 
 
-def placed(shard: Callable[[int], Array], backend: Backend, share: bool = False) -> list[Any]:
+def placed(shard: Callable[[int], Array], backend: Backend, share: bool = False, room: Room | None = None) -> list[Any]:
     """What `shard` gives for each worker of this process, on its device; with `share`, workers on one device hold that of the first."""
     found: list[Any] = []
     kept: dict[str, Any] = {}
+    tensor = room.tensor if room is not None else tensor_of
     for rank in backend.ranks:
         device = backend.device(rank)
         if share and str(device) in kept:
             found.append(kept[str(device)])
             continue
-        found.append(tensor_of(shard(rank), device))
+        found.append(tensor(shard(rank), device))
         kept[str(device)] = found[-1]
     return found
 

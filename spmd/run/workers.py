@@ -28,6 +28,7 @@ from . import arguments
 from .arguments import Binder, Handle
 from .donation import Donation, donates
 from .library import Bound, Library, Sharded, compiled, program, resolved_target
+from .tensors import Room
 from .watch import Watch
 
 
@@ -106,8 +107,9 @@ class Workers:
     def _placed(self, constants: Mapping[str, arguments.Array]) -> dict[str, list[Any]]:
         """What each worker of this process holds of the constants of the program, by name."""
         leaves = {leaf.name: leaf for signature in self.signatures.values() for leaf in signature.constants}
+        room = Room()
         return {
-            name: arguments.place(data, leaves[name].sharding, self.backend, share=not leaves[name].written)
+            name: arguments.place(data, leaves[name].sharding, self.backend, not leaves[name].written, room)
             for name, data in constants.items()
         }
 
@@ -233,7 +235,8 @@ def _given(weight: Any, leaf: Leaf, binder: Binder) -> Handle:
     """A whole array, checked, cut and placed."""
     _check_tensor(leaf, binder, f", and got {told(weight)}")
     array = binder.array(leaf, weight, "weight")
-    return Handle(tuple(arguments.place(array, leaf.sharding, binder.backend, not leaf.written)), binder.backend, leaf, array.shape)
+    placed = arguments.place(array, leaf.sharding, binder.backend, not leaf.written, binder.room)
+    return Handle(tuple(placed), binder.backend, leaf, array.shape)
 
 
 def _read(stored: Shards, leaf: Leaf, binder: Binder) -> Handle:
@@ -246,7 +249,7 @@ def _read(stored: Shards, leaf: Leaf, binder: Binder) -> Handle:
         return stored.shard(leaf, binder.backend.mesh, rank)
 
     whole = leaf.sharding is not None and leaf.sharding.is_replicated
-    placed = arguments.placed(read, binder.backend, whole and not leaf.written)
+    placed = arguments.placed(read, binder.backend, whole and not leaf.written, binder.room)
     return Handle(tuple(placed), binder.backend, leaf, shape)
 
 

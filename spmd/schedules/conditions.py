@@ -8,9 +8,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from .indices import reads_memory
+from spmd.ir.expressions import intrinsic
 
-_IF = tvm.ir.Op.get("prim.if_then_else")
+from .indices import reads_memory
 
 
 @tirx.transform.prim_func_pass(opt_level=0, name="spmd.OpaqueConditions")
@@ -29,7 +29,7 @@ class OpaqueConditions:
 
 def _rewritten(node: Any, mutator: Any) -> Any:
     node = mutator.default_mutate(node)
-    if node.op != _IF or not reads_memory(node.args[0]):
+    if intrinsic(node) != "if_then_else" or not reads_memory(node.args[0]):
         return node
     condition, *branches = node.args
     return tirx.if_then_else(tirx.NE(tirx.Cast("int32", condition), tirx.const(0, "int32")), *branches)

@@ -15,15 +15,14 @@ import tvm
 import tvm_ffi
 from tvm import relax, s_tir, tirx
 
+from spmd.ir.expressions import intrinsic
 from spmd.ir.per_worker import DONATED
 
 from .cpu.analysis import is_unit, variables
 
 _LOG = logging.getLogger("spmd")
 _NEW = "relax.builtin.alloc_tensor"
-_POINTERS = frozenset(
-    f"tirx.{name}" for name in ("address_of", "tvm_access_ptr", "call_extern", "call_pure_extern", "tvm_call_packed", "tvm_call_cpacked")
-)
+_POINTERS = frozenset(("address_of", "tvm_access_ptr", "call_extern", "call_pure_extern", "tvm_call_packed", "tvm_call_cpacked"))
 """Operators by which a kernel may touch more than its loads and stores say."""
 
 Lying = frozenset[int]
@@ -204,7 +203,7 @@ def _is_elementwise(func: tirx.PrimFunc, old: Any, new: Any) -> bool:
         elif isinstance(node, tirx.BufferStore) and node.buffer.same_as(new):
             stores.append(_Place(node, tuple(blocks), tuple(loops)))
         elif isinstance(node, tvm.ir.Call):
-            plain &= not (isinstance(node.op, tvm.ir.Op) and node.op.name in _POINTERS)
+            plain &= intrinsic(node) not in _POINTERS
         elif isinstance(node, s_tir.SBlock):
             plain &= not len(node.match_buffers) and not any(region.source.same_as(old) for region in node.writes)
         elif isinstance(node, tirx.For) and node.thread_binding is not None:

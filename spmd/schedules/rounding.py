@@ -10,11 +10,12 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.ir import TensorLoad
 
+from spmd.ir.expressions import intrinsic
+
 from .scheduling import is_scheduled
 
 _IN_FLOAT32 = ("bfloat16", "float8", "float6", "float4")
 """Types that TVM computes in float32."""
-_IF = tvm.ir.Op.get("prim.if_then_else")
 _PATTERN, _OPAQUE = "op_pattern", 8
 """The attribute by which TVM fuses kernels, and its value for one that stays alone."""
 
@@ -80,7 +81,7 @@ def _is_chosen(value: Any) -> bool:
     if isinstance(value, tirx.Max | tirx.Min):
         return _is_chosen(value.a) and _is_chosen(value.b)
     if isinstance(value, tvm.ir.Call):
-        return value.op.same_as(_IF) and all(map(_is_chosen, value.args[1:]))
+        return intrinsic(value) == "if_then_else" and all(map(_is_chosen, value.args[1:]))
     return isinstance(value, TensorLoad | tirx.FloatImm | tirx.IntImm)
 
 

@@ -9,6 +9,8 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 
+from spmd.ir.expressions import intrinsic
+
 from .cpu.analysis import is_reduction_block
 from .cpu.product import right_read
 from .scheduling import is_scheduled
@@ -17,7 +19,7 @@ WIDE = "float32"
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
 _LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm)
 _COMPARISONS = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)
-_FUNCTIONS = frozenset(f"tirx.{n}" for n in ["exp", "exp2", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos", "fabs", "pow"])
+_FUNCTIONS = frozenset(["exp", "exp2", "log", "log2", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos", "fabs", "pow"])
 
 
 @tirx.transform.prim_func_pass(opt_level=0, name="spmd.WidenHalf")
@@ -125,12 +127,12 @@ def _wide(expr: tirx.Expr, wider: Buffers) -> tirx.Expr:
         return tirx.Select(_keep(expr.condition, wider), _wide(expr.true_value, wider), _wide(expr.false_value, wider))
     if isinstance(expr, tirx.Cast) and "int" in str(expr.value.ty.dtype):
         return tirx.Cast(WIDE, _keep(expr.value, wider))
-    if isinstance(expr, tvm.ir.Call) and isinstance(expr.op, tvm.ir.Op):
-        if expr.op.name == "tirx.if_then_else":
-            condition, yes, no = expr.args
-            return tirx.if_then_else(_keep(condition, wider), _wide(yes, wider), _wide(no, wider))
-        if expr.op.name in _FUNCTIONS:
-            return tirx.call_intrin(WIDE, expr.op.name, *[_wide(arg, wider) for arg in expr.args])
+    called = intrinsic(expr)
+    if called == "if_then_else":
+        condition, yes, no = expr.args
+        return tirx.if_then_else(_keep(condition, wider), _wide(yes, wider), _wide(no, wider))
+    if called in _FUNCTIONS:
+        return tirx.call_intrin(WIDE, expr.op.name, *[_wide(arg, wider) for arg in expr.args])
     kept = _keep(expr, wider)
     return tirx.Cast(WIDE, kept) if _is_half_expr(kept) else kept
 

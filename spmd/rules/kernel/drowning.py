@@ -10,9 +10,11 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
+from spmd.ir.expressions import intrinsic
+
 from .model import REDUCE, Block, Store
 
-_STRICT = ("tirx.exp", "tirx.exp2", "tirx.log", "tirx.log2", "tirx.sqrt", "tirx.tanh", "tirx.sigmoid")
+_STRICT = ("exp", "exp2", "log", "log2", "sqrt", "tanh", "sigmoid")
 _ONE, _ALL = 1, 2
 
 
@@ -86,7 +88,7 @@ class _Rows:
         if isinstance(expr, tirx.Cast):
             value = self._value(expr.value)
             return value if "float" in str(expr.ty.dtype) else _Known(value.reads)
-        if isinstance(expr, tvm.ir.Call) and len(expr.args) == 1 and getattr(expr.op, "name", "") in _STRICT:
+        if intrinsic(expr) in _STRICT:
             return self._value(expr.args[0])
         return _Known(self._reads(expr))
 

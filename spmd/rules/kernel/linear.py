@@ -10,6 +10,8 @@ from typing import Any, Literal
 import tvm
 from tvm import tirx
 
+from spmd.ir.expressions import intrinsic
+
 from .model import Block
 
 _MOST = 4
@@ -91,7 +93,7 @@ def _degree(expr: Any, known: Mapping[Any, _Degree | None]) -> _Degree | None:
         return _product(expr, degrees)
     if isinstance(expr, tirx.Div) and _is_float(expr) and degrees[0] == "one":
         return "one" if _is_factor(expr.b) and expr.b.value > 0 else None
-    if isinstance(expr, tirx.Select) or _is_if(expr):
+    if isinstance(expr, tirx.Select) or intrinsic(expr) == "if_then_else":
         return _sum(degrees[1], degrees[2]) if degrees[0] in ("other", "zero") else None
     return "other" if all(d in ("other", "zero") for d in degrees) else None
 
@@ -113,10 +115,6 @@ def _is_factor(expr: Any) -> bool:
 
 def _is_float(expr: Any) -> bool:
     return "float" in str(expr.ty.dtype)
-
-
-def _is_if(expr: Any) -> bool:
-    return isinstance(expr, tvm.ir.Call) and getattr(expr.op, "name", "") == "tirx.if_then_else"
 
 
 def _operands(expr: Any) -> list[Any] | None:

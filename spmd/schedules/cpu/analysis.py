@@ -18,9 +18,11 @@ from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.target import Target
 
+from spmd.ir.expressions import intrinsic
+
 # Operations that cost tens of cycles: computed once for each value, never again by every reader.
 _COSTLY = frozenset(
-    f"tirx.{name}"
+    name
     for group in (
         ("exp", "exp2", "exp10", "log", "log2", "log10", "log1p", "pow", "erf", "sigmoid"),
         ("sin", "cos", "tan", "asin", "acos", "atan", "atan2"),
@@ -188,7 +190,7 @@ def is_costly(node: object) -> bool:
 
     def see(call: tvm.ir.Call) -> None:
         nonlocal found
-        found |= isinstance(call.op, tvm.ir.Op) and call.op.name in _COSTLY
+        found |= intrinsic(call) in _COSTLY
 
     tvm_ffi.structural_walk(node, (tvm.ir.Call, see))
     return found

@@ -128,6 +128,20 @@ def test_what_depends_on_a_position_is_told_it(value):
     assert text == "a, a" or whole == {"a"}, "what is read elsewhere than where it is written is whole"
 
 
+@pytest.mark.parametrize(
+    ("value", "linear"),
+    [
+        (lambda a, i: te.if_then_else(i < 3, a[i], 0.0), ((0,),)),
+        (lambda a, i: tirx.Select(i < 3, a[i], tirx.const(0.0, "float32")), ((0,),)),
+        (lambda a, i: te.if_then_else(i < 3, a[i], 1.0), ()),
+        (lambda a, i: te.if_then_else(a[i] < 3, a[i], 0.0), ()),
+    ],
+    ids=["or nothing", "or nothing, both computed", "or one", "by its value"],
+)
+def test_where_partial_sums_go_through_a_choice(value, linear):
+    assert read_kernel(kernel(lambda a: te.compute((6,), lambda i: value(a, i)), (6,)), 1).linear == linear
+
+
 def test_a_diagonal_has_one_factor_twice():
     assert written(read_kernel(kernel(lambda a: te.compute((4,), lambda i: a[i, i]), (4, 4)), 1))[0] == "a a, a"
 
