@@ -10,6 +10,7 @@ from tvm import relax, tirx
 from tvm.target import Target
 
 from .conditions import OpaqueConditions
+from .cpu.known import KnownAttention
 from .cpu.unwritten import ReadWritten
 from .donation import WriteDonated
 from .empty import AllocateEmpty
@@ -68,7 +69,9 @@ def pipeline(target: Target, *, parallel: bool = False) -> tvm.transform.Pass:
 
 def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
     stages = _stages(target)
-    passes: list[tvm.transform.Pass] = [CreateCaches(), SeparateWrites()]
+    passes: list[tvm.transform.Pass] = [CreateCaches()]
+    passes += [Optional(KnownAttention(parallel=parallel), tirx.PrimFunc)] if is_cpu(target) else []
+    passes += [SeparateWrites()]
     passes += [BarrierScans()] if target.kind.name == "opencl" else []  # whose threads need not run in step
     passes += stages.library_dispatch_passes(target)
     if not is_cpu(target):

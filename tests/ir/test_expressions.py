@@ -32,7 +32,13 @@ def test_names_have_no_prefix(expr, name):
 def test_operations_that_are_asked_for_are_there():
     """TVM moves some from one prefix to another: a comparison with the old name is never true, and says nothing."""
     there = set(tvm.ir.Op.list_op_names())
-    attributes = {"tirx.noalias", "tirx.is_scheduled", "tirx.is_host_func", "tirx.kernel_launch_params", "tirx.launch_bounds_min_blocks_per_sm"}
+    attributes = {
+        "tirx.noalias",
+        "tirx.is_scheduled",
+        "tirx.is_host_func",
+        "tirx.kernel_launch_params",
+        "tirx.launch_bounds_min_blocks_per_sm",
+    }
     for path in Path(spmd.__file__).parent.rglob("*.py"):
         named = set(re.findall(r'"((?:tirx|prim)\.[a-z0-9_.]+)"', path.read_text()))
         wrong = {name for name in named - attributes if name not in there}
