@@ -11,6 +11,7 @@ from tvm.target import Target
 
 from .conditions import OpaqueConditions
 from .cpu.known import KnownAttention
+from .cpu.shared import ShareCostly
 from .cpu.unwritten import ReadWritten
 from .donation import WriteDonated
 from .empty import AllocateEmpty
@@ -86,7 +87,8 @@ def _passes(target: Target, parallel: bool) -> list[tvm.transform.Pass]:
         if step.info.name == "FuseTIR":
             passes += [SingleTerms(), TypeIndices(), WrapIntegers(), MirrorIndices()]  # before schedules simplify indices
     if is_cpu(target):
-        passes += [ReadWritten(), Optional(WidenHalf(), tirx.PrimFunc), Optional(CPUSchedules(parallel=parallel), tirx.PrimFunc)]
+        passes += [ReadWritten()]
+        passes += [Optional(step, tirx.PrimFunc) for step in (WidenHalf(), ShareCostly(), CPUSchedules(parallel=parallel))]
     else:
         passes += [ReadBeforeMerge()] + [BoundRegisters()] * (target.kind.name == "cuda")
     passes += [MirrorIndices(), OpaqueConditions(), InlineLets()]  # and after they put them together

@@ -23,8 +23,13 @@ class InlineLets:
 
     def transform_function(self, func: tirx.PrimFunc, _mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tirx.PrimFunc:
         """`func` without `Let`; the same one where it has none."""
-        body = tvm_ffi.structural_mutate(func.body, [((tirx.Let,), _inlined)])
+        body = without_lets(func.body)
         return func if body.same_as(func.body) else func.with_body(body)
+
+
+def without_lets(body: Any) -> Any:
+    """A statement or expression with its `Let`s written out; itself where it has none."""
+    return tvm_ffi.structural_mutate(body, [((tirx.Let,), _inlined)])
 
 
 def _inlined(node: Any, mutator: Any) -> Any:

@@ -14,6 +14,7 @@ from spmd.ir.expressions import intrinsic
 from .cpu.analysis import is_reduction_block
 from .cpu.product import right_read
 from .scheduling import is_scheduled
+from .stages import stage
 
 WIDE = "float32"
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
@@ -213,13 +214,5 @@ def _with_copies(body: tirx.Stmt, operands: Buffers, returned: Buffers) -> tirx.
 
 def _copy(to: tirx.Var, source: tirx.Var) -> tirx.Stmt:
     """Loops over one block: `to[...] = cast(source[...])`."""
-    loops = [tirx.Var(f"i{i}", str(getattr(s.ty, "dtype", "int64"))) for i, s in enumerate(to.shape)]
-    inner = [tirx.Var(f"v{i}", str(loop.ty.dtype)) for i, loop in enumerate(loops)]
-    iters = [tirx.IterVar(tvm.ir.Range(0, size), var, tirx.IterVar.DataPar) for size, var in zip(to.shape, inner, strict=True)]
-    point = [tvm.ir.Range.from_min_extent(var, 1) for var in inner]
-    store = tirx.BufferStore(to, tirx.Cast(str(to.dtype), tirx.BufferLoad(source, inner)), inner)
-    block = s_tir.SBlock(iters, [tirx.BufferRegion(source, point)], [tirx.BufferRegion(to, point)], f"{to.name}_cast", store)
-    nest: tirx.Stmt = s_tir.SBlockRealize(loops, True, block)
-    for loop, size in reversed(list(zip(loops, to.shape, strict=True))):
-        nest = tirx.For(loop, 0, size, tirx.ForKind.SERIAL, nest)
-    return nest
+    axes = [tirx.Var(f"i{i}", str(getattr(size.ty, "dtype", "int64"))) for i, size in enumerate(to.shape)]
+    return stage(to, tirx.Cast(str(to.dtype), tirx.BufferLoad(source, axes)), axes, f"{to.name}_cast")

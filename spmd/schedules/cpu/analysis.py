@@ -184,13 +184,18 @@ def is_reduction_block(block: s_tir.SBlock) -> bool:
     return any(it.iter_type == tirx.IterVar.CommReduce for it in block.iter_vars)
 
 
+def is_costly_call(expr: object) -> bool:
+    """Whether an expression is a call of a transcendental function."""
+    return intrinsic(expr) in _COSTLY
+
+
 def is_costly(node: object) -> bool:
     """Whether evaluating `node` (a block or an expression) calls a transcendental function."""
     found = False
 
     def see(call: tvm.ir.Call) -> None:
         nonlocal found
-        found |= intrinsic(call) in _COSTLY
+        found |= is_costly_call(call)
 
     tvm_ffi.structural_walk(node, (tvm.ir.Call, see))
     return found
