@@ -3,10 +3,11 @@
     python -m benchmarks.decode_processes [--quick] [--models NAME ...] [--workers N]
 
 The processes meet as MPI's do, in memory that they share, twice a layer. PyTorch stands beside them where it is installed: eager with as
-many threads, and DTensors on as many processes with gloo, where these divide the heads. All stay loaded and take turns; who does not have
-the turn sleeps. Where memory has no room for all, each is loaded for its turn, twice. Median rates of one sequence in float32, weights of
-SmolLM2-135M as they are, of `llama-1.1b` (the sizes of TinyLlama) random. `collectives` is the time of a chain of sums of the same bytes
-in the same processes, as many as the plan has for a step, of the time of a step.
+many threads, and DTensors on as many processes with gloo, where these divide the heads. The processes stay loaded and take turns with each
+of the others, which is loaded beside them; who does not have the turn sleeps. Median rates of one sequence in float32, weights of
+SmolLM2-135M as they are, of `llama-1.1b` (the sizes of TinyLlama) random; the ratio is that of the rounds of both. `collectives` is the
+time of a chain of sums of the same bytes in the same processes, as many as the plan has for a step, of the time of a step. `bandwidth` is
+the bytes of weights that a second of decode reads, of those that as many threads read of an array in the same rounds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -54,8 +56,8 @@ MODELS = ("smollm2-135m", "llama-1.1b")
 KINDS = ("processes", "one process", "PyTorch eager", "PyTorch DTensor")
 SEVERAL = ("processes", "PyTorch DTensor")
 """Those that are processes of one thread each."""
-HELD = 6
-"""Times as much as its weights that a model takes while all are loaded, and more while they load."""
+READ = 1 << 28
+"""Bytes that a thread reads to measure how fast memory is."""
 Rates = tuple[float, float]
 
 
@@ -183,37 +185,47 @@ class Turn:
 
 def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
     """The lines of a model."""
-    kinds = [kind for kind in KINDS if not kind.startswith("PyTorch") or importlib.util.find_spec("torch")]
+    kinds = [kind for kind in KINDS[1:] if not kind.startswith("PyTorch") or importlib.util.find_spec("torch")]
     if config_of(model).num_key_value_heads % workers:
         kinds = [kind for kind in kinds if kind != "PyTorch DTensor"]  # which splits heads evenly alone
-    rounds, tokens = (2, 8) if quick else (5, 16)
-    taken: dict[str, list[Rates]] = {kind: [] for kind in kinds}
-    if HELD * bytes_of(build_module(config_of(model), methods=METHODS)[1]) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        said: dict[str, Any] = {}
-        for kind in kinds * 2:
+    rounds, tokens = (2, 8) if quick else (7, 16)
+    memory, beside = Memory(workers), dict[str, list[Rates]]()
+    lines: list[tuple[str, ...]] = []
+    with Turn(KINDS[0], model, workers) as processes:
+        for kind in kinds:
+            taken: list[tuple[Rates, Rates, float]] = []
             with Turn(kind, model, workers) as turn:
-                said[kind] = turn.said
-                taken[kind] += [turn.rates(tokens) for _ in range(rounds)]
-    else:
-        with ExitStack() as stack:
-            turns = {kind: stack.enter_context(Turn(kind, model, workers)) for kind in kinds}
-            for _ in range(rounds):
-                for kind, turn in turns.items():
-                    taken[kind].append(turn.rates(tokens))
-            said = {kind: turn.said for kind, turn in turns.items()}
-    sums = said["processes"]["collectives"]
-    read, written = ({kind: median(pair[i] for pair in pairs) for kind, pairs in taken.items()} for i in (0, 1))
-    return [
-        (
-            model,
-            f"{workers} processes" if kind == "processes" else f"{kind}, {workers} {'processes' if kind in SEVERAL else 'threads'}",
-            f"{read[kind]:.1f}",
-            f"{written[kind]:.1f}",
-            f"{written['processes'] / written[kind]:.2f}",
-            f"{100 * sums * written[kind]:.1f}%" if kind == "processes" else "",
-        )
-        for kind in kinds
-    ]
+                for _ in range(rounds):
+                    taken.append((processes.rates(tokens), turn.rates(tokens), memory.bandwidth()))
+            mine, its = ([median(one[who][i] for one in taken) for i in (0, 1)] for who in (0, 1))
+            beside[kind] = [one[0] for one in taken]
+            share = read_by_a_step(model) * its[1] / median(one[2] for one in taken)
+            who = f"{kind}, {workers} {'processes' if kind in SEVERAL else 'threads'}"
+            lines.append((model, who, f"{its[0]:.1f}", f"{its[1]:.1f}", f"{mine[1] / its[1]:.2f}", "", f"{share:.2f}"))
+        own = [median(pair[i] for pairs in beside.values() for pair in pairs) for i in (0, 1)]
+        sums = f"{100 * processes.said['collectives'] * own[1]:.1f}%"
+    return [(model, f"{workers} processes", f"{own[0]:.1f}", f"{own[1]:.1f}", "1.00", sums, ""), *lines]
+
+
+def read_by_a_step(model: str) -> int:
+    """The bytes of weights that one step of decode reads: all but a table of which it takes one row."""
+    config = config_of(model)
+    whole = bytes_of(build_module(config, methods=METHODS)[1])
+    return whole if config.tie_word_embeddings else whole - 4 * config.vocab_size * config.hidden_size
+
+
+class Memory:
+    """Arrays that threads read to measure how fast memory is."""
+
+    def __init__(self, threads: int) -> None:
+        self._arrays = [np.ones(READ // 4, "float32") for _ in range(threads)]
+
+    def bandwidth(self) -> float:
+        """Bytes a second that all threads read together, of an array each."""
+        with ThreadPoolExecutor(len(self._arrays)) as pool:
+            begin = time.perf_counter()
+            list(pool.map(lambda array: np.dot(array, array), self._arrays))
+            return READ * len(self._arrays) / (time.perf_counter() - begin)
 
 
 def main() -> None:
@@ -231,7 +243,10 @@ def main() -> None:
     print(f"{os.cpu_count()} cores\n")
     for model in models:
         rows = measured(model, options.workers, options.quick)
-        print(table(("model", "who", "prefill tokens/s", "decode tokens/s", "processes / this", "collectives"), rows) + "\n", flush=True)
+        print(
+            table(("model", "who", "prefill tokens/s", "decode tokens/s", "processes / this", "collectives", "bandwidth"), rows) + "\n",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ TVM's own kernels go one number at a time, on one core. Both begin with a sum of
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from tvm import tirx
@@ -135,6 +136,7 @@ def _blocks(d_qk: int, d_v: int) -> tuple[Any, Any, Any]:
     return begin, attend, end
 
 
+@lru_cache
 def own(heads: int, groups: int, d_qk: int, d_v: int, dtype: str, parallel: bool) -> tirx.PrimFunc:
     """Attention of the queries (tokens, heads, d_qk) of several sequences to keys and values (tokens, groups, .) beside them."""
     loop = T.parallel if parallel else T.serial
@@ -202,6 +204,7 @@ def own(heads: int, groups: int, d_qk: int, d_v: int, dtype: str, parallel: bool
     return ragged_attention
 
 
+@lru_cache
 def past(heads: int, groups: int, d: int, dtype: str, window: int | None, page: int, parallel: bool) -> tirx.PrimFunc:
     """Attention of the queries (tokens, heads, d) of several sequences to the pages (pages, 2, groups, page, d) of what these have cached.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from tvm import tirx
 from tvm.relax.frontend.nn.llm import _kernel_common as common
@@ -13,6 +14,7 @@ from .attention import LOG2_E, NOTHING
 _LANES = 16
 
 
+@lru_cache
 def decode(heads: int, groups: int, d: int, dtype: str, sliding: bool, page: int, parallel: bool) -> tirx.PrimFunc:
     """Attention of one query (heads, d) of each sequence to the pages (pages, 2, groups, page, d) of its keys and values."""
     loop = T.parallel if parallel else T.serial
