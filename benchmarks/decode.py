@@ -23,15 +23,15 @@ WORKERS = (1, 2, 3)
 PROMPT = 128
 
 
-def rates(engine: Engine, tokens: int) -> tuple[float, float]:
-    """Tokens a second of a prompt of `PROMPT` tokens, and of `tokens` single steps after it."""
+def rates(engine: Engine, tokens: int, prompt: int = PROMPT) -> tuple[float, float]:
+    """Tokens a second of a prompt of so many tokens, and of `tokens` single steps after it."""
     engine.rewind(0)
     begin = time.perf_counter()
-    engine.feed(list(range(1000, 1000 + PROMPT)))
+    engine.feed(list(range(1000, 1000 + prompt)))
     middle = time.perf_counter()
     for token in range(tokens):
         engine.feed([2000 + token])
-    return PROMPT / (middle - begin), tokens / (time.perf_counter() - middle)
+    return prompt / (middle - begin), tokens / (time.perf_counter() - middle)
 
 
 def main() -> None:

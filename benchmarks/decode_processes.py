@@ -1,6 +1,6 @@
 """Tokens a second of a language model on processes of one thread each, and on one process with as many threads.
 
-    python -m benchmarks.decode_processes [--quick] [--models NAME ...] [--workers N]
+    python -m benchmarks.decode_processes [--quick] [--models NAME ...] [--workers N] [--prompt TOKENS]
 
 The processes meet as MPI's do, in memory that they share, twice a layer. PyTorch stands beside them where it is installed: eager with as
 many threads, and DTensors on as many processes with gloo, where these divide the heads. The processes stay loaded and take turns with each
@@ -71,31 +71,33 @@ def weights_of(name: str) -> Mapping[str, np.ndarray]:
     return open_model(fetch()).weights() if name == "smollm2-135m" else RandomWeights(LARGE, METHODS)
 
 
-def serve(kind: str, model: str, workers: int) -> None:
+def serve(kind: str, model: str, workers: int, prompt: int) -> None:
     """One of those that take turns: says that it is ready, then reads numbers of tokens up to a 0, and prints the rates of each."""
     config, weights = config_of(model), weights_of(model)
     rank, told = (_rank(), _everyone) if kind in SEVERAL else (0, sys.stdin.readline)
     if kind.startswith("PyTorch"):
-        _answer(torch_rates(kind, config, weights, rank, workers), told, {}, rank)
+        _answer(torch_rates(kind, config, weights, rank, workers, prompt), told, {}, rank)
         return
     program = shard(config, workers if kind in SEVERAL else 1)
     said = _sums(program, config, workers) if kind in SEVERAL else {}
-    with start(program, weights, backend="mpi" if kind in SEVERAL else "threads", max_seq_len=PROMPT + 64) as engine:
-        _answer(lambda tokens: rates(engine, tokens), told, said, rank)
+    with start(program, weights, backend="mpi" if kind in SEVERAL else "threads", max_seq_len=prompt + 64) as engine:
+        _answer(lambda tokens: rates(engine, tokens, prompt), told, said, rank)
 
 
-def torch_rates(kind: str, config: LlamaConfig, weights: Mapping[str, np.ndarray], rank: int, workers: int) -> Callable[[int], Rates]:
+def torch_rates(
+    kind: str, config: LlamaConfig, weights: Mapping[str, np.ndarray], rank: int, workers: int, prompt: int
+) -> Callable[[int], Rates]:
     """The same rates of PyTorch."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(workers)
     if kind == "PyTorch eager":
-        peer = importlib.import_module("benchmarks.llm_torch").Llama(config, weights, PROMPT, False)
+        peer = importlib.import_module("benchmarks.llm_torch").Llama(config, weights, prompt, False)
     else:
-        peer = importlib.import_module("benchmarks.llm_dtensor").SplitLlama(config, weights, PROMPT, rank, workers)
+        peer = importlib.import_module("benchmarks.llm_dtensor").SplitLlama(config, weights, prompt, rank, workers)
 
     def run(tokens: int) -> Rates:
         read, written = peer.run(tokens)
-        return PROMPT / read, tokens / written
+        return prompt / read, tokens / written
 
     return run
 
@@ -150,8 +152,8 @@ def _sums(program: Any, config: LlamaConfig, workers: int) -> dict[str, float]:
 class Turn:
     """A launched command that waits for its turn."""
 
-    def __init__(self, kind: str, model: str, workers: int) -> None:
-        here = ["-m", "benchmarks.decode_processes", "--serve", kind, "--models", model, "--workers", str(workers)]
+    def __init__(self, kind: str, model: str, workers: int, prompt: int) -> None:
+        here = ["-m", "benchmarks.decode_processes", "--serve", kind, "--models", model, "--workers", str(workers), "--prompt", str(prompt)]
         launched = ["-m", "spmd", "run", "-n", str(workers), *here] if kind in SEVERAL else here
         threads = {} if kind in SEVERAL else {"TVM_NUM_THREADS": str(workers)}
         pipe = subprocess.PIPE
@@ -183,7 +185,7 @@ class Turn:
         raise RuntimeError(f"{self.process.args} ended")
 
 
-def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
+def measured(model: str, workers: int, prompt: int, quick: bool) -> list[tuple[str, ...]]:
     """The lines of a model."""
     kinds = [kind for kind in KINDS[1:] if not kind.startswith("PyTorch") or importlib.util.find_spec("torch")]
     if config_of(model).num_key_value_heads % workers:
@@ -191,10 +193,10 @@ def measured(model: str, workers: int, quick: bool) -> list[tuple[str, ...]]:
     rounds, tokens = (2, 8) if quick else (7, 16)
     memory, beside = Memory(workers), dict[str, list[Rates]]()
     lines: list[tuple[str, ...]] = []
-    with Turn(KINDS[0], model, workers) as processes:
+    with Turn(KINDS[0], model, workers, prompt) as processes:
         for kind in kinds:
             taken: list[tuple[Rates, Rates, float]] = []
-            with Turn(kind, model, workers) as turn:
+            with Turn(kind, model, workers, prompt) as turn:
                 for _ in range(rounds):
                     taken.append((processes.rates(tokens), turn.rates(tokens), memory.bandwidth()))
             mine, its = ([median(one[who][i] for one in taken) for i in (0, 1)] for who in (0, 1))
@@ -234,15 +236,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, 2 rounds instead of 5")
     parser.add_argument("--models", nargs="+", choices=MODELS)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--prompt", type=int, default=PROMPT, help="tokens that are read before any is written")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     models = options.models or (MODELS[:1] if options.quick else MODELS)
     if options.serve:
-        serve(options.serve, models[0], options.workers)
+        serve(options.serve, models[0], options.workers, options.prompt)
         return
     print(f"{os.cpu_count()} cores\n")
     for model in models:
-        rows = measured(model, options.workers, options.quick)
+        rows = measured(model, options.workers, options.prompt, options.quick)
         print(
             table(("model", "who", "prefill tokens/s", "decode tokens/s", "processes / this", "collectives", "bandwidth"), rows) + "\n",
             flush=True,
