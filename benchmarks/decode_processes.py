@@ -191,7 +191,8 @@ def measured(model: str, workers: int, prompt: int, quick: bool) -> list[tuple[s
     if config_of(model).num_key_value_heads % workers:
         kinds = [kind for kind in kinds if kind != "PyTorch DTensor"]  # which splits heads evenly alone
     rounds, tokens = (2, 8) if quick else (7, 16)
-    memory, beside = Memory(workers), dict[str, list[Rates]]()
+    memory, weights = Memory(workers), read_by_a_step(model)
+    own: list[Rates] = []
     lines: list[tuple[str, ...]] = []
     with Turn(KINDS[0], model, workers, prompt) as processes:
         for kind in kinds:
@@ -200,13 +201,13 @@ def measured(model: str, workers: int, prompt: int, quick: bool) -> list[tuple[s
                 for _ in range(rounds):
                     taken.append((processes.rates(tokens), turn.rates(tokens), memory.bandwidth()))
             mine, its = ([median(one[who][i] for one in taken) for i in (0, 1)] for who in (0, 1))
-            beside[kind] = [one[0] for one in taken]
-            share = read_by_a_step(model) * its[1] / median(one[2] for one in taken)
+            own += [one[0] for one in taken]
+            share = weights * its[1] / median(one[2] for one in taken)
             who = f"{kind}, {workers} {'processes' if kind in SEVERAL else 'threads'}"
             lines.append((model, who, f"{its[0]:.1f}", f"{its[1]:.1f}", f"{mine[1] / its[1]:.2f}", "", f"{share:.2f}"))
-        own = [median(pair[i] for pairs in beside.values() for pair in pairs) for i in (0, 1)]
-        sums = f"{100 * processes.said['collectives'] * own[1]:.1f}%"
-    return [(model, f"{workers} processes", f"{own[0]:.1f}", f"{own[1]:.1f}", "1.00", sums, ""), *lines]
+        read, written = (median(one[i] for one in own) for i in (0, 1))
+        sums = f"{100 * processes.said['collectives'] * written:.1f}%"
+    return [(model, f"{workers} processes", f"{read:.1f}", f"{written:.1f}", "1.00", sums, ""), *lines]
 
 
 def read_by_a_step(model: str) -> int:
@@ -233,7 +234,7 @@ class Memory:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, 2 rounds instead of 5")
+    parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, 2 rounds instead of 7")
     parser.add_argument("--models", nargs="+", choices=MODELS)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--prompt", type=int, default=PROMPT, help="tokens that are read before any is written")

@@ -89,8 +89,6 @@ class Binder:
     def __init__(self, function: str, signature: Signature, backend: Backend, divisible: Mapping[str, int]) -> None:
         self.function, self.signature, self.backend, self.divisible = function, signature, backend, divisible
         self.sizes: dict[str, tuple[int, str]] = {}  # of symbolic dimensions, and which parameter said so
-        self.room = Room()
-        """Where weights go."""
 
     def bind(self, given: Sequence[Any]) -> list[list[Any]]:
         """The arguments of each worker of this process, by rank."""

@@ -134,16 +134,16 @@ class Workers:
         signature = self[function].signature
         trees = signature.params[signature.num_input or 0 :]
         leaves = [leaf for tree in trees for leaf in arguments.leaves(tree)]
-        binder = Binder(function, signature, self.backend, self.divisible)
+        binder, room = Binder(function, signature, self.backend, self.divisible), Room()
         if (stored := opened(weights)) is not None:
-            read = functools.partial(_read, stored, binder=binder)
+            read = functools.partial(_read, stored, binder=binder, room=room)
             return tuple(_load(tree, read, binder) for tree in trees)
         given = weights_of(f"{function}(), weights", weights, "load")
         values = _in_order(given, leaves, function) if isinstance(given, Mapping) else given
         if len(values) != len(leaves):
             raise ShardingError(f"{function}(), weights", f"it takes {len(leaves)} weights, and got {len(values)}")
         left = iter(values)
-        return tuple(_load(tree, lambda leaf: _given(next(left), leaf, binder), binder) for tree in trees)
+        return tuple(_load(tree, lambda leaf: _given(next(left), leaf, binder, room), binder) for tree in trees)
 
     def call_packed(self, name: str, *args: Any) -> Any:
         """Call the TVM function registered as `name` on every worker, handles replaced by the worker's own object.
@@ -231,15 +231,15 @@ def _load(tree: LeafTree, place: Callable[[Leaf], Handle], binder: Binder) -> Ha
     return place(tree)
 
 
-def _given(weight: Any, leaf: Leaf, binder: Binder) -> Handle:
+def _given(weight: Any, leaf: Leaf, binder: Binder, room: Room) -> Handle:
     """A whole array, checked, cut and placed."""
     _check_tensor(leaf, binder, f", and got {told(weight)}")
     array = binder.array(leaf, weight, "weight")
-    placed = arguments.place(array, leaf.sharding, binder.backend, not leaf.written, binder.room)
+    placed = arguments.place(array, leaf.sharding, binder.backend, not leaf.written, room)
     return Handle(tuple(placed), binder.backend, leaf, array.shape)
 
 
-def _read(stored: Shards, leaf: Leaf, binder: Binder) -> Handle:
+def _read(stored: Shards, leaf: Leaf, binder: Binder, room: Room) -> Handle:
     """The shards of the workers of this process, read and placed."""
     _check_tensor(leaf, binder)
     shape = stored.shape(leaf)
@@ -249,7 +249,7 @@ def _read(stored: Shards, leaf: Leaf, binder: Binder) -> Handle:
         return stored.shard(leaf, binder.backend.mesh, rank)
 
     whole = leaf.sharding is not None and leaf.sharding.is_replicated
-    placed = arguments.placed(read, binder.backend, whole and not leaf.written, binder.room)
+    placed = arguments.placed(read, binder.backend, whole and not leaf.written, room)
     return Handle(tuple(placed), binder.backend, leaf, shape)
 
 

@@ -36,6 +36,12 @@ def _between(key: Any, low: Any, high: Any) -> Any:
     return tirx.And(key >= low, key < high)
 
 
+def _memory(d_qk: int, d_v: int) -> tuple[Any, ...]:
+    """What the macros of `_blocks` compute in, for one head, in the order in which `attend` takes it."""
+    shapes = [(_ROWS, d_qk), (d_qk, _KEYS), (_KEYS, d_v), (_ROWS, _KEYS), (_ROWS, d_v), (_ROWS, 2), (_TILE, _LANES), (_LANES,), (2,)]
+    return tuple(T.sblock_alloc_buffer(shape, "float32") for shape in shapes)
+
+
 def _blocks(d_qk: int, d_v: int) -> tuple[Any, Any, Any]:
     """Macros for up to `_ROWS` queries of one head: what they begin with, one chunk of keys and values, and the results.
 
@@ -176,15 +182,7 @@ def own(heads: int, groups: int, d_qk: int, d_v: int, dtype: str, parallel: bool
             with T.sblock("head"):
                 T.reads()
                 T.writes()
-                queries = T.sblock_alloc_buffer((_ROWS, d_qk), "float32")
-                turned = T.sblock_alloc_buffer((d_qk, _KEYS), "float32")
-                values = T.sblock_alloc_buffer((_KEYS, d_v), "float32")
-                scores = T.sblock_alloc_buffer((_ROWS, _KEYS), "float32")
-                total = T.sblock_alloc_buffer((_ROWS, d_v), "float32")
-                state = T.sblock_alloc_buffer((_ROWS, 2), "float32")
-                tile = T.sblock_alloc_buffer((_TILE, _LANES), "float32")
-                part = T.sblock_alloc_buffer((_LANES,), "float32")
-                best = T.sblock_alloc_buffer((2,), "float32")
+                queries, turned, values, scores, total, state, tile, part, best = _memory(d_qk, d_v)
                 for b, block in T.grid(batch, T.ceildiv(tokens, _ROWS)):
                     if block * _ROWS < q_indptr[b + 1] - q_indptr[b]:
                         rows: T.let[T.int32] = T.min(q_indptr[b + 1] - q_indptr[b] - block * _ROWS, _ROWS)
@@ -249,15 +247,7 @@ def past(heads: int, groups: int, d: int, dtype: str, window: int | None, page: 
             with T.sblock("head"):
                 T.reads()
                 T.writes()
-                queries = T.sblock_alloc_buffer((_ROWS, d), "float32")
-                turned = T.sblock_alloc_buffer((d, _KEYS), "float32")
-                values = T.sblock_alloc_buffer((_KEYS, d), "float32")
-                scores = T.sblock_alloc_buffer((_ROWS, _KEYS), "float32")
-                total = T.sblock_alloc_buffer((_ROWS, d), "float32")
-                state = T.sblock_alloc_buffer((_ROWS, 2), "float32")
-                tile = T.sblock_alloc_buffer((_TILE, _LANES), "float32")
-                part = T.sblock_alloc_buffer((_LANES,), "float32")
-                best = T.sblock_alloc_buffer((2,), "float32")
+                queries, turned, values, scores, total, state, tile, part, best = _memory(d, d)
                 cached = T.sblock_alloc_buffer((1,), "int32")
                 for b, block in T.grid(batch, T.ceildiv(tokens, _ROWS)):
                     if block * _ROWS < q_indptr[b + 1] - q_indptr[b]:

@@ -37,14 +37,13 @@ class ShareCostly:
         body = tvm_ffi.structural_mutate(without_lets(realize.block.body), [(tvm.ir.Call, tables.replace)])
         if not tables.made:
             return func
-        block = realize.block
-        reads = [*block.reads, *(tirx.BufferRegion(table, point(axes)) for table, _, axes in tables.made)]
-        block = s_tir.SBlock(block.iter_vars, reads, block.writes, block.name_hint, body, alloc_buffers=block.alloc_buffers)
         old = realize.block
-        nest = tvm_ffi.structural_mutate(root.body, [(s_tir.SBlock, lambda node, _: block if node.same_as(old) else node)])
+        reads = [*old.reads, *(tirx.BufferRegion(table, point(axes)) for table, _, axes in tables.made)]
+        new = s_tir.SBlock(old.iter_vars, reads, old.writes, old.name_hint, body, None, old.alloc_buffers, [], old.annotations)
+        nest = tvm_ffi.structural_mutate(root.body, [(s_tir.SBlock, lambda node, _: new if node.same_as(old) else node)])
         stages = tirx.SeqStmt([*(stage(*one, str(one[0].name)) for one in tables.made), nest])
         held = [*root.alloc_buffers, *(table for table, _, _ in tables.made)]
-        outer = s_tir.SBlock([], root.reads, root.writes, root.name_hint, stages, alloc_buffers=held)
+        outer = s_tir.SBlock([], root.reads, root.writes, root.name_hint, stages, None, held, [], root.annotations)
         return func.with_body(s_tir.SBlockRealize([], True, outer))
 
 
@@ -63,11 +62,10 @@ class _Tables:
         axes = self._worth(call) if is_costly_call(call) else None
         if axes is None:
             return mutator.default_mutate(call)
-        for table, value, there in self.made:
-            if tvm_ffi.structural_equal(value, call) and all(a.same_as(b) for a, b in zip(axes, there, strict=True)):
-                return tirx.BufferLoad(table, axes)
-        table = tirx.decl_buffer([self._axes[axis] for axis in axes], str(call.ty.dtype), f"shared_{len(self.made)}")
-        self.made.append((table, call, axes))
+        table = next((table for table, value, _ in self.made if tvm_ffi.structural_equal(value, call)), None)
+        if table is None:
+            table = tirx.decl_buffer([self._axes[axis] for axis in axes], str(call.ty.dtype), f"shared_{len(self.made)}")
+            self.made.append((table, call, axes))
         return tirx.BufferLoad(table, axes)
 
     def _worth(self, call: Any) -> list[Any] | None:
